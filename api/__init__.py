@@ -1,0 +1,1 @@
+"""What crosses the wire: schemas, settings, errors, pictures and middleware."""

@@ -1,0 +1,47 @@
+"""The one object that reads the environment."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class SettingsError(ValueError):
+    """A setting whose value is not accepted; the message has its name and what is."""
+
+
+class Settings(BaseSettings):
+    """Settings of the service, each an environment variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
+
+    catalog: str = Field("demo", description="`demo`, `experimance`, or the path of a TOML file")
+    preload_model: str | None = Field(
+        None, description="variant to load at start; unset: the catalog's default"
+    )
+    api_token: SecretStr | None = Field(
+        None, description="bearer token asked of every route but health"
+    )
+    max_queue: int = Field(64, ge=1, le=10_000, description="requests that may wait at once")
+    attention_backend: Literal["sdpa"] = Field("sdpa", description="attention implementation")
+    compile: Literal["off"] = Field("off", description="compilation of the networks")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO")
+    log_format: Literal["text", "json"] = Field("text")
+
+
+def load_settings() -> Settings:
+    """Read and validate the environment.
+
+    Raises:
+        SettingsError: names each bad variable and what it accepts.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{str(item['loc'][0]).upper()}: {item['msg']} (got {item['input']!r})"
+            for item in error.errors(include_url=False)
+        )
+        raise SettingsError(f"bad settings: {problems}") from None

@@ -1,0 +1,1 @@
+"""Where weights come from: catalog, sources and the Bento model store."""

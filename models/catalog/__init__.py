@@ -1,0 +1,23 @@
+"""The catalog: which variants, ControlNets, LoRAs and eras exist, and their defaults."""
+
+from models.catalog.schema import (
+    Catalog,
+    CatalogError,
+    ControlNetSpec,
+    EraSpec,
+    LoraSpec,
+    SchedulerSpec,
+    VariantSpec,
+    load_catalog,
+)
+
+__all__ = [
+    "Catalog",
+    "CatalogError",
+    "ControlNetSpec",
+    "EraSpec",
+    "LoraSpec",
+    "SchedulerSpec",
+    "VariantSpec",
+    "load_catalog",
+]

@@ -1,0 +1,155 @@
+"""The catalog's format: TOML on disk, frozen and validated models in memory."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import model_validator as pydantic_model_validator
+
+SHIPPED = Path(__file__).parent
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]{0,47}$")]
+Source = Annotated[str, StringConstraints(pattern=r"^(file|gs|https|hf):.+$")]
+SchedulerClass = Literal[
+    "DDIMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "LCMScheduler",
+    "UniPCMultistepScheduler",
+]
+
+
+class CatalogError(ValueError):
+    """A catalog that cannot be found, read or validated; the message says which and where."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class SchedulerSpec(_Frozen):
+    """A variant's own scheduler, what a request's `scheduler: auto` means.
+
+    The betas and the prediction type also serve every scheduler that a request names.
+    """
+
+    class_name: SchedulerClass = Field(alias="class")
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: Literal["linear", "scaled_linear"] = "scaled_linear"
+    num_train_timesteps: int = Field(default=1000, ge=1)
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Further arguments of the scheduler class, e.g. `timestep_spacing`."""
+
+
+class _Weights(_Frozen):
+    source: Source
+    """`file:` (relative to the catalog's own folder), `gs:`, `https:` or `hf:`."""
+    licence: str = Field(min_length=1)
+    description: str = ""
+
+
+class VariantSpec(_Weights):
+    """An SDXL model: where its weights are and what a request gets when it says nothing."""
+
+    native_size: int = Field(ge=256, le=2048, multiple_of=8)
+    steps: int = Field(ge=1, le=50)
+    cfg: float = Field(ge=0.0, le=20.0)
+    scheduler: SchedulerSpec
+    force_zeros_for_empty_prompt: bool = True
+    """Without a negative prompt, guide away from zero embeddings, as SDXL base was trained."""
+    latent_rgb: tuple[tuple[float, float, float], ...] | None = None
+    """Least-squares map from the latent channels (4 rows) and a constant (fifth row) to RGB
+    in [0, 1]; makes previews without the decoder."""
+
+    @pydantic_model_validator(mode="after")
+    def _five_rows(self) -> VariantSpec:
+        if self.latent_rgb is not None and len(self.latent_rgb) != 5:
+            raise ValueError("latent_rgb: five rows are needed (four channels and a constant)")
+        return self
+
+
+class ControlNetSpec(_Weights):
+    """A depth ControlNet."""
+
+
+class LoraSpec(_Weights):
+    """A LoRA in diffusers' or kohya's safetensors format."""
+
+
+class EraSpec(_Frozen):
+    """An era of human history: the LoRAs that paint it, and words that describe it."""
+
+    prompt: str
+    """An example for artists and the web page; never added to a request's prompt."""
+    loras: dict[str, Annotated[float, Field(ge=0.0, le=2.0)]] = Field(default_factory=dict)
+
+
+class Catalog(_Frozen):
+    """Everything a deployment may serve. Names are what requests use."""
+
+    name: Name
+    default_model: str
+    default_controlnet: str
+    models: dict[Name, VariantSpec] = Field(min_length=1)
+    controlnets: dict[Name, ControlNetSpec] = Field(min_length=1)
+    loras: dict[Name, LoraSpec] = Field(default_factory=dict)
+    eras: dict[Name, EraSpec] = Field(default_factory=dict)
+    folder: Path = Field(default=SHIPPED, exclude=True)
+
+    @pydantic_model_validator(mode="after")
+    def _references_exist(self) -> Catalog:
+        if self.default_model not in self.models:
+            raise ValueError(f"default_model: {self.default_model!r} is not among models")
+        if self.default_controlnet not in self.controlnets:
+            raise ValueError(
+                f"default_controlnet: {self.default_controlnet!r} is not among controlnets"
+            )
+        for era, spec in self.eras.items():
+            if unknown := sorted(set(spec.loras) - set(self.loras)):
+                raise ValueError(f"eras.{era}.loras: {', '.join(unknown)} not among loras")
+        return self
+
+    def source_path(self, source: str) -> Path:
+        """The local path of a `file:` source; relative ones start at the catalog's folder."""
+        scheme, _, rest = source.partition(":")
+        if scheme != "file":
+            raise CatalogError(f"{source} is not a file: source")
+        return (self.folder / rest.removeprefix("//")).resolve()
+
+
+def load_catalog(name_or_path: str) -> Catalog:
+    """Read and validate a catalog.
+
+    Args:
+        name_or_path: `demo`, `experimance`, or the path of a TOML file.
+
+    Raises:
+        CatalogError: no such catalog, not TOML, or not valid; the message names each field.
+    """
+    shipped = sorted(path.stem for path in SHIPPED.glob("*.toml"))
+    path = SHIPPED / f"{name_or_path}.toml" if name_or_path in shipped else Path(name_or_path)
+    if not path.is_file():
+        raise CatalogError(
+            f"catalog {name_or_path!r} does not exist: give one of {', '.join(shipped)} "
+            "or the path of a TOML file"
+        )
+    try:
+        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CatalogError(f"catalog {path.name} is not valid TOML: {error}") from error
+    content.pop("folder", None)
+    try:
+        return Catalog.model_validate({**content, "folder": path.parent.resolve()})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']) or 'catalog'}: {item['msg']}"
+            for item in error.errors(include_url=False, include_context=False)
+        )
+        raise CatalogError(f"catalog {path.name} is not valid: {problems}") from error

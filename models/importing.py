@@ -1,0 +1,96 @@
+"""Importing: from a catalog's sources into the Bento model store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from models.catalog import Catalog
+from models.store import SECTIONS, Section, StoreError, put_component, put_entry
+
+PIPELINE_COMPONENTS = (
+    "text_encoder",
+    "text_encoder_2",
+    "tokenizer",
+    "tokenizer_2",
+    "unet",
+    "vae",
+)
+_PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
+_WEIGHTLESS = {"tokenizer", "tokenizer_2"}
+
+
+class ImportingError(RuntimeError):
+    """A source that cannot be imported; the message names it and says why."""
+
+
+def import_catalog(catalog: Catalog, report: Callable[[str], None]) -> int:
+    """Bring every entry of the catalog into the store; returns how many components were new.
+
+    Entries already there cost one read of their files, for the digest.
+
+    Raises:
+        ImportingError: a source is absent, incomplete, or of a kind that cannot be read.
+    """
+    new = 0
+    for section in SECTIONS:
+        for name in getattr(catalog, section):
+            new += _import_entry(catalog, section, name, report)
+    return new
+
+
+def _import_entry(
+    catalog: Catalog, section: Section, name: str, report: Callable[[str], None]
+) -> int:
+    spec = getattr(catalog, section)[name]
+    folder = _local_folder(catalog, spec.source, f"{section}.{name}")
+    parts = _pipeline_parts(folder) if section == "models" else {section.rstrip("s"): folder}
+    labels = {"catalog": catalog.name}
+    tags: dict[str, str] = {}
+    new = 0
+    for kind, path in parts.items():
+        try:
+            tags[kind], added = put_component(kind, path, _files(path, kind), labels)
+        except (StoreError, OSError) as error:
+            raise ImportingError(f"{section}.{name}: {kind}: {error}") from error
+        new += added
+    tag, added = put_entry(catalog, section, name, tags)
+    report(f"{'imported' if added else 'present '}  {tag}")
+    return new
+
+
+def _local_folder(catalog: Catalog, source: str, where: str) -> Path:
+    if not source.startswith("file:"):
+        raise ImportingError(
+            f"{where}: {source} cannot be fetched by this version; download it, and point the "
+            "catalog's source at the folder with file:"
+        )
+    folder = catalog.source_path(source)
+    if not folder.is_dir():
+        raise ImportingError(f"{where}: {source} is not a folder with diffusers components")
+    return folder
+
+
+def _pipeline_parts(folder: Path) -> dict[str, Path]:
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ImportingError(f"{folder.name}: no model_index.json, so not a diffusers model folder")
+    listed = json.loads(index.read_text(encoding="utf-8"))
+    missing = [
+        part for part in PIPELINE_COMPONENTS if part not in listed or not (folder / part).is_dir()
+    ]
+    if missing:
+        raise ImportingError(f"{folder.name}: incomplete, without {', '.join(missing)}")
+    return {part: folder / part for part in PIPELINE_COMPONENTS}
+
+
+def _files(folder: Path, kind: str) -> list[str]:
+    """The files of a component, relative; refuses pickles and components without weights."""
+    files = [path for path in folder.iterdir() if path.is_file()]
+    pickles = sorted(path.name for path in files if path.suffix in _PICKLES)
+    if pickles:
+        raise ImportingError(f"{kind}: {', '.join(pickles)}: only safetensors weights are read")
+    if kind not in _WEIGHTLESS and not any(path.suffix == ".safetensors" for path in files):
+        raise ImportingError(f"{kind}: no safetensors file in {folder.name}")
+    return sorted(path.name for path in files if path.suffix in {".safetensors", ".json", ".txt"})

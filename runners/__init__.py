@@ -1,0 +1,1 @@
+"""What runs on the device: the engine, its parts, and the service that owns them."""

@@ -1,0 +1,234 @@
+"""Every message between the public service and the runner, and how it becomes bytes.
+
+The border is a unix socket; its fastest payload is plain bytes. A frame is two big-endian
+uint32 lengths (header, blobs), a JSON header, and the blobs one after another.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+_LENGTHS = struct.Struct(">II")
+
+
+@dataclass(frozen=True, slots=True)
+class LoraWeight:
+    """A LoRA by its catalog name, and how strongly it acts (0 to 4 after multiplication)."""
+
+    name: str
+    strength: float
+
+
+@dataclass(frozen=True, slots=True)
+class PaintJob:
+    """A request with every default resolved and every value validated.
+
+    `deadline` is on `time.monotonic()`'s clock, which Linux shares between processes.
+    `depth` is uint8 of `height * width` bytes, near = bright.
+    `subscriber` tells apart the callers that have joined one request id.
+    """
+
+    request_id: str
+    subscriber: str
+    model: str
+    controlnet: str
+    prompt: str
+    negative_prompt: str | None
+    seed: int
+    num_images: int
+    steps: int
+    guidance_scale: float
+    controlnet_strength: float
+    control_guidance_start: float
+    control_guidance_end: float
+    scheduler: str
+    use_karras_sigmas: bool | None
+    width: int
+    height: int
+    output_format: str
+    quality: int
+    depth: bytes
+    loras: tuple[LoraWeight, ...] = ()
+    session: str | None = None
+    deadline: float | None = None
+    previews: bool = False
+    parameters: dict[str, Any] | None = None
+    """Written into every picture; None writes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The request waits behind `position` others."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The request has been admitted to the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`index` of `total` steps are done; `preview` is a small JPEG or empty."""
+
+    index: int
+    total: int
+    preview: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The finished pictures, encoded, and seconds per part of the work."""
+
+    images: tuple[bytes, ...]
+    scheduler: str
+    timings: dict[str, float]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why there is no picture: an error code of the wire contract and a message for people."""
+
+    error: str
+    message: str
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOrder:
+    """What to cancel: exactly one of the fields; `subscriber` narrows a request id to one
+    caller, so that the work goes on for the others that have joined it."""
+
+    request_id: str | None = None
+    session: str | None = None
+    all: bool = False
+    subscriber: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOrder:
+    """What to load or unload; None means the catalog's default when loading."""
+
+    model: str | None = None
+    controlnet: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOutcome:
+    """What became of a LoadOrder. `error` is None or a code of the wire contract."""
+
+    message: str
+    loaded_models: tuple[str, ...]
+    loaded_controlnets: tuple[str, ...]
+    seconds: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerStatus:
+    """The runner at one moment. `memory` in MB, `estimated_seconds` until the queue is empty."""
+
+    state: str
+    loaded_models: tuple[str, ...] = ()
+    loaded_controlnets: tuple[str, ...] = ()
+    waiting: int = 0
+    running: int = 0
+    estimated_seconds: float = 0.0
+    ram_mb: float = 0.0
+    gpu_memory: dict[str, float] = field(default_factory=dict)
+    device: str = "cpu"
+    startup_error: str | None = None
+    load_errors: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The request ids that a CancelOrder ended."""
+
+    request_ids: tuple[str, ...]
+
+
+Event = Queued | Started | Step | Done | Failed
+Message = PaintJob | Event | CancelOrder | Cancelled | LoadOrder | LoadOutcome | RunnerStatus
+
+_KINDS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        PaintJob, Queued, Started, Step, Done, Failed,
+        CancelOrder, Cancelled, LoadOrder, LoadOutcome, RunnerStatus,
+    )
+}  # fmt: skip
+
+
+def pack(message: Message) -> bytes:
+    """One message as one frame."""
+    header: dict[str, Any] = {"kind": type(message).__name__}
+    blobs: list[bytes] = []
+    for item in fields(message):
+        value = getattr(message, item.name)
+        if isinstance(value, bytes):
+            header[item.name] = {"blob": [len(value)]}
+            blobs.append(value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], bytes):
+            header[item.name] = {"blobs": [len(blob) for blob in value]}
+            blobs.extend(value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], LoraWeight):
+            header[item.name] = [asdict(entry) for entry in value]
+        else:
+            header[item.name] = value
+    encoded = json.dumps(header).encode()
+    return b"".join([_LENGTHS.pack(len(encoded), sum(map(len, blobs))), encoded, *blobs])
+
+
+def _unpack_body(header: dict[str, Any], body: memoryview) -> Message:
+    kind = _KINDS[header.pop("kind")]
+    offset = 0
+    values: dict[str, Any] = {}
+    for name, value in header.items():
+        if name == "loras":
+            values[name] = tuple(LoraWeight(**entry) for entry in value)
+        elif isinstance(value, dict) and value.keys() <= {"blob", "blobs"} and value:
+            (form, lengths), *_ = value.items()
+            parts = []
+            for length in lengths:
+                parts.append(bytes(body[offset : offset + length]))
+                offset += length
+            values[name] = parts[0] if form == "blob" else tuple(parts)
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    message: Message = kind(**values)
+    return message
+
+
+def unpack(frame: bytes) -> Message:
+    """The message of one whole frame; ValueError when it is not exactly one."""
+    messages = list(Unpacker().feed(frame))
+    if len(messages) != 1:
+        raise ValueError(f"one frame expected, {len(messages)} found")
+    return messages[0]
+
+
+class Unpacker:
+    """Turns a byte stream, cut anywhere, back into messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, chunk: bytes) -> Iterator[Message]:
+        """Take the next bytes; yield every message that is now complete."""
+        self._buffer += chunk
+        while len(self._buffer) >= _LENGTHS.size:
+            header_size, body_size = _LENGTHS.unpack_from(self._buffer)
+            end = _LENGTHS.size + header_size + body_size
+            if len(self._buffer) < end:
+                return
+            frame = bytes(self._buffer[:end])
+            del self._buffer[:end]
+            split = _LENGTHS.size + header_size
+            yield _unpack_body(json.loads(frame[_LENGTHS.size : split]), memoryview(frame)[split:])
