@@ -10,7 +10,7 @@ import json
 import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 _LENGTHS = struct.Struct(">II")
 
@@ -157,6 +157,8 @@ class Cancelled:
 Event = Queued | Started | Step | Done | Failed
 Message = PaintJob | Event | CancelOrder | Cancelled | LoadOrder | LoadOutcome | RunnerStatus
 
+M = TypeVar("M")
+
 _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
@@ -206,11 +208,11 @@ def _unpack_body(header: dict[str, Any], body: memoryview) -> Message:
     return message
 
 
-def unpack(frame: bytes) -> Message:
-    """The message of one whole frame; ValueError when it is not exactly one."""
+def unpack(frame: bytes, kind: type[M]) -> M:
+    """The message of one whole frame; ValueError when it is anything but one of `kind`."""
     messages = list(Unpacker().feed(frame))
-    if len(messages) != 1:
-        raise ValueError(f"one frame expected, {len(messages)} found")
+    if len(messages) != 1 or not isinstance(messages[0], kind):
+        raise ValueError(f"one frame with a {kind.__name__} expected")
     return messages[0]
 
 

@@ -1,0 +1,182 @@
+"""Do the engine's final latents equal those of diffusers' pipeline, alone and in company?
+
+    python -m benchmarks.parity [--cases N]
+
+Every case runs in float32 on the CPU: in diffusers' pipeline, alone in the engine, and again
+with all other cases in one engine that batches them and lets half of them join on the way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from unittest import mock
+
+import numpy as np
+import torch
+from PIL import Image
+
+import runners.engine
+from benchmarks.report import finish
+from benchmarks.workbench import (
+    Listener,
+    demo_catalog,
+    make_engine,
+    make_job,
+    reference_arguments,
+    reference_pipeline,
+)
+from runners.decode import Pixels, decode_latents
+from runners.messages import Done, PaintJob
+from runners.networks import Variant
+from runners.schedulers import NAMED, build_scheduler, has_karras_sigmas
+
+TOLERANCE = 1e-4
+PIXEL_TOLERANCE = 1
+_SIZES = ((256, 256), (256, 384), (264, 328), (320, 256))
+_WINDOWS = ((0.0, 1.0), (0.0, 0.8), (0.2, 0.7), (0.5, 0.5))
+_NEGATIVE = "blurry, warped, sketch, cartoon, illustration, oversaturated, fish-eye lens"
+_PROMPTS = (
+    "aerial photography, untouched wilderness, late afternoon sunlight",
+    "pre-industrial, 1600s, subsistence agriculture",
+    "future solarpunk urban, eco-friendly",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Largest absolute differences of one case: latents, the reference's own, pixels."""
+
+    latents: float
+    reference: float
+    pixels: int
+
+    @property
+    def passed(self) -> bool:
+        """Within the tolerance, or twice the reference's own difference; pixels within 1/255."""
+        allowed = max(TOLERANCE, 2 * self.reference)
+        return self.latents <= allowed and self.pixels <= PIXEL_TOLERANCE
+
+
+def cases() -> Iterator[PaintJob]:
+    """Every scheduler with everything that changes the arithmetic, in turn."""
+    rng = np.random.default_rng(7)
+    turn = itertools.count()
+    for name in ("auto", *NAMED):
+        for guidance, steps in ((1.0, 3), (3.0, 4), (2.0, 6), (0.0, 5), (7.5, 8), (3.0, 1)):
+            number = next(turn)
+            height, width = _SIZES[number % len(_SIZES)]
+            depth = rng.integers(0, 256, (height // 8, width // 8), np.uint8)
+            smooth = np.asarray(Image.fromarray(depth).resize((width, height)))
+            start, end = _WINDOWS[number // 2 % len(_WINDOWS)]
+            yield make_job(
+                smooth,
+                request_id=f"{number}-{name}",
+                prompt=_PROMPTS[number % len(_PROMPTS)],
+                negative_prompt=(None, _NEGATIVE, "")[number % 3],
+                seed=1000 + number,
+                steps=steps,
+                guidance_scale=guidance,
+                control_guidance_start=start,
+                control_guidance_end=end,
+                controlnet_strength=(0.8, 1.0, 1.7, 0.0)[number // 3 % 4],
+                scheduler=name,
+                use_karras_sigmas=_karras(name, number),
+            )
+
+
+def _karras(name: str, number: int) -> bool | None:
+    spec = demo_catalog().models["base"].scheduler
+    if not has_karras_sigmas(type(build_scheduler(spec, name, None))):
+        return None
+    return (None, True, False)[number % 3]
+
+
+def reference_latents(job: PaintJob, batch: int = 1) -> torch.Tensor:
+    """The pipeline's final latents [1, 4, h/8, w/8], as the first of a batch of equal size."""
+    pipeline = reference_pipeline()
+    spec = demo_catalog().models["base"].scheduler
+    pipeline.scheduler = build_scheduler(spec, job.scheduler, job.use_karras_sigmas)
+    jobs = [replace(job, seed=job.seed + i) for i in range(batch)]
+    latents: torch.Tensor = pipeline(**reference_arguments(jobs), output_type="latent").images
+    return latents[:1]
+
+
+def engine_results(jobs: Sequence[PaintJob], late: int) -> dict[str, tuple[torch.Tensor, Pixels]]:
+    """Final latents and picture per request id; the last `late` jobs join on the way."""
+    latents: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def recording(final: torch.Tensor, variant: Variant) -> Pixels:
+        pixels = decode_latents(final, variant)
+        latents[_key(pixels)] = final.clone()
+        return pixels
+
+    engine = make_engine()
+    listeners = {job.request_id: Listener() for job in jobs}
+    early = len(jobs) - late
+    with mock.patch.object(runners.engine, "decode_latents", recording):
+        for job in jobs[:early]:
+            engine.submit(job, listeners[job.request_id])
+        for job in jobs[early:]:
+            engine.tick()
+            engine.submit(job, listeners[job.request_id])
+        while engine.tick():
+            pass
+        engine.close()
+    results = {}
+    for request_id, listener in listeners.items():
+        last = listener.events[-1]
+        if not isinstance(last, Done):
+            raise RuntimeError(f"{request_id} ended with {last}")
+        pixels: Pixels = np.asarray(Image.open(io.BytesIO(last.images[0])))
+        results[request_id] = (latents[_key(pixels)], pixels)
+    return results
+
+
+def _key(pixels: Pixels) -> tuple[int, ...]:
+    return (hash(pixels.tobytes()), *pixels.shape)
+
+
+def compare(jobs: Sequence[PaintJob]) -> dict[str, Outcome]:
+    """Each job against the reference, and its picture alone against the one in company."""
+    together = engine_results(jobs, late=len(jobs) // 2)
+    outcomes = {}
+    for job in jobs:
+        alone, pixels = engine_results([job], late=0)[job.request_id]
+        expected = reference_latents(job)
+        difference = float((alone - expected).abs().max())
+        own = 0.0
+        if difference > TOLERANCE:
+            own = float((reference_latents(job, batch=2) - expected).abs().max())
+        company = together[job.request_id][1].astype(int)
+        outcomes[job.request_id] = Outcome(
+            difference, own, int(np.abs(company - pixels.astype(int)).max())
+        )
+    return outcomes
+
+
+def main() -> None:
+    """Run the cases, print each, and finish with the largest difference."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=None, help="only the first N")
+    jobs = list(cases())[: parser.parse_args().cases]
+    outcomes = compare(jobs)
+    for name, outcome in outcomes.items():
+        verdict = "ok" if outcome.passed else "DIFFERS"
+        print(f"{name:<16} latents {outcome.latents:.1e}  pixels {outcome.pixels}  {verdict}")
+    worst = max(outcome.latents for outcome in outcomes.values())
+    finish(
+        worst,
+        TOLERANCE,
+        all(outcome.passed for outcome in outcomes.values()),
+        cases=len(outcomes),
+        largest_pixel_difference=max(outcome.pixels for outcome in outcomes.values()),
+        above_tolerance=[name for name, o in outcomes.items() if o.latents > TOLERANCE],
+    )
+
+
+if __name__ == "__main__":
+    main()

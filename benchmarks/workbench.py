@@ -1,0 +1,126 @@
+"""The demo set in one process: the engine, and diffusers' pipeline on the same files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline
+from PIL import Image
+
+from models.catalog import Catalog, load_catalog
+from models.importing import PIPELINE_COMPONENTS
+from runners.device import Device
+from runners.engine import Engine, EngineConfig
+from runners.messages import Event, PaintJob
+from runners.networks import ControlNet, Variant, load_component, split_hint
+
+WEIGHTS = Path(__file__).parent.parent / "models" / "demo" / "weights"
+DEVICE = Device(torch.device("cpu"), torch.float32)
+CONTROLNET = "sdxl_small"
+
+
+@lru_cache
+def demo_catalog() -> Catalog:
+    """The demo catalog as shipped."""
+    return load_catalog("demo")
+
+
+@lru_cache
+def demo_networks(model: str = "base") -> tuple[Variant, ControlNet]:
+    """A variant of the demo set and its ControlNet, straight from the repository's files."""
+    parts = {kind: load_component(kind, WEIGHTS / kind, DEVICE) for kind in PIPELINE_COMPONENTS}
+    variant = Variant(
+        name=model,
+        spec=demo_catalog().models[model],
+        tokenizers=(parts["tokenizer"], parts["tokenizer_2"]),
+        text_encoders=(parts["text_encoder"], parts["text_encoder_2"]),
+        text_key="demo",
+        unet=parts["unet"],
+        vae=parts["vae"],
+    )
+    network = load_component("controlnet", WEIGHTS / "controlnet", DEVICE)
+    return variant, split_hint(CONTROLNET, network)
+
+
+@lru_cache
+def reference_pipeline() -> StableDiffusionXLControlNetPipeline:
+    """diffusers' own pipeline on the same files, with a ControlNet of its own."""
+    controlnet = ControlNetModel.from_pretrained(WEIGHTS / "controlnet", torch_dtype=torch.float32)
+    pipeline = StableDiffusionXLControlNetPipeline.from_pretrained(
+        WEIGHTS, controlnet=controlnet, torch_dtype=torch.float32, add_watermarker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+class ResidentLoader:
+    """A loader whose networks are there already."""
+
+    def __init__(self, networks: dict[str, tuple[Variant, ControlNet]] | None = None) -> None:
+        self._networks = networks
+        self.on_change: Callable[[], None] = lambda: None
+
+    def resident(self, model: str, controlnet: str) -> tuple[Variant, ControlNet] | None:
+        """What `Loader.resident` gives, for the demo set or the networks given."""
+        return demo_networks(model) if self._networks is None else self._networks[model]
+
+
+def make_engine(config: EngineConfig | None = None, max_rows: int = 8) -> Engine:
+    """An engine on the demo set, to be ticked by its owner."""
+    loader: Any = ResidentLoader()
+    engine = Engine(loader, DEVICE, config)
+    engine.cost.max_rows = max_rows
+    return engine
+
+
+def make_job(depth: np.ndarray[Any, Any], **changes: Any) -> PaintJob:
+    """A job with the API's defaults; `depth` is uint8 [h, w] and sets the size."""
+    height, width = depth.shape
+    spec = demo_catalog().models["base"]
+    job = PaintJob(
+        request_id="job", subscriber="bench", model="base", controlnet=CONTROLNET,
+        prompt="aerial photography, untouched wilderness", negative_prompt=None, seed=0,
+        num_images=1, steps=spec.steps, guidance_scale=spec.cfg, controlnet_strength=0.8,
+        control_guidance_start=0.0, control_guidance_end=1.0, scheduler="auto",
+        use_karras_sigmas=None, width=width, height=height, output_format="png", quality=90,
+        depth=depth.tobytes(),
+    )  # fmt: skip
+    return replace(job, **changes)
+
+
+@dataclass
+class Listener:
+    """Collects a job's events."""
+
+    events: list[Event] = field(default_factory=list)
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+        self.events.append(event)
+
+
+def reference_arguments(jobs: Sequence[PaintJob]) -> dict[str, Any]:
+    """The pipeline's arguments for jobs that differ in nothing but the seed."""
+    job = jobs[0]
+    grey = np.frombuffer(job.depth, np.uint8).reshape(job.height, job.width)
+    generators = [torch.Generator("cpu").manual_seed(each.seed) for each in jobs]
+    negative = job.negative_prompt
+    return {
+        "prompt": [job.prompt] * len(jobs),
+        "negative_prompt": None if negative is None else [negative] * len(jobs),
+        "image": [Image.fromarray(grey).convert("RGB")] * len(jobs),
+        "width": job.width,
+        "height": job.height,
+        "num_inference_steps": job.steps,
+        "guidance_scale": job.guidance_scale,
+        "controlnet_conditioning_scale": job.controlnet_strength,
+        "control_guidance_start": job.control_guidance_start,
+        "control_guidance_end": job.control_guidance_end,
+        "generator": generators,
+    }

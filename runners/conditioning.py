@@ -1,0 +1,144 @@
+"""Prompts, sizes and depth maps as the tensors that guide the networks; each made once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from runners.device import Device
+from runners.messages import PaintJob
+from runners.networks import ControlNet, Variant
+
+_CACHE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptEmbedding:
+    """What a prompt, and what guidance steers away from, is to the UNet.
+
+    Shapes: `embeds` [1, 77 * chunks, D], `pooled` [1, P]; the `negative_` ones are alike, or
+    None without guidance.
+    """
+
+    embeds: torch.Tensor
+    pooled: torch.Tensor
+    negative_embeds: torch.Tensor | None
+    negative_pooled: torch.Tensor | None
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all tensors."""
+        tensors = (self.embeds, self.pooled, self.negative_embeds, self.negative_pooled)
+        return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conditioning:
+    """All that guides one request: shared by its pictures, unchanged between steps.
+
+    Shapes: `time_ids` [1, 6] (original size, crop, target size), `hint` [1, C, h/8, w/8].
+    """
+
+    prompt: PromptEmbedding
+    time_ids: torch.Tensor
+    hint: torch.Tensor
+
+
+class Conditioner:
+    """Makes conditionings; keeps the embeddings of recent prompts, within 64 MiB."""
+
+    def __init__(self, device: Device, cache_bytes: int = _CACHE_BYTES) -> None:
+        self._device = device
+        self._cache: OrderedDict[tuple[Any, ...], PromptEmbedding] = OrderedDict()
+        self._cache_bytes = cache_bytes
+        self._held = 0
+
+    @torch.inference_mode()
+    def condition(self, job: PaintJob, variant: Variant, controlnet: ControlNet) -> Conditioning:
+        """The conditioning of one request."""
+        size = (job.height, job.width)
+        time_ids = torch.tensor([[*size, 0, 0, *size]], dtype=self._device.dtype)
+        return Conditioning(
+            prompt=self._prompt(job, variant),
+            time_ids=time_ids.to(self._device.torch_device),
+            hint=controlnet.hint(self._depth_tensor(job)),
+        )
+
+    def _depth_tensor(self, job: PaintJob) -> torch.Tensor:
+        """uint8 bytes to [1, 3, h, w] in [0, 1], the three channels alike."""
+        grey = torch.from_numpy(np.frombuffer(job.depth, np.uint8).copy())
+        picture = grey.to(self._device.torch_device).view(1, 1, job.height, job.width)
+        # Divided in float32, as the reference does, and cast after.
+        return (picture.float() / 255.0).to(self._device.dtype).expand(1, 3, -1, -1)
+
+    def _prompt(self, job: PaintJob, variant: Variant) -> PromptEmbedding:
+        guided = job.guidance_scale > 1.0
+        negative = job.negative_prompt if guided else None
+        zeros = variant.spec.force_zeros_for_empty_prompt
+        key = (variant.text_key, zeros, job.prompt, guided, negative)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        embedding = embed_prompt(variant, job.prompt, negative, guided)
+        self._cache[key] = embedding
+        self._held += embedding.bytes
+        while self._held > self._cache_bytes and len(self._cache) > 1:
+            _, dropped = self._cache.popitem(last=False)
+            self._held -= dropped.bytes
+        return embedding
+
+
+def embed_prompt(
+    variant: Variant, prompt: str, negative_prompt: str | None, guided: bool
+) -> PromptEmbedding:
+    """Encode a prompt with both text encoders, as diffusers' SDXL pipelines do.
+
+    Prompts longer than the encoders' 77 positions are encoded in chunks whose embeddings are
+    laid one after another; the pooled embedding is the first chunk's. Where prompt and negative
+    prompt differ in length, empty chunks fill the shorter.
+    """
+    chunks = count_chunks(variant, prompt)
+    if not guided:
+        return PromptEmbedding(*_encode(variant, prompt, chunks), None, None)
+    if negative_prompt is None and variant.spec.force_zeros_for_empty_prompt:
+        embeds, pooled = _encode(variant, prompt, chunks)
+        return PromptEmbedding(embeds, pooled, torch.zeros_like(embeds), torch.zeros_like(pooled))
+    negative = negative_prompt or ""
+    chunks = max(chunks, count_chunks(variant, negative))
+    return PromptEmbedding(*_encode(variant, prompt, chunks), *_encode(variant, negative, chunks))
+
+
+def count_chunks(variant: Variant, prompt: str) -> int:
+    """How many stretches of 77 positions the prompt needs, by the more demanding tokenizer."""
+    return max(len(_chunk_ids(tokenizer, prompt)) for tokenizer in variant.tokenizers)
+
+
+def _encode(variant: Variant, prompt: str, chunks: int) -> tuple[torch.Tensor, torch.Tensor]:
+    parts = []
+    pooled = None
+    for tokenizer, encoder in zip(variant.tokenizers, variant.text_encoders, strict=True):
+        rows = _chunk_ids(tokenizer, prompt)
+        rows += [_padded(tokenizer, [])] * (chunks - len(rows))
+        ids = torch.tensor(rows, device=encoder.device)
+        output = encoder(ids, output_hidden_states=True)
+        # SDXL was trained on the layer before the last.
+        hidden = output.hidden_states[-2]
+        parts.append(hidden.reshape(1, -1, hidden.shape[-1]))
+        pooled = output[0][:1]
+    assert pooled is not None
+    return torch.cat(parts, dim=-1), pooled
+
+
+def _chunk_ids(tokenizer: Any, prompt: str) -> list[list[int]]:
+    ids = tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids
+    room = tokenizer.model_max_length - 2
+    return [_padded(tokenizer, ids[i : i + room]) for i in range(0, max(len(ids), 1), room)]
+
+
+def _padded(tokenizer: Any, ids: list[int]) -> list[int]:
+    row = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
+    return row + [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(row))

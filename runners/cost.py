@@ -1,0 +1,56 @@
+"""What work costs on this device: measured, for batch sizes, deadlines and estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+_SMOOTHING = 0.2
+_WORTHWHILE = 0.95
+_LARGEST_BATCH = 8
+
+
+class CostModel:
+    """Seconds per step and per decode, learnt from every one that runs.
+
+    Cost is taken as proportional to rows and pixels, which holds where the device is full, and
+    errs to the safe side elsewhere. `max_rows` bounds a batch: beyond it the cost of a picture no
+    longer falls, and waiting for others only delays the first.
+    """
+
+    def __init__(self, max_rows: int = 2) -> None:
+        self.max_rows = max_rows
+        self._step_rate: dict[str, float] = {}
+        self._decode_rate: dict[str, float] = {}
+
+    def observe_step(self, variant: str, pixels: int, seconds: float) -> None:
+        """A step took so long over `pixels`: height x width, summed over the batch's rows."""
+        _learn(self._step_rate, variant, seconds / pixels)
+
+    def observe_decode(self, variant: str, pixels: int, seconds: float) -> None:
+        """Decoding a picture took so long."""
+        _learn(self._decode_rate, variant, seconds / pixels)
+
+    def seconds(self, variant: str, pixels: int, row_steps: int, pictures: int) -> float:
+        """Expected seconds for so many row-steps and decodes; 0 for what was never measured."""
+        step = self._step_rate.get(variant, 0.0)
+        decode = self._decode_rate.get(variant, 0.0)
+        return pixels * (row_steps * step + pictures * decode)
+
+    def calibrate(self, measure: Callable[[int], float]) -> None:
+        """Set `max_rows` by doubling while a row still gets cheaper.
+
+        Args:
+            measure: seconds of one step with so many rows.
+        """
+        rows, best = 1, measure(1)
+        while rows < _LARGEST_BATCH:
+            doubled = measure(2 * rows) / 2
+            if doubled > _WORTHWHILE * best:
+                break
+            rows, best = 2 * rows, doubled
+        self.max_rows = rows
+
+
+def _learn(rates: dict[str, float], name: str, rate: float) -> None:
+    known = rates.get(name, rate)
+    rates[name] = known + _SMOOTHING * (rate - known)

@@ -1,0 +1,293 @@
+"""The loop that owns the device: drop, admit, group, step, finish.
+
+The unit of work is one denoising step of one batch. Requests join and leave between steps, so
+cancellation, deadlines, fairness and previews all follow from the same loop.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+
+import structlog
+import torch
+
+from runners.conditioning import Conditioner
+from runners.cost import CostModel
+from runners.decode import decode_latents, preview
+from runners.denoise import predict_noise
+from runners.device import Device, Pacer
+from runners.encode import encode_picture, encode_preview
+from runners.loader import Loader
+from runners.messages import CancelOrder, PaintJob
+from runners.picker import GroupPicker
+from runners.queue import TaskQueue
+from runners.residency import LoadError
+from runners.sample import Sample
+from runners.schedulers import SchedulerChoiceError
+from runners.task import Emit, Task
+
+log = structlog.get_logger(__name__)
+
+_SEEDS = 2**63
+# Waiting requests may have deadlines while their model loads.
+_WAITING_CHECK_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Bounds of the engine.
+
+    `max_samples` in flight is a bound on state, small beside weights: at 1024x1024 a sample
+    holds about 12 MB. `quantum` is how many seconds a group may keep the device while another
+    waits; `preview_interval` is the least number of seconds between two previews of a request.
+    """
+
+    max_queue: int = 64
+    max_samples: int = 16
+    quantum: float = 2.0
+    preview_interval: float = 0.2
+    encoder_threads: int = 2
+
+
+class Engine:
+    """Paints jobs; results come back as events, from whatever thread made them.
+
+    `submit`, `cancel`, `snapshot` and `call` may be used from any thread; `tick` from one only:
+    the one that `start` makes, or a test's.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        device: Device,
+        config: EngineConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.cost = CostModel()
+        self._config = config or EngineConfig()
+        self._loader = loader
+        self._device = device
+        self._clock = clock
+        self._queue = TaskQueue(self._config.max_queue, self._seconds_of)
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._conditioner = Conditioner(device)
+        self._picker = GroupPicker(self._config.quantum)
+        self._pacer = Pacer(device)
+        self._encoders = ThreadPoolExecutor(self._config.encoder_threads, "encode")
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        loader.on_change = self._queue.notify
+
+    def submit(self, job: PaintJob, emit: Emit) -> None:
+        """Queue a job, or join the one of the same id that still runs."""
+        self._queue.add(job, emit, self._clock())
+
+    def cancel(self, order: CancelOrder) -> tuple[str, ...]:
+        """End what the order names, before the next step; returns the request ids."""
+        return self._queue.cancel(order)
+
+    def snapshot(self) -> tuple[int, int, float]:
+        """Requests waiting, requests under way, and the seconds until all are done."""
+        return (*self._queue.counts(), self._queue.seconds_ahead())
+
+    def call(self, function: Callable[[], None]) -> Future[None]:
+        """Run a function between two ticks, on the device's thread."""
+        future: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                function()
+            except Exception as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+        self._calls.put(run)
+        self._queue.notify()
+        return future
+
+    def start(self) -> None:
+        """Run the loop in a thread of its own."""
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the loop after the current tick and end every request."""
+        self._closed = True
+        self._queue.end(lambda _: True, "runner_lost", "the runner is stopping")
+        if self._thread is not None:
+            self._thread.join()
+        self._encoders.shutdown()
+
+    def tick(self) -> bool:
+        """One turn of the loop; False when there was nothing to do."""
+        called = not self._calls.empty()
+        while not self._calls.empty():
+            self._calls.get()()
+        self._drop_late()
+        self._admit()
+        pending = self._queue.pending()
+        picked = self._picker.pick(list(pending), self.cost.max_rows, self._clock())
+        if picked:
+            self._step({sample: pending[sample] for sample in picked})
+        return bool(picked) or called
+
+    def _run(self) -> None:
+        while not self._closed:
+            try:
+                busy = self.tick()
+            except Exception:
+                log.exception("tick failed")
+                self._queue.end(lambda task: task.started, "internal", "internal error")
+                continue
+            if not busy:
+                self._queue.wait(_WAITING_CHECK_SECONDS if self._queue.waiting() else None)
+
+    def _drop_late(self) -> None:
+        now = self._clock()
+
+        def late(task: Task) -> bool:
+            deadline = task.job.deadline
+            return deadline is not None and now + self._seconds_of(task) > deadline
+
+        if any(late(task) for task in self._queue.alive()):
+            self._queue.end(late, "deadline_exceeded", "the picture cannot be ready in time")
+
+    def _admit(self) -> None:
+        in_flight = len(self._queue.pending())
+        for task in self._queue.waiting():
+            if in_flight and in_flight + task.job.num_images > self._config.max_samples:
+                return
+            if self._prepare(task):
+                in_flight += task.job.num_images
+
+    def _prepare(self, task: Task) -> bool:
+        """Make the task's samples if its weights are resident; False when it must wait."""
+        job = task.job
+        try:
+            networks = self._loader.resident(job.model, job.controlnet)
+            if networks is None:
+                return False
+            started = self._clock()
+            conditioning = self._conditioner.condition(job, *networks)
+            samples = [
+                Sample(job, (job.seed + i) % _SEEDS, *networks, conditioning, self._device)
+                for i in range(job.num_images)
+            ]
+        except Exception as error:
+            self._fail(task, error)
+            return False
+        task.timings.queue = started - task.arrived
+        task.timings.encode = self._clock() - started
+        self._queue.admit(task, samples)
+        return True
+
+    def _step(self, batch: dict[Sample, Task]) -> None:
+        """One step of a batch; each sample comes with the task that owns it."""
+        started = self._clock()
+        samples = list(batch)
+        try:
+            predictions = predict_noise(samples, self._device)
+        except Exception as error:
+            self._recover(batch, error)
+            return
+        previews: dict[Task, bytes] = {}
+        for (sample, task), prediction in zip(batch.items(), predictions, strict=True):
+            try:
+                if self._preview_due(task):
+                    pixels = preview(sample, prediction)
+                    previews[task] = b"" if pixels is None else encode_preview(pixels)
+                sample.advance(prediction)
+            except Exception as error:
+                self._fail(task, error)
+        self._pacer.tick()
+        seconds = self._clock() - started
+        job = samples[0].job
+        rows = sum(sample.rows for sample in samples)
+        self.cost.observe_step(job.model, rows * job.height * job.width, seconds)
+        with self._queue.lock:
+            for task in dict.fromkeys(batch.values()):
+                task.timings.denoise += seconds
+                task.progress(previews.get(task, b""))
+        for sample, task in batch.items():
+            if sample.done:
+                self._finish(task, sample)
+
+    def _recover(self, batch: dict[Sample, Task], error: Exception) -> None:
+        """Halve a failed batch until it fits in memory, or the guilty request stands alone.
+
+        Nothing has advanced yet, so trying again changes no result.
+        """
+        self._device.release_cache()
+        pairs = list(batch.items())
+        if len(pairs) == 1:
+            self._fail(pairs[0][1], error)
+            return
+        log.warning("batch failed and is halved", samples=len(pairs), error=type(error).__name__)
+        half = len(pairs) // 2
+        self._step(dict(pairs[:half]))
+        self._step(dict(pairs[half:]))
+
+    def _finish(self, task: Task, sample: Sample) -> None:
+        """Decode on the device's thread; encode elsewhere, while the next step runs."""
+        if task.over:
+            return
+        job = task.job
+        index = task.samples.index(sample)
+        started = self._clock()
+        try:
+            pixels = decode_latents(sample.latents, sample.variant)
+        except Exception as error:
+            self._fail(task, error)
+            return
+        seconds = self._clock() - started
+        self.cost.observe_decode(job.model, job.height * job.width, seconds)
+        task.timings.decode += seconds
+        parameters = job.parameters and {**job.parameters, "seed": (job.seed + index) % _SEEDS}
+        encode = partial(encode_picture, pixels, job.output_format, job.quality, parameters)
+        if all(other.done for other in task.samples):
+            self._queue.finish(task)
+        self._encoders.submit(self._deliver, task, index, encode)
+
+    def _deliver(self, task: Task, index: int, encode: Callable[[], bytes]) -> None:
+        started = self._clock()
+        try:
+            picture = encode()
+        except Exception as error:
+            self._fail(task, error)
+            return
+        with self._queue.lock:
+            task.timings.save += self._clock() - started
+            task.deliver(index, picture)
+            self._queue.prune()
+
+    def _fail(self, task: Task, error: Exception) -> None:
+        log.error("request failed", request_id=task.job.request_id, exc_info=error)
+        with self._queue.lock:
+            if isinstance(error, SchedulerChoiceError):
+                task.fail("invalid_request", str(error))
+            elif isinstance(error, torch.OutOfMemoryError):
+                task.fail("out_of_memory", "the device's memory does not suffice", 5.0)
+            elif isinstance(error, LoadError):
+                task.fail("not_ready", str(error), 30.0)
+            else:
+                task.fail("internal", "internal error")
+            self._queue.prune()
+
+    def _preview_due(self, task: Task) -> bool:
+        now = self._clock()
+        if not task.job.previews or now - task.preview_at < self._config.preview_interval:
+            return False
+        task.preview_at = now
+        return True
+
+    def _seconds_of(self, task: Task) -> float:
+        job = task.job
+        pixels = job.height * job.width
+        return self.cost.seconds(job.model, pixels, task.row_steps, task.undelivered)

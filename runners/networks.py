@@ -1,0 +1,79 @@
+"""Loaded networks: what a variant and a ControlNet are in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from models.catalog import VariantSpec
+from runners.device import Device
+
+_NETWORKS: dict[str, Any] = {
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+    "unet": UNet2DConditionModel,
+    "vae": AutoencoderKL,
+    "controlnet": ControlNetModel,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Variant:
+    """An SDXL model in memory. `text_key` is equal for variants that share text encoders."""
+
+    name: str
+    spec: VariantSpec
+    tokenizers: tuple[Any, Any]
+    text_encoders: tuple[Any, Any]
+    text_key: str
+    unet: Any
+    vae: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ControlNet:
+    """A ControlNet in memory, its hint embedding apart.
+
+    diffusers embeds the depth picture anew at every step; the engine does it once per request
+    with `hint`, and `network` takes the result in place of the picture.
+    """
+
+    name: str
+    network: Any
+    hint: nn.Module
+
+
+def load_component(kind: str, path: Path, device: Device) -> Any:
+    """Load one component of the store: a network in eval mode on the device, or a tokenizer."""
+    if kind.startswith("tokenizer"):
+        return CLIPTokenizer.from_pretrained(path, local_files_only=True)
+    # transformers and diffusers name the same argument differently.
+    dtype_argument = "dtype" if kind.startswith("text_encoder") else "torch_dtype"
+    network = _NETWORKS[kind].from_pretrained(
+        path, use_safetensors=True, local_files_only=True, **{dtype_argument: device.dtype}
+    )
+    if kind == "vae" and device.dtype == torch.float16 and network.config.force_upcast:
+        # SDXL's own autoencoder overflows in half precision and would paint black.
+        network = network.float()
+    return network.to(device.torch_device).eval().requires_grad_(False)
+
+
+def split_hint(name: str, network: Any) -> ControlNet:
+    """Take the hint embedding out of a ControlNet."""
+    hint = network.controlnet_cond_embedding
+    network.controlnet_cond_embedding = nn.Identity()
+    return ControlNet(name, network, hint)
+
+
+def network_bytes(network: Any) -> int:
+    """Bytes of a network's parameters and buffers; 0 for a tokenizer."""
+    if not isinstance(network, nn.Module):
+        return 0
+    tensors: list[torch.Tensor] = [*network.parameters(), *network.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,0 +1,134 @@
+"""Every request that the engine knows, from arrival to its last event."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from runners.messages import CancelOrder, PaintJob, Queued, Started
+from runners.sample import Sample
+from runners.task import Emit, Task
+
+
+class TaskQueue:
+    """Waiting, running and finishing tasks, under one lock; all methods are thread-safe.
+
+    A task waits until it is admitted, runs while it has steps to do, and finishes while its
+    pictures are encoded. `seconds_of` estimates what a task still costs.
+    """
+
+    def __init__(self, max_waiting: int, seconds_of: Callable[[Task], float]) -> None:
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
+        self._signal = False
+        self._max_waiting = max_waiting
+        self._seconds_of = seconds_of
+        self._waiting: list[Task] = []
+        self._running: list[Task] = []
+        self._finishing: list[Task] = []
+
+    def add(self, job: PaintJob, emit: Emit, now: float) -> None:
+        """Queue a job, join the one of the same id that still runs, or refuse it when full.
+
+        A job with a session supersedes the session's others.
+        """
+        with self.lock:
+            for task in self.alive():
+                if task.job.request_id == job.request_id:
+                    task.join(job.subscriber, emit)
+                    return
+            if job.session is not None:
+                self.end(
+                    lambda task: task.job.session == job.session,
+                    "superseded",
+                    "a newer request of the same session took its place",
+                )
+            task = Task(job, now, emit)
+            if len(self._waiting) >= self._max_waiting:
+                wait = max(1.0, self.seconds_ahead())
+                task.fail("overloaded", f"{len(self._waiting)} requests are waiting", wait)
+                return
+            task.emit(Queued(len(self._waiting) + len(self._running)))
+            self._waiting.append(task)
+            self.notify()
+
+    def cancel(self, order: CancelOrder) -> tuple[str, ...]:
+        """End the tasks that the order names; returns their request ids."""
+
+        def named(task: Task) -> bool:
+            if order.request_id is not None:
+                mine = task.job.request_id == order.request_id
+                return mine and (order.subscriber is None or task.leave(order.subscriber))
+            return order.all or task.job.session == order.session
+
+        return self.end(named, "cancelled", "the request was cancelled")
+
+    def end(self, which: Callable[[Task], bool], error: str, message: str) -> tuple[str, ...]:
+        """Fail every living task that `which` is true of; returns their request ids."""
+        with self.lock:
+            ended = [task for task in self.alive() if which(task)]
+            for task in ended:
+                task.fail(error, message)
+            self.prune()
+            self.notify()
+            return tuple(task.job.request_id for task in ended)
+
+    def alive(self) -> list[Task]:
+        """Tasks that have not ended."""
+        with self.lock:
+            tasks = (*self._waiting, *self._running, *self._finishing)
+            return [task for task in tasks if not task.over]
+
+    def waiting(self) -> list[Task]:
+        """Tasks not yet admitted, oldest first."""
+        with self.lock:
+            return list(self._waiting)
+
+    def pending(self) -> dict[Sample, Task]:
+        """Samples with steps to do, oldest first, each with its task."""
+        with self.lock:
+            return {s: task for task in self._running for s in task.samples if not s.done}
+
+    def counts(self) -> tuple[int, int]:
+        """How many tasks wait, and how many are under way."""
+        with self.lock:
+            self.prune()
+            return len(self._waiting), len(self._running) + len(self._finishing)
+
+    def seconds_ahead(self) -> float:
+        """Estimated seconds until all that is known now is done."""
+        return sum(self._seconds_of(task) for task in self.alive())
+
+    def admit(self, task: Task, samples: list[Sample]) -> None:
+        """Move a waiting task to the running ones."""
+        with self.lock:
+            task.samples = samples
+            self._waiting = [other for other in self._waiting if other is not task]
+            self._running.append(task)
+            task.emit(Started())
+
+    def finish(self, task: Task) -> None:
+        """Move a task whose steps are all done to the finishing ones."""
+        with self.lock:
+            if task in self._running:
+                self._running.remove(task)
+                self._finishing.append(task)
+
+    def prune(self) -> None:
+        """Forget tasks that have ended."""
+        with self.lock:
+            self._waiting = [task for task in self._waiting if not task.over]
+            self._running = [task for task in self._running if not task.over]
+            self._finishing = [task for task in self._finishing if not task.over]
+
+    def notify(self) -> None:
+        """Wake the loop."""
+        with self.lock:
+            self._signal = True
+            self._changed.notify_all()
+
+    def wait(self, timeout: float | None) -> None:
+        """Sleep until something has changed since the last wait, or for `timeout` seconds."""
+        with self.lock:
+            self._changed.wait_for(lambda: self._signal, timeout)
+            self._signal = False

@@ -1,0 +1,126 @@
+"""Which weights are in memory: loaded once, shared by content, dropped on request."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from models.catalog import Catalog
+from models.store import Component, Entry, Inventory
+from runners.device import Device
+from runners.networks import ControlNet, Variant, load_component, split_hint
+
+_TEXT = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
+
+
+class LoadError(RuntimeError):
+    """Weights that could not be loaded; the message names the entry, never a path."""
+
+
+class Residency:
+    """Variants and ControlNets in memory. Components with equal tags exist once.
+
+    Thread-safe: one load runs at a time, and lookups never wait for it. Who holds a Variant keeps
+    it alive, so unloading under a running request is safe.
+    """
+
+    def __init__(self, catalog: Catalog, inventory: Inventory, device: Device) -> None:
+        self._catalog = catalog
+        self._inventory = inventory
+        self._device = device
+        self._variants: dict[str, Variant] = {}
+        self._controlnets: dict[str, ControlNet] = {}
+        self._loading = threading.Lock()
+        self._components: dict[str, Any] = {}
+        self.errors: dict[str, str] = {}
+
+    @property
+    def variants(self) -> Mapping[str, Variant]:
+        """The variants in memory, by name."""
+        return self._variants
+
+    @property
+    def controlnets(self) -> Mapping[str, ControlNet]:
+        """The ControlNets in memory, by name."""
+        return self._controlnets
+
+    def load_variant(self, name: str) -> Variant:
+        """Load a variant unless it is resident.
+
+        Raises:
+            LoadError: not in the store, or its files do not make a network.
+        """
+        with self._loading:
+            if name not in self._variants:
+                entry = self._entry("model", name, self._inventory.models)
+                parts = self._load_parts("model", name, entry)
+                self._variants[name] = Variant(
+                    name=name,
+                    spec=self._catalog.models[name],
+                    tokenizers=(parts["tokenizer"], parts["tokenizer_2"]),
+                    text_encoders=(parts["text_encoder"], parts["text_encoder_2"]),
+                    text_key=" ".join(entry.components[kind].tag for kind in _TEXT),
+                    unet=parts["unet"],
+                    vae=parts["vae"],
+                )
+            return self._variants[name]
+
+    def load_controlnet(self, name: str) -> ControlNet:
+        """Load a ControlNet unless it is resident; raises LoadError like load_variant."""
+        with self._loading:
+            if name not in self._controlnets:
+                entry = self._entry("controlnet", name, self._inventory.controlnets)
+                parts = self._load_parts("controlnet", name, entry)
+                self._controlnets[name] = split_hint(name, parts["controlnet"])
+            return self._controlnets[name]
+
+    def unload_variant(self, name: str) -> bool:
+        """Forget a variant; its own components go with its last user. False if not resident."""
+        with self._loading:
+            dropped = self._variants.pop(name, None) is not None
+            self._forget_unused()
+            return dropped
+
+    def unload_controlnet(self, name: str) -> bool:
+        """Forget a ControlNet. False if it was not resident."""
+        with self._loading:
+            dropped = self._controlnets.pop(name, None) is not None
+            self._forget_unused()
+            return dropped
+
+    def _entry(self, what: str, name: str, entries: Mapping[str, Entry]) -> Entry:
+        if name not in entries:
+            raise LoadError(f"{what} {name} is not in the model store")
+        return entries[name]
+
+    def _load_parts(self, what: str, name: str, entry: Entry) -> dict[str, Any]:
+        parts = {}
+        for kind, component in entry.components.items():
+            try:
+                parts[kind] = self._component(kind, component)
+            except Exception as error:
+                message = f"{what} {name}: its {kind} could not be loaded"
+                self.errors[f"{what} {name}"] = message
+                self._forget_unused()
+                raise LoadError(message) from error
+        self.errors.pop(f"{what} {name}", None)
+        return parts
+
+    def _component(self, kind: str, component: Component) -> Any:
+        if component.tag not in self._components:
+            self._components[component.tag] = load_component(kind, component.path, self._device)
+        return self._components[component.tag]
+
+    def _forget_unused(self) -> None:
+        used = {
+            component.tag
+            for names, entries in (
+                (self._variants, self._inventory.models),
+                (self._controlnets, self._inventory.controlnets),
+            )
+            for name in names
+            for component in entries[name].components.values()
+        }
+        for tag in set(self._components) - used:
+            del self._components[tag]
