@@ -37,7 +37,7 @@ from runners.schedulers import NAMED, build_scheduler, has_karras_sigmas
 TOLERANCE = 1e-4
 PIXEL_TOLERANCE = 1
 _SIZES = ((256, 256), (256, 384), (264, 328), (320, 256))
-_WINDOWS = ((0.0, 1.0), (0.0, 0.8), (0.2, 0.7), (0.5, 0.5))
+_WINDOWS = ((0.0, 1.0), (0.0, 0.8), (0.2, 0.7), (0.5, 0.75))
 _NEGATIVE = "blurry, warped, sketch, cartoon, illustration, oversaturated, fish-eye lens"
 _PROMPTS = (
     "aerial photography, untouched wilderness, late afternoon sunlight",

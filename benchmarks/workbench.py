@@ -32,7 +32,7 @@ def demo_catalog() -> Catalog:
 
 
 @lru_cache
-def demo_networks(model: str = "base") -> tuple[Variant, ControlNet]:
+def demo_networks(model: str) -> tuple[Variant, ControlNet]:
     """A variant of the demo set and its ControlNet, straight from the repository's files."""
     parts = {kind: load_component(kind, WEIGHTS / kind, DEVICE) for kind in PIPELINE_COMPONENTS}
     variant = Variant(
@@ -51,9 +51,9 @@ def demo_networks(model: str = "base") -> tuple[Variant, ControlNet]:
 @lru_cache
 def reference_pipeline() -> StableDiffusionXLControlNetPipeline:
     """diffusers' own pipeline on the same files, with a ControlNet of its own."""
-    controlnet = ControlNetModel.from_pretrained(WEIGHTS / "controlnet", torch_dtype=torch.float32)
+    controlnet = ControlNetModel.from_pretrained(WEIGHTS / "controlnet", dtype=torch.float32)
     pipeline = StableDiffusionXLControlNetPipeline.from_pretrained(
-        WEIGHTS, controlnet=controlnet, torch_dtype=torch.float32, add_watermarker=False
+        WEIGHTS, controlnet=controlnet, dtype=torch.float32, add_watermarker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -44,7 +44,7 @@ class CostModel:
         """
         rows, best = 1, measure(1)
         while rows < _LARGEST_BATCH:
-            doubled = measure(2 * rows) / 2
+            doubled = measure(2 * rows) / (2 * rows)
             if doubled > _WORTHWHILE * best:
                 break
             rows, best = 2 * rows, doubled

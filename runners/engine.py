@@ -118,12 +118,13 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the loop after the current tick and end every request."""
+        """Stop the loop after the current tick, deliver what is decoded, end everything else."""
         self._closed = True
-        self._queue.end(lambda _: True, "runner_lost", "the runner is stopping")
+        self._queue.notify()
         if self._thread is not None:
             self._thread.join()
         self._encoders.shutdown()
+        self._queue.end(lambda _: True, "runner_lost", "the runner is stopping")
 
     def tick(self) -> bool:
         """One turn of the loop; False when there was nothing to do."""

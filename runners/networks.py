@@ -6,13 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from models.catalog import VariantSpec
 from runners.device import Device
+
+# Their progress bars would fill the service's log.
+transformers.utils.logging.disable_progress_bar()
+diffusers.utils.logging.disable_progress_bar()
 
 _NETWORKS: dict[str, Any] = {
     "text_encoder": CLIPTextModel,
@@ -53,10 +59,8 @@ def load_component(kind: str, path: Path, device: Device) -> Any:
     """Load one component of the store: a network in eval mode on the device, or a tokenizer."""
     if kind.startswith("tokenizer"):
         return CLIPTokenizer.from_pretrained(path, local_files_only=True)
-    # transformers and diffusers name the same argument differently.
-    dtype_argument = "dtype" if kind.startswith("text_encoder") else "torch_dtype"
     network = _NETWORKS[kind].from_pretrained(
-        path, use_safetensors=True, local_files_only=True, **{dtype_argument: device.dtype}
+        path, use_safetensors=True, local_files_only=True, dtype=device.dtype
     )
     if kind == "vae" and device.dtype == torch.float16 and network.config.force_upcast:
         # SDXL's own autoencoder overflows in half precision and would paint black.

@@ -1,0 +1,35 @@
+"""The cost model: what it learns and where it stops batching."""
+
+from __future__ import annotations
+
+import pytest
+
+from runners.cost import CostModel
+
+
+def test_what_was_never_measured_costs_nothing() -> None:
+    assert CostModel().seconds("base", 65536, 20, 1) == 0.0
+
+
+def test_cost_follows_pixels_steps_and_pictures() -> None:
+    cost = CostModel()
+    cost.observe_step("base", 1000, 0.5)
+    cost.observe_decode("base", 1000, 0.25)
+    assert cost.seconds("base", 2000, 6, 2) == pytest.approx(2 * (6 * 0.5 + 2 * 0.25))
+    cost.observe_step("base", 1000, 1.0)
+    assert 3.0 < cost.seconds("base", 1000, 6, 0) < 6.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0}, 1),
+        ({1: 1.0, 2: 1.1, 4: 2.2, 8: 4.4}, 2),
+        ({1: 1.0, 2: 1.1, 4: 1.3, 8: 1.6}, 8),
+        ({1: 1.0, 2: 1.5, 4: 2.0, 8: 4.0}, 4),
+    ],
+)
+def test_batches_grow_while_a_row_gets_cheaper(seconds: dict[int, float], expected: int) -> None:
+    cost = CostModel()
+    cost.calibrate(seconds.__getitem__)
+    assert cost.max_rows == expected
