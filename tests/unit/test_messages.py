@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runners.messages import (
-    CancelOrder,
     Cancelled,
+    CancelOrder,
     Done,
     Failed,
     LoadOrder,

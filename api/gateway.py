@@ -1,0 +1,180 @@
+"""The public service's side of the border to the runner."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Protocol, TypeVar
+
+import aiohttp
+import structlog
+from bentoml.exceptions import BentoMLException
+
+from api.errors import ApiError, Conflict, Unavailable, from_failure
+from runners.messages import (
+    Cancelled,
+    CancelOrder,
+    Done,
+    Event,
+    Failed,
+    LoadOrder,
+    LoadOutcome,
+    PaintJob,
+    Queued,
+    RunnerStatus,
+    Started,
+    Step,
+    Unpacker,
+    pack,
+    unpack,
+)
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+_STATUS_SECONDS = 0.05
+_DISCONNECT_POLL_SECONDS = 0.2
+_RETRY_SECONDS = 5.0
+_LOST = (aiohttp.ClientError, BentoMLException, OSError, EOFError)
+
+
+class Runner(Protocol):
+    """What the gateway needs of the runner; see runners.runner for what each does."""
+
+    def paint(self, job: bytes) -> AsyncGenerator[bytes, None]:
+        """PaintJob in, events out."""
+
+    async def cancel(self, order: bytes) -> bytes:
+        """CancelOrder in, Cancelled out."""
+
+    async def load(self, order: bytes) -> bytes:
+        """LoadOrder in, LoadOutcome out."""
+
+    async def unload(self, order: bytes) -> bytes:
+        """LoadOrder in, LoadOutcome out."""
+
+    async def status(self) -> bytes:
+        """RunnerStatus out."""
+
+
+class Gateway:
+    """Sends jobs and orders to the runner, and knows how it is without waiting for it."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._status = RunnerStatus("starting")
+        self._asking: asyncio.Task[RunnerStatus] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    async def events(self, job: PaintJob) -> AsyncGenerator[Event, None]:
+        """A job's events up to and with Done; the work ends when the caller stops listening.
+
+        Raises:
+            ApiError: the job failed, or the runner was lost.
+        """
+        unpacker = Unpacker()
+        ended = False
+        try:
+            async for chunk in self._runner.paint(pack(job)):
+                for event in unpacker.feed(chunk):
+                    ended = isinstance(event, Done | Failed)
+                    if isinstance(event, Failed):
+                        raise from_failure(event)
+                    if isinstance(event, Queued | Started | Step | Done):
+                        yield event
+            if not ended:
+                raise _lost()
+        except _LOST as error:
+            log.error("runner lost", error=type(error).__name__)
+            ended = True
+            raise _lost() from error
+        finally:
+            if not ended:
+                self._leave(job)
+
+    async def paint(self, job: PaintJob, has_left: Callable[[], Awaitable[bool]]) -> Done:
+        """The finished pictures.
+
+        Args:
+            job: what to paint.
+            has_left: whether the caller has hung up; asked from time to time.
+
+        Raises:
+            ApiError: the job failed, the runner was lost, or the caller has left.
+        """
+        work = asyncio.create_task(self._last(job))
+        try:
+            while not work.done():
+                await asyncio.wait({work}, timeout=_DISCONNECT_POLL_SECONDS)
+                if not work.done() and await has_left():
+                    raise Conflict("the caller has left", code="cancelled")
+            return work.result()
+        finally:
+            work.cancel()
+
+    async def cancel(self, order: CancelOrder) -> tuple[str, ...]:
+        """End what the order names; returns the request ids."""
+        answer = await _reaching(self._runner.cancel(pack(order)))
+        return unpack(answer, Cancelled).request_ids
+
+    async def load(self, order: LoadOrder) -> LoadOutcome:
+        """Load weights; raises Unavailable when that failed."""
+        outcome = unpack(await _reaching(self._runner.load(pack(order))), LoadOutcome)
+        if outcome.error is not None:
+            raise Unavailable(outcome.message, code=outcome.error, retry_after=_RETRY_SECONDS)
+        return outcome
+
+    async def unload(self, order: LoadOrder) -> LoadOutcome:
+        """Forget weights."""
+        return unpack(await _reaching(self._runner.unload(pack(order))), LoadOutcome)
+
+    async def status(self) -> RunnerStatus:
+        """The runner's status, or its last known one if it does not answer within 50 ms."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._asking), _STATUS_SECONDS)
+        return self._status
+
+    async def _ask(self) -> RunnerStatus:
+        try:
+            self._status = unpack(await self._runner.status(), RunnerStatus)
+        except _LOST:
+            self._status = RunnerStatus("starting")
+        return self._status
+
+    async def _last(self, job: PaintJob) -> Done:
+        async with contextlib.aclosing(self.events(job)) as events:
+            async for event in events:
+                if isinstance(event, Done):
+                    return event
+        raise _lost()
+
+    def _leave(self, job: PaintJob) -> None:
+        """Tell the runner, without waiting: the caller's own task is being cancelled."""
+        order = CancelOrder(request_id=job.request_id, subscriber=job.subscriber)
+
+        async def tell() -> None:
+            with contextlib.suppress(ApiError):
+                await self.cancel(order)
+
+        task = asyncio.create_task(tell())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+
+async def _reaching(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except _LOST as error:
+        log.error("runner not reached", error=type(error).__name__)
+        raise _lost() from error
+
+
+def _lost() -> Unavailable:
+    return Unavailable(
+        "the runner stopped; it is being started again",
+        code="runner_lost",
+        retry_after=_RETRY_SECONDS,
+    )

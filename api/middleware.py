@@ -1,0 +1,189 @@
+"""What every HTTP request passes: an id, access, limits, and one error body."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+import uuid
+from contextvars import ContextVar
+from typing import Any
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import (
+    ApiError,
+    FieldProblem,
+    Internal,
+    InvalidRequest,
+    TooLarge,
+    Unauthorized,
+    UnsupportedMediaType,
+    from_status,
+)
+from api.settings import load_settings
+
+log = structlog.get_logger(__name__)
+
+MAX_BODY = 32 * 2**20
+_OPEN_ROUTES = {"/livez", "/readyz", "/healthcheck"}
+_MEDIA_TYPES = {"application/json", "multipart/form-data"}
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+
+_current: ContextVar[Request] = ContextVar("request")
+
+
+class ContractMiddleware:
+    """Keeps the wire contract for every route, BentoML's own and unknown ones included.
+
+    It gives each request an id (its `X-Request-Id` if well-formed), refuses what exceeds the
+    limits or lacks the token before anything reads it, and turns every error that is not in the
+    contract's form into that form.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        token = load_settings().api_token
+        self._token = None if token is None else token.get_secret_value().encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one HTTP request; other protocols pass through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex
+        limited = _Limited(receive)
+        request = Request(scope, limited)
+        request.state.id = request_id
+        request.state.error = None
+        _current.set(request)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        answer = _Answer(send, request)
+        try:
+            self._check(scope, headers)
+            await self._app(scope, limited, answer)
+        except ApiError as error:
+            request.state.error = error
+        except Exception:
+            log.exception("request failed", path=scope["path"])
+            request.state.error = Internal()
+        if not answer.started:
+            await answer.refuse(scope, receive)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        if scope["method"] == "OPTIONS":
+            return
+        if self._token is not None and scope["path"] not in _OPEN_ROUTES:
+            scheme, _, token = headers.get("authorization", "").partition(" ")
+            right = hmac.compare_digest(token.strip().encode(), self._token)
+            if scheme.lower() != "bearer" or not right:
+                raise Unauthorized("a bearer token is needed in the Authorization header")
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > MAX_BODY:
+            raise TooLarge(f"body: {length} bytes exceed the limit of 32 MiB")
+        has_body = length != "0" or "transfer-encoding" in headers
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if (has_body or media_type) and media_type not in _MEDIA_TYPES:
+            raise UnsupportedMediaType(
+                "Content-Type: application/json or multipart/form-data is accepted"
+            )
+
+
+class _Limited:
+    """Counts the received body, whatever its length header says."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._received = 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._received += len(message.get("body", b""))
+            if self._received > MAX_BODY:
+                raise stashed(TooLarge("body: more than the limit of 32 MiB"))
+        return message
+
+
+class _Answer:
+    """Passes good responses on as they come; holds errors back to give them the one body."""
+
+    def __init__(self, send: Send, request: Request) -> None:
+        self.started = False
+        self._send = send
+        self._request = request
+        self._status = 500
+        self._body: bytes | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(raw=message["headers"])
+            if message["status"] >= 400 and "x-request-id" not in headers:
+                self._status, self._body = message["status"], b""
+                return
+            headers.setdefault("X-Request-Id", self._request.state.id)
+            message["headers"] = headers.raw
+            self.started = True
+        if self._body is not None:
+            self._body += message.get("body", b"")
+            return
+        await self._send(message)
+
+    async def refuse(self, scope: Scope, receive: Receive) -> None:
+        """Send the error that was raised, or the one held back, in the contract's form."""
+        error = self._request.state.error
+        if error is None:
+            error = _in_contract_form(self._status, self._body or b"")
+        if isinstance(error, Internal):
+            log.error("internal error answered", path=scope["path"], status=self._status)
+        await error.response(self._request.state.id)(scope, receive, self._send)
+
+
+def current_request() -> Request:
+    """The HTTP request that is being answered; its `state.id` is the request id."""
+    return _current.get()
+
+
+def stashed(error: ApiError) -> ApiError:
+    """Keep an error for the middleware where BentoML would make another of it; returns it."""
+    current_request().state.error = error
+    return error
+
+
+def _in_contract_form(status: int, body: bytes) -> ApiError:
+    """The contract's error for a status and a body of BentoML's, FastAPI's or Starlette's."""
+    try:
+        content: Any = json.loads(body)
+    except ValueError:
+        content = None
+    problems = content.get("detail") if isinstance(content, dict) else None
+    if status in {400, 422} and isinstance(problems, list):
+        return InvalidRequest.of([_problem(item) for item in problems if isinstance(item, dict)])
+    return from_status(status)
+
+
+def _problem(item: dict[str, Any]) -> FieldProblem:
+    """One entry of pydantic's error list."""
+    kind = item.get("type", "")
+    field = ".".join(str(part) for part in item.get("loc", ()) if not _internal(part))
+    message = str(item.get("msg", "not valid")).removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        message = "unknown field"
+    elif kind == "json_invalid":
+        field, message = "", "the body is not valid JSON"
+    elif kind == "missing":
+        message = "required"
+    elif not field and ": " in message:
+        field, _, message = message.partition(": ")
+    return FieldProblem(field, message)
+
+
+def _internal(part: object) -> bool:
+    """Parts of a location that name pydantic's types, not fields of ours."""
+    return isinstance(part, str) and ("[" in part or part in {"int", "float", "str", "bool"})

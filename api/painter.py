@@ -1,0 +1,168 @@
+"""What the painting routes do: resolve, decode, paint, answer."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.errors import ApiError, Internal
+from api.gateway import Gateway
+from api.images import decode_depth, mock_depth
+from api.requests import GenerateRequest
+from api.resolve import Resolved, Resolver, parameters
+from api.responses import GenerateResponse, LoraUse, Metadata, Timings
+from runners.messages import Done, PaintJob, Queued, Started, Step
+
+log = structlog.get_logger(__name__)
+
+_MEDIA_TYPES = {"image/jpeg": "jpeg", "image/png": "png", "image/webp": "webp"}
+_DECODERS = 2
+
+
+class Painter:
+    """Answers requests for pictures."""
+
+    def __init__(self, resolver: Resolver, gateway: Gateway) -> None:
+        self._resolver = resolver
+        self._gateway = gateway
+        # Decoding a large picture takes tens of megabytes; two at once keep both cores busy.
+        self._decoding = asyncio.Semaphore(_DECODERS)
+
+    async def answer(self, request: GenerateRequest, http: Request) -> Response | GenerateResponse:
+        """The picture as JSON, as itself if the caller accepts a picture type, or an error."""
+        arrived = time.monotonic()
+        request_id = request.request_id or http.state.id
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            media_type = _accepted_picture(http)
+            resolved = self._resolver.resolve(request, request_id, arrived, previews=False)
+            job = await self._with_depth(request, resolved)
+            if media_type is not None:
+                job = replace(job, output_format=_MEDIA_TYPES[media_type])
+            done = await self._gateway.paint(job, http.is_disconnected)
+        except ApiError as error:
+            log.info("refused", error=error.code, message=error.message)
+            return error.response(request_id)
+        except Exception:
+            log.exception("request failed")
+            return Internal().response(request_id)
+        log.info("painted", model=job.model, seconds=round(time.monotonic() - arrived, 3))
+        if media_type is not None:
+            return _picture(done, job, media_type)
+        return response_of(done, resolved, time.monotonic() - arrived)
+
+    async def stream(self, request: GenerateRequest, http: Request) -> AsyncGenerator[str, None]:
+        """Server-sent events: queued, started, step …, and done or error.
+
+        Raises:
+            ApiError: the request cannot be painted at all; only before the first event.
+        """
+        arrived = time.monotonic()
+        request_id = request.request_id or http.state.id
+        http.state.id = request_id
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        resolved = self._resolver.resolve(request, request_id, arrived, previews=True)
+        job = await self._with_depth(request, resolved)
+        events = self._gateway.events(job)
+        try:
+            async for event in events:
+                if isinstance(event, Done):
+                    answer = response_of(event, resolved, time.monotonic() - arrived)
+                    yield _event("done", answer.model_dump_json())
+                else:
+                    yield _progress(event)
+        except ApiError as error:
+            yield _event("error", bytes(error.response(request_id).body).decode())
+        except Exception:
+            log.exception("stream failed")
+            yield _event("error", bytes(Internal().response(request_id).body).decode())
+        finally:
+            await events.aclose()
+
+    async def _with_depth(self, request: GenerateRequest, resolved: Resolved) -> PaintJob:
+        job = resolved.job
+        size = (job.width, job.height)
+        async with self._decoding:
+            if request.depth_map_b64 is not None:
+                depth = await asyncio.to_thread(decode_depth, request.depth_map_b64, *size)
+            else:
+                depth = await asyncio.to_thread(mock_depth, *size)
+        written = parameters(resolved) if request.embed_parameters else None
+        return replace(job, depth=depth, parameters=written)
+
+
+def response_of(done: Done, resolved: Resolved, seconds: float) -> GenerateResponse:
+    """The JSON answer for finished pictures."""
+    job = resolved.job
+    images = [base64.b64encode(image).decode("ascii") for image in done.images]
+    return GenerateResponse(
+        image_b64=images[0],
+        images_b64=images,
+        generation_time=round(seconds, 4),
+        seed_used=job.seed,
+        model_used=job.model,
+        request_id=job.request_id,
+        metadata=Metadata(
+            steps=job.steps,
+            cfg=job.guidance_scale,
+            scheduler=done.scheduler,
+            controlnet=job.controlnet,
+            controlnet_strength=job.controlnet_strength,
+            control_guidance_start=job.control_guidance_start,
+            control_guidance_end=job.control_guidance_end,
+            loras=[LoraUse(name=lora.name, strength=lora.strength) for lora in job.loras],
+            era=resolved.era,
+            width=job.width,
+            height=job.height,
+            timings=Timings(**{name: round(value, 4) for name, value in done.timings.items()}),
+            warnings=[*resolved.warnings, *done.warnings],
+        ),
+    )
+
+
+def _accepted_picture(http: Request) -> str | None:
+    """The first picture type that the Accept header names before JSON or anything."""
+    for item in http.headers.get("accept", "").split(","):
+        media_type = item.partition(";")[0].strip().lower()
+        if media_type in _MEDIA_TYPES:
+            return media_type
+        if media_type in {"application/json", "*/*"}:
+            return None
+    return None
+
+
+def _picture(done: Done, job: PaintJob, media_type: str) -> Response:
+    headers = {
+        "X-Seed": str(job.seed),
+        "X-Model": job.model,
+        "X-Request-Id": job.request_id,
+        "X-Timings": json.dumps({name: round(value, 4) for name, value in done.timings.items()}),
+    }
+    return Response(done.images[0], media_type=media_type, headers=headers)
+
+
+def _progress(event: object) -> str:
+    match event:
+        case Queued(position):
+            return _event("queued", json.dumps({"position": position}))
+        case Started():
+            return _event("started", "{}")
+        case Step(index, total, preview):
+            content: dict[str, object] = {"step": index, "steps": total}
+            if preview:
+                content["preview_b64"] = base64.b64encode(preview).decode("ascii")
+            return _event("step", json.dumps(content))
+        case _:
+            raise TypeError(f"{type(event).__name__} is not progress")
+
+
+def _event(name: str, data: str) -> str:
+    return f"event: {name}\ndata: {data}\n\n"

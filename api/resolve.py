@@ -1,0 +1,204 @@
+"""From a request to a job: names checked against what is there, defaults filled in."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from api.errors import FieldProblem, InvalidRequest, UnknownName
+from api.requests import GenerateRequest
+from models.catalog import Catalog
+from models.store import Inventory
+from runners.messages import LoadOrder, LoraWeight, PaintJob
+
+SOFTWARE = "experimance-controlnet"
+_LATER = {
+    "image_b64": None,
+    "depth_estimator": None,
+    "strength": None,
+    "decoder": "full",
+    "enable_deepcache": False,
+}
+_WITHOUT_KARRAS = {"euler_a", "ddim", "lcm"}
+_CLASSES_WITHOUT_KARRAS = {"EulerAncestralDiscreteScheduler", "DDIMScheduler", "LCMScheduler"}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A job without its depth map, and what to tell the caller beside the picture."""
+
+    job: PaintJob
+    era: str | None
+    warnings: tuple[str, ...]
+
+
+class Resolver:
+    """Resolves requests against a catalog and what of it is in the store."""
+
+    def __init__(self, catalog: Catalog, inventory: Inventory) -> None:
+        self.catalog = catalog
+        self.inventory = inventory
+
+    def resolve(
+        self, request: GenerateRequest, request_id: str, arrived: float, previews: bool
+    ) -> Resolved:
+        """Make the job.
+
+        Args:
+            request: valid by itself.
+            request_id: the request's own, or one made for it.
+            arrived: on `time.monotonic()`'s clock, for the deadline.
+            previews: whether the caller wants to see pictures on the way.
+
+        Raises:
+            InvalidRequest: a field that this version does not offer, or that does not fit.
+            UnknownName: a model, ControlNet, era or LoRA that does not exist here.
+        """
+        _refuse_what_comes_later(request)
+        model = self.model(request.model)
+        controlnet = self.controlnet(request.controlnet)
+        spec = self.catalog.models[model]
+        self._check_karras(request, model)
+        loras, warnings = self._loras(request)
+        job = PaintJob(
+            request_id=request_id,
+            subscriber=uuid.uuid4().hex,
+            model=model,
+            controlnet=controlnet,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            seed=secrets.randbelow(2**63) if request.seed is None else request.seed,
+            num_images=request.num_images,
+            steps=request.steps or spec.steps,
+            guidance_scale=spec.cfg if request.cfg is None else request.cfg,
+            controlnet_strength=request.controlnet_strength,
+            control_guidance_start=request.control_guidance_start,
+            control_guidance_end=request.control_guidance_end,
+            scheduler=request.scheduler,
+            use_karras_sigmas=request.use_karras_sigmas,
+            width=request.width or spec.native_size,
+            height=request.height or spec.native_size,
+            output_format=request.picture_format,
+            quality=request.quality,
+            depth=b"",
+            loras=loras,
+            session=request.session,
+            deadline=request.deadline_ms and arrived + request.deadline_ms / 1000,
+            previews=previews,
+        )
+        return Resolved(job, request.era, tuple(warnings))
+
+    def model(self, name: str | None) -> str:
+        """The variant's name, the catalog's default for None (or any that is there)."""
+        return _known("model", name, self.catalog.default_model, self.inventory.models)
+
+    def controlnet(self, name: str | None) -> str:
+        """The ControlNet's name, likewise."""
+        return _known(
+            "controlnet", name, self.catalog.default_controlnet, self.inventory.controlnets
+        )
+
+    def load_order(self, wanted: LoadOrder) -> LoadOrder:
+        """What to load, with the catalog's defaults for what is not named."""
+        return LoadOrder(self.model(wanted.model), self.controlnet(wanted.controlnet))
+
+    def unload_order(self, unwanted: LoadOrder) -> LoadOrder:
+        """What to unload: names that exist, at least one."""
+        if unwanted.model is None and unwanted.controlnet is None:
+            raise InvalidRequest.field("model", "one of model, controlnet is needed")
+        if unwanted.model is not None:
+            self.model(unwanted.model)
+        if unwanted.controlnet is not None:
+            self.controlnet(unwanted.controlnet)
+        return unwanted
+
+    def _loras(self, request: GenerateRequest) -> tuple[tuple[LoraWeight, ...], list[str]]:
+        """The LoRAs that act: the request's own if it gave any list, else the era's."""
+        warnings: list[str] = []
+        wanted: dict[str, float] = {}
+        if request.era is not None:
+            _require("era", request.era, self.catalog.eras)
+        if request.loras is not None:
+            for choice in request.loras:
+                _require("lora", choice.name, self.inventory.loras, field="loras")
+                if choice.name in wanted:
+                    raise InvalidRequest.field("loras", f"{choice.name} is given twice")
+                wanted[choice.name] = choice.strength
+        elif request.era is not None:
+            wanted = dict(self.catalog.eras[request.era].loras)
+            missing = sorted(set(wanted) - set(self.inventory.loras))
+            if missing:
+                warnings.append(
+                    f"era {request.era}: without {', '.join(missing)}, not in the store"
+                )
+            elif not wanted:
+                warnings.append(f"era {request.era} has no LoRAs here; the prompt alone paints it")
+            wanted = {name: value for name, value in wanted.items() if name not in missing}
+        scaled = ((name, strength * request.lora_strength) for name, strength in wanted.items())
+        return tuple(LoraWeight(name, s) for name, s in sorted(scaled) if s > 0), warnings
+
+    def _check_karras(self, request: GenerateRequest, model: str) -> None:
+        if request.use_karras_sigmas is None:
+            return
+        own = self.catalog.models[model].scheduler.class_name
+        automatic = request.scheduler == "auto"
+        if request.scheduler in _WITHOUT_KARRAS or (automatic and own in _CLASSES_WITHOUT_KARRAS):
+            raise InvalidRequest.field(
+                "use_karras_sigmas",
+                f"scheduler {request.scheduler} has no such setting; leave it out, or choose "
+                "euler, dpm_sde, dpm_multi, dpm_single or unipc",
+            )
+
+
+def parameters(resolved: Resolved) -> dict[str, Any]:
+    """What is written into the picture: enough to paint it again."""
+    job = resolved.job
+    return {
+        "software": SOFTWARE,
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt,
+        "model": job.model,
+        "seed": job.seed,
+        "steps": job.steps,
+        "cfg": job.guidance_scale,
+        "scheduler": job.scheduler,
+        "use_karras_sigmas": job.use_karras_sigmas,
+        "controlnet": job.controlnet,
+        "controlnet_strength": job.controlnet_strength,
+        "control_guidance_start": job.control_guidance_start,
+        "control_guidance_end": job.control_guidance_end,
+        "era": resolved.era,
+        "loras": [{"name": lora.name, "strength": lora.strength} for lora in job.loras],
+        "width": job.width,
+        "height": job.height,
+    }
+
+
+def _refuse_what_comes_later(request: GenerateRequest) -> None:
+    given = [name for name, neutral in _LATER.items() if getattr(request, name) != neutral]
+    if given:
+        raise InvalidRequest.of(
+            [
+                FieldProblem(name, f"not offered by this version; accepted: {_LATER[name]!r}")
+                for name in given
+            ]
+        )
+
+
+def _known(field: str, name: str | None, default: str, there: Mapping[str, Any]) -> str:
+    if name is None:
+        return default if default in there else next(iter(there))
+    _require(field, name, there)
+    return name
+
+
+def _require(what: str, name: str, there: Iterable[str], field: str | None = None) -> None:
+    names = list(there)
+    if name not in names:
+        listed = ", ".join(names) or f"none, for no {what} is in the store"
+        raise UnknownName.field(
+            field or what, f"{name!r} is unknown; accepted: {listed}", f"unknown_{what}"
+        )

@@ -1,0 +1,99 @@
+"""What does the service add to the plain pipeline?
+
+    python -m benchmarks.overhead [--rounds N] [--size PIXELS]
+
+Starts the service, and in this process calls diffusers' pipeline and encodes its picture: the
+same requests, the same work, one after the other in turn. The figure is the median of
+`POST /generate` over the median of the plain call. `--url` uses a service that runs already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import statistics
+import time
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from benchmarks.heldout import heldout
+from benchmarks.report import finish
+from benchmarks.server import running_service
+from benchmarks.workbench import (
+    demo_catalog,
+    make_job,
+    reference_arguments,
+    reference_pipeline,
+)
+from runners.encode import encode_picture
+from runners.schedulers import build_scheduler
+
+BAR = 1.05
+_PROMPT = "aerial photography, future solarpunk urban, eco-friendly"
+
+
+def plain_seconds(body: dict[str, Any], depth: np.ndarray[Any, Any]) -> float:
+    """Decode the depth map, run diffusers' pipeline, encode the picture."""
+    started = time.perf_counter()
+    grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(body["depth_map_b64"]))))
+    job = make_job(grey, prompt=_PROMPT, seed=body["seed"])
+    pipeline = reference_pipeline()
+    pipeline.scheduler = build_scheduler(demo_catalog().models["base"].scheduler, "auto", None)
+    picture = pipeline(**reference_arguments([job]), output_type="np").images[0]
+    pixels = (picture * 255).round().astype(np.uint8)
+    base64.b64encode(encode_picture(pixels, "jpeg", 90, {"prompt": _PROMPT}))
+    elapsed = time.perf_counter() - started
+    assert pixels.shape[:2] == depth.shape
+    return elapsed
+
+
+def service_seconds(client: httpx.Client, body: dict[str, Any]) -> float:
+    """One request, until its answer has been read."""
+    started = time.perf_counter()
+    answer = client.post("/generate", json=body)
+    elapsed = time.perf_counter() - started
+    answer.raise_for_status()
+    return elapsed
+
+
+def main() -> None:
+    """Alternate the two, compare their medians, and finish."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--url", default=None)
+    options = parser.parse_args()
+    depth = heldout(size=(options.size, options.size), count=1)[0].depth
+    buffer = io.BytesIO()
+    Image.fromarray(depth).save(buffer, "PNG")
+    body: dict[str, Any] = {
+        "prompt": _PROMPT,
+        "depth_map_b64": base64.b64encode(buffer.getvalue()).decode(),
+        "width": options.size,
+        "height": options.size,
+    }
+    ours, plain = [], []
+    with running_service(options.url) as url, httpx.Client(base_url=url, timeout=600) as client:
+        for turn in range(options.rounds + 1):
+            body["seed"] = turn
+            pair = (service_seconds(client, body), plain_seconds(body, depth))
+            if turn:
+                ours.append(pair[0])
+                plain.append(pair[1])
+    ratio = statistics.median(ours) / statistics.median(plain)
+    finish(
+        round(ratio, 4),
+        BAR,
+        ratio <= BAR,
+        rounds=options.rounds,
+        service_seconds=round(statistics.median(ours), 4),
+        plain_seconds=round(statistics.median(plain), 4),
+    )
+
+
+if __name__ == "__main__":
+    main()

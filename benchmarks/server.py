@@ -1,0 +1,95 @@
+"""A service of its own for a benchmark or a test: real process, own store, free port."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parent.parent
+_START_SECONDS = 120
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def import_demo(home: Path) -> None:
+    """Bring the demo set into the Bento store at `home`."""
+    command = [sys.executable, "-m", "models", "import", "--catalog", "demo"]
+    environment = {**os.environ, "BENTOML_HOME": str(home)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def started_service(
+    home: Path, log: Path, settings: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Start `bentoml serve` on the store at `home`; yields its URL once it is ready.
+
+    Args:
+        home: a Bento home into which models were imported.
+        log: receives everything that the service prints.
+        settings: further environment variables.
+    """
+    port = free_port()
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "BENTOML_HOME": str(home),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "CATALOG": "demo",
+        **(settings or {}),
+    }
+    command = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "-p", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_ready(url, process, log)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def running_service(url: str | None = None) -> Iterator[str]:
+    """The service at `url`, or without one a fresh service on the demo set."""
+    if url is not None:
+        yield url
+        return
+    with tempfile.TemporaryDirectory(prefix="experimance-") as folder:
+        home = Path(folder, "bentoml")
+        import_demo(home)
+        with started_service(home, Path(folder, "log")) as started:
+            yield started
+
+
+def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/readyz").status_code == httpx.codes.OK:
+                return
+        time.sleep(0.1)
+    tail = log.read_text(errors="replace")[-2000:]
+    raise RuntimeError(f"the service did not become ready:\n{tail}")

@@ -1,0 +1,177 @@
+"""The public service: routes and nothing else.
+
+bentoml serve            (from this folder, in the environment that `make setup` makes)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import bentoml
+from fastapi import FastAPI
+from starlette.responses import JSONResponse, Response
+
+from api.errors import ApiError
+from api.gateway import Gateway
+from api.logs import configure_logs
+from api.middleware import ContractMiddleware, current_request, stashed
+from api.painter import Painter
+from api.requests import CancelRequest, GenerateRequest, LoadRequest
+from api.resolve import Resolver
+from api.responses import (
+    CancelResponse,
+    GenerateResponse,
+    Health,
+    LoadResponse,
+    ModelsInfo,
+)
+from api.settings import SettingsError, load_settings
+from api.status import health_of, loaded, models_of
+from models.catalog import CatalogError, load_catalog
+from models.store import StoreError, require
+from runners.messages import CancelOrder, LoadOrder
+from runners.runner import SDXLRunner
+
+reads = FastAPI(title="reads", docs_url=None, redoc_url=None, openapi_url=None)
+
+
+@reads.get("/healthcheck", response_model=Health, tags=["Service APIs"])
+async def get_health() -> Any:
+    """How the service is; answers within 100 ms whatever the device does. 503 on `error`."""
+    return await bentoml.get_current_service().health()
+
+
+@reads.post("/healthcheck", response_model=Health, tags=["Service APIs"])
+async def post_health() -> Any:
+    """The same, for clients that only post."""
+    return await get_health()
+
+
+@reads.get("/models", response_model=ModelsInfo, tags=["Service APIs"])
+async def get_models() -> Any:
+    """What requests may name, with defaults, sources and licences."""
+    return await bentoml.get_current_service().models()
+
+
+@reads.post("/models", response_model=ModelsInfo, tags=["Service APIs"])
+async def post_models() -> Any:
+    """The same, for clients that only post."""
+    return await get_models()
+
+
+@bentoml.service(name="experimance-controlnet", workers=1, traffic={"timeout": 1e9})
+@bentoml.asgi_app(reads, path="/")
+class ImageService:
+    """A depth map and a prompt in, an SDXL picture out."""
+
+    runner = bentoml.depends(SDXLRunner)
+
+    def __init__(self) -> None:
+        settings = load_settings()
+        configure_logs(settings)
+        self._started = time.monotonic()
+        catalog = load_catalog(settings.catalog)
+        self._resolver = Resolver(catalog, require(catalog))
+        self._gateway = Gateway(self.runner)
+        self._painter = Painter(self._resolver, self._gateway)
+
+    @bentoml.on_deployment
+    def check_start() -> None:
+        """Stop the start with one line where settings, catalog or weights do not suffice."""
+        try:
+            settings = load_settings()
+            catalog = load_catalog(settings.catalog)
+            found = require(catalog)
+            wanted = settings.preload_model
+            if wanted is not None and wanted not in found.models:
+                raise SettingsError(f"PRELOAD_MODEL: {wanted} is none of {', '.join(found.models)}")
+        except (SettingsError, CatalogError, StoreError) as error:
+            raise SystemExit(f"cannot start: {error}") from None
+
+    @bentoml.api(input_spec=GenerateRequest)
+    async def generate(self, **fields: Any) -> GenerateResponse:
+        """Paint a picture.
+
+        With `Accept: image/jpeg`, `image/png` or `image/webp` the body is the first picture
+        itself; seed, model, request id and timings are `X-` headers.
+        """
+        # BentoML sends a Response as it is, beside the annotated model.
+        answer: Any = await self._painter.answer(_validated(fields), current_request())
+        return answer
+
+    @bentoml.api(input_spec=GenerateRequest)
+    async def generate_stream(self, **fields: Any) -> AsyncGenerator[str, None]:
+        """Paint a picture and tell how it goes, as server-sent events.
+
+        Events: `queued` (position), `started`, `step` (step, steps, at most five times a second
+        preview_b64), then `done` (the answer of /generate) or `error` (the error body). Leaving
+        the stream cancels the work.
+        """
+        try:
+            async for event in self._painter.stream(_validated(fields), current_request()):
+                yield event
+        except ApiError as error:
+            raise stashed(error) from None
+
+    @bentoml.api(input_spec=CancelRequest)
+    async def cancel(self, **fields: Any) -> CancelResponse:
+        """Cancel a request, a session, or everything; the cancelled calls end with 409."""
+        try:
+            ids = await self._gateway.cancel(CancelOrder(**fields))
+        except ApiError as error:
+            return _refusal(error)
+        return CancelResponse(cancelled=list(ids))
+
+    @bentoml.api(input_spec=LoadRequest)
+    async def preload(self, **fields: Any) -> LoadResponse:
+        """Load a variant and a ControlNet; other variants' requests go on meanwhile."""
+        try:
+            order = self._resolver.load_order(_named(fields))
+            outcome = await self._gateway.load(order)
+        except ApiError as error:
+            return _refusal(error)
+        return loaded(outcome)
+
+    @bentoml.api(input_spec=LoadRequest)
+    async def unload(self, **fields: Any) -> LoadResponse:
+        """Forget a variant, a ControlNet, or both; requests that use them finish first."""
+        try:
+            order = self._resolver.unload_order(_named(fields))
+            outcome = await self._gateway.unload(order)
+        except ApiError as error:
+            return _refusal(error)
+        return loaded(outcome)
+
+    async def health(self) -> Response:
+        """The health answer, for the mounted routes."""
+        status = await self._gateway.status()
+        health = health_of(self._resolver, status, self._started)
+        return JSONResponse(health.model_dump(), 503 if health.status == "error" else 200)
+
+    async def models(self) -> ModelsInfo:
+        """The models answer, for the mounted routes."""
+        return models_of(self._resolver, await self._gateway.status())
+
+
+ImageService.add_asgi_middleware(ContractMiddleware)  # type: ignore[attr-defined]
+
+
+def _validated(fields: dict[str, Any]) -> GenerateRequest:
+    """BentoML has validated the fields and hands them over one by one."""
+    return GenerateRequest.model_construct(**fields)
+
+
+def _named(fields: dict[str, Any]) -> LoadOrder:
+    """What to load by body, else by the older clients' query parameters."""
+    query = current_request().query_params
+    return LoadOrder(
+        fields["model"] or query.get("model_name"),
+        fields["controlnet"] or query.get("controlnet_id"),
+    )
+
+
+def _refusal(error: ApiError) -> Any:
+    """BentoML sends a Response as it is, whatever model the route is annotated with."""
+    return error.response(current_request().state.id)

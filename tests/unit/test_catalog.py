@@ -1,0 +1,83 @@
+"""The catalogs that ship, and what a wrong one is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.catalog import CatalogError, load_catalog
+from models.catalog.schema import SHIPPED
+
+DEMO = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["demo", "experimance"])
+def test_shipped_catalogs_are_valid(name: str) -> None:
+    catalog = load_catalog(name)
+    assert catalog.name == name
+    assert catalog.default_model in catalog.models
+
+
+def test_production_figures() -> None:
+    catalog = load_catalog("experimance")
+    defaults = {name: (spec.steps, spec.cfg) for name, spec in catalog.models.items()}
+    assert defaults == {"lightning": (6, 1.5), "hyper": (6, 2.0), "base": (20, 7.5)}
+    assert {spec.native_size for spec in catalog.models.values()} == {1024}
+    assert catalog.eras["wilderness"].loras == {"drone": 0.8, "experimance": 0.4}
+    assert catalog.eras["future"].loras == {"experimance": 1.1}
+    assert catalog.models["base"].scheduler.options["algorithm_type"] == "sde-dpmsolver++"
+    assert catalog.models["hyper"].scheduler.options["timestep_spacing"] == "leading"
+
+
+def test_the_demo_set_lies_in_the_repository() -> None:
+    catalog = load_catalog("demo")
+    assert catalog.source_path(catalog.models["base"].source).is_dir()
+    with pytest.raises(CatalogError, match="gs:"):
+        catalog.source_path("gs://bucket/file")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "named"),
+    [
+        ('default_model = "base"', 'default_model = "turbo"', "turbo"),
+        ('default_controlnet = "sdxl_small"', 'default_controlnet = "huge"', "huge"),
+        ("steps = 20", "steps = 51", "models.base.steps"),
+        ("native_size = 256", "native_size = 250", "native_size"),
+        ('class = "DPM', 'class = "XPM', "scheduler.class"),
+        ('source = "file:', 'source = "ftp:', "models.base.source"),
+        ("[eras.modern]", "[eras.modern]\nloras = { drone = 0.5 }", "drone"),
+        ("[eras.modern]", "[eras.modern]\ncolour = 1", "eras.modern.colour"),
+        ("[models.base]", "[models.base]\nlatent_rgb = [[1, 2, 3]]", "latent_rgb"),
+    ],
+)
+def test_a_wrong_catalog_is_told_where(tmp_path: Path, before: str, after: str, named: str) -> None:
+    assert before in DEMO
+    path = tmp_path / "own.toml"
+    path.write_text(DEMO.replace(before, after, 1), encoding="utf-8")
+    with pytest.raises(CatalogError, match=named):
+        load_catalog(str(path))
+
+
+def test_an_operators_own_file_resolves_its_own_folder(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(DEMO, encoding="utf-8")
+    catalog = load_catalog(str(path))
+    assert catalog.source_path("file:weights") == (tmp_path / "weights").resolve()
+
+
+def test_an_unknown_name_lists_what_ships() -> None:
+    with pytest.raises(CatalogError, match="demo, experimance"):
+        load_catalog("sd15")
+
+
+@given(st.text(max_size=200))
+def test_whatever_is_in_the_file_the_error_is_ours(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    path = tmp_path_factory.mktemp("catalog") / "own.toml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(CatalogError):
+        load_catalog(str(path))

@@ -1,0 +1,50 @@
+"""Picture files: format, size, and the parameters inside."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from runners.encode import encode_picture, encode_preview
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+PARAMETERS: dict[str, Any] = {"prompt": "Hügel, 山", "seed": 2**62}
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_parameters_travel_inside(output_format: str) -> None:
+    picture = Image.open(io.BytesIO(encode_picture(PIXELS, output_format, 90, PARAMETERS)))
+    assert picture.format == output_format.upper()
+    assert picture.size == (56, 40)
+    if output_format == "png":
+        text = picture.info["parameters"]
+    else:
+        comment = picture.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
+        assert comment[:8] == b"ASCII\0\0\0"
+        text = comment[8:].decode("ascii")
+    assert json.loads(text) == PARAMETERS
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_no_parameters_when_turned_off(output_format: str) -> None:
+    picture = Image.open(io.BytesIO(encode_picture(PIXELS, output_format, 90, None)))
+    assert "parameters" not in picture.info
+    assert not picture.getexif().get_ifd(ExifTags.IFD.Exif)
+
+
+def test_png_keeps_every_pixel_and_quality_costs_bytes() -> None:
+    png = Image.open(io.BytesIO(encode_picture(PIXELS, "png", 1, None)))
+    np.testing.assert_array_equal(np.asarray(png), PIXELS)
+    for lossy in ("jpeg", "webp"):
+        assert len(encode_picture(PIXELS, lossy, 20, None)) < len(
+            encode_picture(PIXELS, lossy, 95, None)
+        )
+
+
+def test_a_preview_is_a_small_jpeg() -> None:
+    assert Image.open(io.BytesIO(encode_preview(PIXELS))).format == "JPEG"

@@ -1,0 +1,12 @@
+"""The parity benchmark in small: one case per scheduler against diffusers' pipeline."""
+
+from __future__ import annotations
+
+from benchmarks.parity import cases, compare
+
+
+def test_the_engine_equals_the_reference_with_every_scheduler() -> None:
+    jobs = [job for job in cases() if job.steps <= 4][::2]
+    assert {job.scheduler for job in jobs} >= {"auto", "euler_a", "dpm_sde", "lcm", "unipc"}
+    outcomes = compare(jobs)
+    assert {name: outcome for name, outcome in outcomes.items() if not outcome.passed} == {}

@@ -1,0 +1,162 @@
+"""Importing, the store and residency, in a store of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.workbench import DEVICE, WEIGHTS
+from models.catalog.schema import SHIPPED
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(home: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Python code in a process whose Bento store is at `home`."""
+    environment = {**os.environ, "BENTOML_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+def models(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(home, f"from models.__main__ import main; raise SystemExit(main({[*arguments]!r}))")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bentoml")
+    done = models(path, "import", "--catalog", "demo")
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_importing_again_changes_nothing(home: Path) -> None:
+    again = models(home, "import", "--catalog", "demo")
+    assert again.returncode == 0
+    assert "imported" not in again.stdout
+    listed = models(home, "list", "--catalog", "demo")
+    assert "demo.models.base:" in listed.stdout
+    assert "missing" not in listed.stdout
+
+
+def test_a_second_catalog_shares_equal_components(home: Path, tmp_path: Path) -> None:
+    text = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
+    text = text.replace('name = "demo"', 'name = "own"')
+    (tmp_path / "own.toml").write_text(
+        text.replace("file:../demo/weights", f"file:{WEIGHTS}"), encoding="utf-8"
+    )
+    before = sorted(path.name for path in home.glob("models/sdxl-*/*"))
+    done = models(home, "import", "--catalog", str(tmp_path / "own.toml"))
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in home.glob("models/sdxl-*/*")) == before
+
+
+def test_a_damaged_file_is_found(home: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "damaged"
+    shutil.copytree(home, copy)
+    (weights,) = copy.glob("models/sdxl-vae/*/diffusion_pytorch_model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert models(home, "verify").returncode == 0
+    found = models(copy, "verify")
+    assert found.returncode == 1
+    assert "sdxl-vae" in found.stdout
+
+
+def test_an_empty_store_says_what_is_missing_and_the_command(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        "from models.catalog import load_catalog; from models.store import require\n"
+        "require(load_catalog('demo'))",
+    )
+    assert done.returncode != 0
+    assert "models.base, controlnets.sdxl_small" in done.stderr
+    assert "python -m models import --catalog demo" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda folder: (folder / "model_index.json").unlink(), "model_index.json"),
+        (lambda folder: shutil.rmtree(folder / "vae"), "vae"),
+        (
+            lambda folder: (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b""),
+            "only safetensors",
+        ),
+        (
+            lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
+            "no safetensors",
+        ),
+        (shutil.rmtree, "not a folder"),
+    ],
+)
+def test_a_source_that_cannot_be_imported_is_named(
+    tmp_path: Path, change: object, named: str
+) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(WEIGHTS, folder)
+    assert callable(change)
+    change(folder)
+    text = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
+    catalog = tmp_path / "own.toml"
+    catalog.write_text(text.replace("file:../demo/weights", "file:weights"), encoding="utf-8")
+    done = models(tmp_path / "home", "import", "--catalog", str(catalog))
+    assert done.returncode == 1
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sources_of_the_bucket_are_refused_clearly(tmp_path: Path) -> None:
+    done = models(tmp_path, "import", "--catalog", "experimance")
+    assert done.returncode == 1
+    assert "models.lightning" in done.stderr
+
+
+RESIDENCY = f"""
+from models.catalog import load_catalog
+from models.store import require
+from runners.device import Device
+from runners.residency import LoadError, Residency
+import torch
+catalog = load_catalog("demo")
+found = require(catalog)
+residency = Residency(catalog, found, Device(torch.device("cpu"), torch.{str(DEVICE.dtype)[6:]}))
+first = residency.load_variant("base")
+assert residency.load_variant("base") is first
+residency.load_controlnet("sdxl_small")
+assert list(residency.variants) == ["base"]
+assert residency.unload_variant("base") and not residency.unload_variant("base")
+assert len(residency._components) == 1, "the variant's components stayed"
+again = residency.load_variant("base")
+assert again.unet is not first.unet
+assert all(torch.equal(a, b) for a, b in zip(again.unet.parameters(), first.unet.parameters()))
+try:
+    residency.load_variant("hyper")
+except LoadError as error:
+    assert "hyper" in str(error)
+else:
+    raise AssertionError
+residency.unload_variant("base")
+path = found.models["base"].components["unet"].path / "diffusion_pytorch_model.safetensors"
+path.write_bytes(b"junk")
+try:
+    residency.load_variant("base")
+except LoadError as error:
+    assert str(error) == "model base: its unet could not be loaded", error
+assert residency.errors
+assert not residency.variants
+"""
+
+
+def test_residency_loads_once_shares_and_names_what_fails(home: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "home"
+    shutil.copytree(home, copy)
+    done = run(copy, RESIDENCY)
+    assert done.returncode == 0, done.stderr
