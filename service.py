@@ -43,22 +43,16 @@ async def get_health() -> Any:
     return await bentoml.get_current_service().health()
 
 
-@reads.post("/healthcheck", response_model=Health, tags=["Service APIs"])
-async def post_health() -> Any:
-    """The same, for clients that only post."""
-    return await get_health()
-
-
 @reads.get("/models", response_model=ModelsInfo, tags=["Service APIs"])
 async def get_models() -> Any:
     """What requests may name, with defaults, sources and licences."""
-    return await bentoml.get_current_service().models()
+    return await bentoml.get_current_service().known_models()
 
 
-@reads.post("/models", response_model=ModelsInfo, tags=["Service APIs"])
-async def post_models() -> Any:
-    """The same, for clients that only post."""
-    return await get_models()
+# BentoML's documentation shows a path of a mounted application only with that application's
+# methods. These two are never reached: the service's own POST routes come first.
+reads.post("/healthcheck", response_model=Health, tags=["Service APIs"])(get_health)
+reads.post("/models", response_model=ModelsInfo, tags=["Service APIs"])(get_models)
 
 
 @bentoml.service(name="experimance-controlnet", workers=1, traffic={"timeout": 1e9})
@@ -144,14 +138,25 @@ class ImageService:
             return _refusal(error)
         return loaded(outcome)
 
+    @bentoml.api
+    async def healthcheck(self) -> Health:
+        """How the service is, for clients that only post."""
+        answer: Any = await self.health()
+        return answer
+
+    @bentoml.api
+    async def models(self) -> ModelsInfo:
+        """What requests may name, for clients that only post."""
+        return await self.known_models()
+
     async def health(self) -> Response:
-        """The health answer, for the mounted routes."""
+        """The health answer, for both its routes."""
         status = await self._gateway.status()
         health = health_of(self._resolver, status, self._started)
         return JSONResponse(health.model_dump(), 503 if health.status == "error" else 200)
 
-    async def models(self) -> ModelsInfo:
-        """The models answer, for the mounted routes."""
+    async def known_models(self) -> ModelsInfo:
+        """The models answer, for both its routes."""
         return models_of(self._resolver, await self._gateway.status())
 
 

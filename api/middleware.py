@@ -72,6 +72,9 @@ class ContractMiddleware:
             request.state.error = error
         except Exception:
             log.exception("request failed", path=scope["path"])
+            if answer.started:
+                # Too late for an error body; the server closes the connection, which tells.
+                raise
             request.state.error = Internal()
         if not answer.started:
             await answer.refuse(scope, receive)

@@ -11,6 +11,8 @@ import structlog
 from runners.networks import ControlNet, Variant
 from runners.residency import LoadError, Residency
 
+_Load = Future[tuple[Variant, ControlNet]]
+
 log = structlog.get_logger(__name__)
 
 
@@ -22,16 +24,17 @@ class Loader:
         self.on_change: Callable[[], None] = lambda: None
         self._pool = ThreadPoolExecutor(1, "load")
         self._lock = threading.Lock()
-        self._pending: dict[tuple[str, str], Future[tuple[Variant, ControlNet]]] = {}
+        self._pending: dict[tuple[str, str], _Load] = {}
+        self._awaited: dict[tuple[str, str], _Load] = {}
 
-    def load(self, model: str, controlnet: str) -> Future[tuple[Variant, ControlNet]]:
+    def load(self, model: str, controlnet: str) -> _Load:
         """Start loading both unless that is under way; the future raises LoadError."""
         key = (model, controlnet)
         with self._lock:
             future = self._pending.get(key)
-            if future is None:
-                future = self._pool.submit(self._load, model, controlnet)
-                self._pending[key] = future
+            if future is not None and not future.done():
+                return future
+            future = self._pending[key] = self._pool.submit(self._load, model, controlnet)
         future.add_done_callback(lambda _: self.on_change())
         return future
 
@@ -39,18 +42,21 @@ class Loader:
         """Both networks, or None while they load, which this starts.
 
         Raises:
-            LoadError: the load that this key waited for has failed; asking again tries again.
+            LoadError: the load that an earlier call started has failed; asking again tries again.
         """
         variant = self.residency.variants.get(model)
         network = self.residency.controlnets.get(controlnet)
         if variant is not None and network is not None:
             return variant, network
-        future = self.load(model, controlnet)
-        if not future.done():
+        key = (model, controlnet)
+        awaited = self._awaited.get(key)
+        if awaited is None:
+            self._awaited[key] = self.load(model, controlnet)
             return None
-        with self._lock:
-            self._pending.pop((model, controlnet), None)
-        return future.result()
+        if not awaited.done():
+            return None
+        del self._awaited[key]
+        return awaited.result()
 
     def close(self) -> None:
         """Let the current load end and start no other."""

@@ -1,0 +1,37 @@
+"""A service for the whole session: real processes, a store of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.server import import_demo, started_service
+
+
+@pytest.fixture(scope="session")
+def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Bento home that holds the demo set."""
+    home = tmp_path_factory.mktemp("bentoml-home")
+    import_demo(home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def service_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("log") / "service.log"
+
+
+@pytest.fixture(scope="session")
+def service_url(demo_home: Path, service_log: Path) -> Iterator[str]:
+    """The URL of a running service on the demo set."""
+    with started_service(demo_home, service_log) as url:
+        yield url
+
+
+@pytest.fixture
+def client(service_url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service_url, timeout=120) as made:
+        yield made

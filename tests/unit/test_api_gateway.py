@@ -1,0 +1,168 @@
+"""The gateway against a runner that answers, fails, hangs, or dies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+
+import aiohttp
+import pytest
+
+from api.errors import ApiError, Conflict, Unavailable
+from api.gateway import Gateway
+from runners.messages import (
+    Cancelled,
+    CancelOrder,
+    Done,
+    Event,
+    Failed,
+    LoadOrder,
+    LoadOutcome,
+    PaintJob,
+    Queued,
+    RunnerStatus,
+    Started,
+    Step,
+    pack,
+    unpack,
+)
+from tests.unit.test_messages import JOB
+
+DONE = Done((b"picture",), "EulerDiscreteScheduler", {})
+
+
+class FakeRunner:
+    """Plays events; `dies` ends the stream with a lost connection, `hangs` never ends it."""
+
+    def __init__(self, *events: Event, dies: bool = False, hangs: bool = False) -> None:
+        self.events = events
+        self.dies = dies
+        self.hangs = hangs
+        self.jobs: list[PaintJob] = []
+        self.orders: list[CancelOrder] = []
+        self.status_delay = 0.0
+        self.load_error: str | None = None
+
+    async def paint(self, job: bytes) -> AsyncGenerator[bytes, None]:
+        self.jobs.append(unpack(job, PaintJob))
+        stream = b"".join(map(pack, self.events))
+        for start in range(0, len(stream), 7):
+            yield stream[start : start + 7]
+        if self.dies:
+            raise aiohttp.ServerDisconnectedError
+        if self.hangs:
+            await asyncio.sleep(60)
+
+    async def cancel(self, order: bytes) -> bytes:
+        self.orders.append(unpack(order, CancelOrder))
+        return pack(Cancelled(("r",)))
+
+    async def load(self, order: bytes) -> bytes:
+        return pack(LoadOutcome("m", ("base",), (), 0.1, self.load_error))
+
+    async def unload(self, order: bytes) -> bytes:
+        raise ConnectionRefusedError
+
+    async def status(self) -> bytes:
+        await asyncio.sleep(self.status_delay)
+        if self.dies:
+            raise aiohttp.ServerDisconnectedError
+        return pack(RunnerStatus("ready", waiting=3))
+
+
+async def stays() -> bool:
+    return False
+
+
+async def test_the_pictures_of_a_job() -> None:
+    runner = FakeRunner(Queued(0), Started(), Step(1, 1), DONE)
+    assert await Gateway(runner).paint(JOB, stays) == DONE
+    assert runner.jobs == [JOB]
+    assert runner.orders == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (Failed("cancelled", "m"), 409),
+        (Failed("superseded", "m"), 409),
+        (Failed("overloaded", "m", 3.2), 429),
+        (Failed("deadline_exceeded", "m"), 504),
+        (Failed("out_of_memory", "m", 5), 503),
+        (Failed("invalid_request", "m"), 400),
+        (Failed("internal", "secret"), 500),
+        (Failed("unheard_of", "secret"), 500),
+    ],
+)
+async def test_failures_become_the_contracts_errors(failure: Failed, status: int) -> None:
+    with pytest.raises(ApiError) as caught:
+        await Gateway(FakeRunner(Queued(0), failure)).paint(JOB, stays)
+    error = caught.value
+    response = error.response("r")
+    assert response.status_code == status
+    assert error.code == ("internal" if status == 500 else failure.error)
+    assert b"secret" not in response.body
+    if failure.retry_after:
+        assert response.headers["Retry-After"] == ("4" if status == 429 else "5")
+
+
+@pytest.mark.parametrize("runner", [FakeRunner(Queued(0), dies=True), FakeRunner(Started())])
+async def test_a_lost_runner_is_said_so(runner: FakeRunner) -> None:
+    with pytest.raises(Unavailable) as caught:
+        await Gateway(runner).paint(JOB, stays)
+    assert caught.value.code == "runner_lost"
+    assert caught.value.retry_after
+
+
+async def test_a_caller_who_hangs_up_frees_the_runner() -> None:
+    runner = FakeRunner(Started(), hangs=True)
+
+    async def leaves() -> bool:
+        return bool(runner.jobs)
+
+    with pytest.raises(Conflict):
+        await Gateway(runner).paint(JOB, leaves)
+    await asyncio.sleep(0.05)
+    assert runner.orders == [CancelOrder(request_id="r", subscriber="s")]
+
+
+async def test_leaving_a_stream_frees_the_runner() -> None:
+    runner = FakeRunner(Queued(0), Started(), hangs=True)
+    events = Gateway(runner).events(JOB)
+    assert await anext(events) == Queued(0)
+    await events.aclose()
+    await asyncio.sleep(0.05)
+    assert runner.orders == [CancelOrder(request_id="r", subscriber="s")]
+
+
+async def test_a_finished_stream_cancels_nothing() -> None:
+    runner = FakeRunner(Queued(0), DONE)
+    assert [event async for event in Gateway(runner).events(JOB)] == [Queued(0), DONE]
+    await asyncio.sleep(0.05)
+    assert runner.orders == []
+
+
+async def test_status_never_waits_for_a_busy_runner() -> None:
+    runner = FakeRunner()
+    gateway = Gateway(runner)
+    assert (await gateway.status()).waiting == 3
+    runner.status_delay = 0.4
+    started = time.monotonic()
+    assert (await gateway.status()).waiting == 3
+    assert time.monotonic() - started < 0.1
+    runner.dies = True
+    await asyncio.sleep(0.5)
+    assert (await gateway.status()).state == "starting"
+
+
+async def test_orders() -> None:
+    runner = FakeRunner()
+    gateway = Gateway(runner)
+    assert await gateway.cancel(CancelOrder(all=True)) == ("r",)
+    assert (await gateway.load(LoadOrder("base"))).loaded_models == ("base",)
+    runner.load_error = "not_ready"
+    with pytest.raises(Unavailable):
+        await gateway.load(LoadOrder("base"))
+    with pytest.raises(Unavailable):
+        await gateway.unload(LoadOrder("base"))

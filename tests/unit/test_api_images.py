@@ -1,0 +1,148 @@
+"""Depth maps: every format that is accepted, and everything that is not."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from api.errors import ApiError, InvalidDepthMap, TooLarge
+from api.images import decode_depth, mock_depth
+from tests.pictures import encoded, hill
+
+HILL = hill()
+
+
+def decoded(text: str, width: int = 64, height: int = 48) -> np.ndarray[Any, Any]:
+    return np.frombuffer(decode_depth(text, width, height), np.uint8).reshape(height, width)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "WEBP", "JPEG"])
+def test_formats(file_format: str) -> None:
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    grey = decoded(encoded(Image.fromarray(HILL), file_format, **options))
+    tolerance = 3 if file_format == "JPEG" else 1
+    assert np.abs(grey.astype(int) - HILL).max() <= tolerance
+
+
+def test_data_urls_and_white_space() -> None:
+    text = encoded(Image.fromarray(HILL))
+    for prefix in ("data:image/png;base64,", "data:image/png;charset=utf-8;base64,", "\n "):
+        np.testing.assert_array_equal(decoded(prefix + text[:40] + "\r\n" + text[40:]), HILL)
+
+
+def test_16_bit_is_scaled_not_cut() -> None:
+    deep = HILL.astype(np.uint16) * 257
+    np.testing.assert_array_equal(decoded(encoded(Image.fromarray(deep))), HILL)
+    np.testing.assert_array_equal(decoded(encoded(Image.fromarray(deep), "TIFF")), HILL)
+
+
+def test_float_and_32_bit_tiff() -> None:
+    unit = Image.fromarray((HILL / 255).astype(np.float32))
+    assert np.abs(decoded(encoded(unit, "TIFF")).astype(int) - HILL).max() <= 1
+    wide = Image.fromarray(HILL.astype(np.int32) * 257)
+    assert np.abs(decoded(encoded(wide, "TIFF")).astype(int) - HILL).max() <= 1
+    broken = Image.fromarray(np.full((8, 8), np.nan, np.float32))
+    with pytest.raises(InvalidDepthMap):
+        decode_depth(encoded(broken, "TIFF"), 8, 8)
+
+
+def test_colour_is_luminance_and_transparency_is_low_ground() -> None:
+    colour = np.dstack([HILL, HILL, HILL])
+    assert np.abs(decoded(encoded(Image.fromarray(colour))).astype(int) - HILL).max() <= 1
+    alpha = np.dstack([colour, np.where(np.arange(64) < 32, 255, 0)[None].repeat(48, 0)])
+    half = decoded(encoded(Image.fromarray(alpha.astype(np.uint8))))
+    assert half[:, 40:].max() == 0
+    assert np.abs(half[:, :32].astype(int) - HILL[:, :32]).max() <= 1
+    palette = Image.fromarray(HILL).quantize(256)
+    assert np.abs(decoded(encoded(palette)).astype(int) - HILL).max() <= 3
+
+
+def test_the_first_frame_of_an_animation_counts() -> None:
+    frames = [Image.fromarray(HILL), Image.fromarray(255 - HILL)]
+    text = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert np.abs(decoded(text).astype(int) - HILL).max() <= 1
+
+
+def test_resized_to_the_output() -> None:
+    large = decoded(encoded(Image.fromarray(hill(640, 480))), 64, 48)
+    assert np.abs(large.astype(int) - HILL).max() <= 8
+
+
+def huge_png() -> bytes:
+    """A PNG whose header claims 100,000 x 100,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    packed = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed)
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    with pytest.raises(TooLarge, match="64 megapixels"):
+        decode_depth(base64.b64encode(huge_png()).decode(), 256, 256)
+
+
+def truncated() -> str:
+    content = base64.b64decode(encoded(Image.fromarray(hill(200, 200))))
+    return base64.b64encode(content[: len(content) // 2]).decode()
+
+
+def gif() -> str:
+    return encoded(Image.fromarray(HILL), "GIF")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "   ", "%%%", "https://example.org/depth.png", "data:image/png;base64,", "AAAA",
+     truncated(), gif(), base64.b64encode(b"\x89PNG\r\n\x1a\n").decode(), "Ω" * 10],
+)  # fmt: skip
+def test_what_is_no_picture_is_an_error_that_says_what_is_accepted(text: str) -> None:
+    with pytest.raises(InvalidDepthMap, match="PNG, JPEG, WebP or TIFF") as caught:
+        decode_depth(text, 256, 256)
+    assert caught.value.detail[0].field == "depth_map_b64"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(max_examples=200, deadline=None)
+@given(
+    st.binary(max_size=300), st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF"]), st.integers(0, 10**6)
+)
+def test_damaged_files_never_raise_anything_else(noise: bytes, kind: str, place: int) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(HILL).save(buffer, kind)
+    content = bytearray(buffer.getvalue())
+    start = place % len(content)
+    content[start : start + len(noise)] = noise
+    try:
+        result = decode_depth(base64.b64encode(bytes(content)).decode(), 64, 48)
+    except ApiError:
+        return
+    assert len(result) == 64 * 48
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=200))
+def test_any_text_is_decoded_or_refused(text: str) -> None:
+    with pytest.raises(InvalidDepthMap):
+        decode_depth(text, 64, 48)
+
+
+def test_the_mock_is_bright_in_the_centre() -> None:
+    grey = np.frombuffer(mock_depth(320, 256), np.uint8).reshape(256, 320)
+    assert grey[128, 160] >= 253
+    assert grey[0, 0] == grey[255, 319] == 0
+    assert grey[128, 160] > grey[128, 80] > grey[128, 20]
+    np.testing.assert_array_equal(grey, grey[::-1, ::-1])

@@ -1,0 +1,163 @@
+"""From a request to a job: defaults, names, LoRAs, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from api.errors import InvalidRequest, UnknownName
+from api.requests import SCHEDULERS, GenerateRequest
+from api.resolve import Resolved, Resolver, parameters
+from models.catalog import load_catalog
+from models.store import Entry, Inventory
+from runners.messages import LoadOrder, LoraWeight
+from runners.schedulers import NAMED, build_scheduler, has_karras_sigmas
+
+CATALOG = load_catalog("experimance")
+
+
+def inventory(loras: tuple[str, ...] = ("drone", "experimance")) -> Inventory:
+    def entries(section: Any, names: Any) -> dict[str, Entry]:
+        return {name: Entry(section, name, f"{name}:1", "1", {}) for name in names}
+
+    return Inventory(
+        entries("models", ("lightning", "base")),
+        entries("controlnets", ("sdxl_small",)),
+        entries("loras", loras),
+    )
+
+
+def resolved(resolver: Resolver | None = None, **fields: Any) -> Resolved:
+    request = GenerateRequest(**{"prompt": "hills", "mock_depth": True, **fields})
+    resolver = resolver or Resolver(CATALOG, inventory())
+    return resolver.resolve(request, "id", arrived=100.0, previews=False)
+
+
+def test_defaults_are_the_variants() -> None:
+    job = resolved().job
+    assert (job.model, job.controlnet) == ("lightning", "sdxl_small")
+    assert (job.steps, job.guidance_scale, job.width, job.height) == (6, 1.5, 1024, 1024)
+    base = resolved(model="base").job
+    assert (base.steps, base.guidance_scale) == (20, 7.5)
+
+
+def test_what_the_request_says_goes_first_even_zero() -> None:
+    job = resolved(steps=3, cfg=0.0, seed=0, width=256, height=2048, deadline_ms=500).job
+    assert (job.steps, job.guidance_scale, job.seed) == (3, 0.0, 0)
+    assert (job.width, job.height, job.deadline) == (256, 2048, 100.5)
+
+
+def test_seeds_are_drawn_anew() -> None:
+    seeds = {resolved().job.seed for _ in range(20)}
+    assert len(seeds) == 20
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "listed"),
+    [
+        ({"model": "hyper"}, "unknown_model", "lightning, base"),
+        ({"controlnet": "canny"}, "unknown_controlnet", "sdxl_small"),
+        ({"era": "baroque"}, "unknown_era", "wilderness"),
+        ({"loras": [{"name": "pixel"}]}, "unknown_lora", "drone, experimance"),
+    ],
+)
+def test_unknown_names_are_told_the_known(fields: dict[str, Any], code: str, listed: str) -> None:
+    with pytest.raises(UnknownName, match=listed) as caught:
+        resolved(**fields)
+    assert caught.value.code == code
+    assert caught.value.detail[0].field == next(iter(fields))
+
+
+def test_without_any_lora_the_message_says_so() -> None:
+    with pytest.raises(UnknownName, match="none, for no lora"):
+        resolved(Resolver(CATALOG, inventory(())), loras=[{"name": "drone"}])
+
+
+def weights(**fields: Any) -> tuple[LoraWeight, ...]:
+    return resolved(**fields).job.loras
+
+
+def test_an_era_sets_its_loras_and_the_multiplier_scales_them() -> None:
+    assert weights() == ()
+    assert weights(era="wilderness") == (LoraWeight("drone", 0.8), LoraWeight("experimance", 0.4))
+    assert weights(era="future", lora_strength=0.5) == (LoraWeight("experimance", 0.55),)
+    assert weights(era="future", lora_strength=0.0) == ()
+
+
+def test_loras_replace_the_eras_also_when_empty() -> None:
+    drone = [{"name": "drone", "strength": 0.3}]
+    assert weights(era="wilderness", loras=drone) == (LoraWeight("drone", 0.3),)
+    assert weights(era="wilderness", loras=[]) == ()
+    assert weights(era="wilderness", loras=None) == weights(era="wilderness")
+    with pytest.raises(InvalidRequest, match="twice"):
+        resolved(loras=drone * 2)
+
+
+def test_an_era_whose_loras_are_not_there_paints_with_a_warning() -> None:
+    partly = resolved(Resolver(CATALOG, inventory(("drone",))), era="wilderness")
+    assert partly.job.loras == (LoraWeight("drone", 0.8),)
+    assert "experimance" in partly.warnings[0]
+    assert resolved(era="wilderness").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_b64", "AAAA"),
+        ("depth_estimator", "midas"),
+        ("strength", 0.0),
+        ("decoder", "tiny"),
+        ("enable_deepcache", True),
+    ],
+)
+def test_what_comes_later_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=f"{field}: not offered"):
+        resolved(**{field: value})
+
+
+def test_the_schedulers_on_offer_are_the_engines() -> None:
+    assert set(SCHEDULERS) == {"auto", *NAMED}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_karras_sigmas_only_where_the_scheduler_has_them(scheduler: str) -> None:
+    spec = CATALOG.models["lightning"].scheduler
+    if has_karras_sigmas(type(build_scheduler(spec, scheduler, None))):
+        assert resolved(scheduler=scheduler, use_karras_sigmas=True).job.use_karras_sigmas
+    else:
+        with pytest.raises(InvalidRequest, match=r"use_karras_sigmas: .*euler, dpm_sde"):
+            resolved(scheduler=scheduler, use_karras_sigmas=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "jpeg"),
+        ({"use_jpeg": True}, "jpeg"),
+        ({"use_jpeg": False}, "png"),
+        ({"use_jpeg": True, "output_format": "webp"}, "webp"),
+        ({"output_format": "png"}, "png"),
+    ],
+)
+def test_older_clients_choose_the_format_by_a_flag(fields: Any, expected: str) -> None:
+    assert resolved(**fields).job.output_format == expected
+
+
+def test_parameters_suffice_to_paint_again() -> None:
+    written = parameters(resolved(seed=5, era="ruins", prompt="x", negative_prompt="y"))
+    assert written["seed"] == 5
+    assert written["loras"][0] == {"name": "drone", "strength": 0.8}
+    again = {key: value for key, value in written.items() if key != "software"}
+    assert resolved(**again).job.loras == resolved(era="ruins").job.loras
+
+
+def test_load_orders() -> None:
+    resolver = Resolver(CATALOG, inventory())
+    assert resolver.load_order(LoadOrder()) == LoadOrder("lightning", "sdxl_small")
+    assert resolver.unload_order(LoadOrder("base")) == LoadOrder("base")
+    with pytest.raises(InvalidRequest, match="one of model, controlnet"):
+        resolver.unload_order(LoadOrder())
+    with pytest.raises(UnknownName, match="lightning"):
+        resolver.unload_order(LoadOrder("hyper"))
