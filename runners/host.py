@@ -15,7 +15,6 @@ from runners.device import Device
 from runners.engine import Engine, EngineConfig
 from runners.loader import Loader
 from runners.messages import LoadOrder, RunnerStatus
-from runners.networks import ControlNet, Variant
 from runners.residency import LoadError, Residency
 from runners.warmup import warm_up
 
@@ -91,12 +90,14 @@ class EngineHost:
         self.engine.close()
         self._loader.close()
 
-    def _warm_up(self, loaded: Future[tuple[Variant, ControlNet]]) -> None:
+    def _warm_up(self, loaded: Future[None]) -> None:
         error = loaded.exception()
         if error is not None:
             self._state, self._startup_error = "error", str(error)
             return
-        variant, controlnet = loaded.result()
+        residency = self._loader.residency
+        variant = residency.load_variant(self._first)
+        controlnet = residency.load_controlnet(self._catalog.default_controlnet)
         started = time.monotonic()
 
         def measure() -> None:

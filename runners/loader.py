@@ -11,23 +11,26 @@ import structlog
 from runners.networks import ControlNet, Variant
 from runners.residency import LoadError, Residency
 
-_Load = Future[tuple[Variant, ControlNet]]
-
 log = structlog.get_logger(__name__)
+
+_Key = tuple[str, str]
 
 
 class Loader:
-    """Brings weights into memory on a thread of its own, one load at a time."""
+    """Brings weights into memory on a thread of its own, one load at a time.
+
+    Futures carry no networks: what is unloaded must not live on in a result that nobody reads.
+    """
 
     def __init__(self, residency: Residency) -> None:
         self.residency = residency
         self.on_change: Callable[[], None] = lambda: None
         self._pool = ThreadPoolExecutor(1, "load")
         self._lock = threading.Lock()
-        self._pending: dict[tuple[str, str], _Load] = {}
-        self._awaited: dict[tuple[str, str], _Load] = {}
+        self._pending: dict[_Key, Future[None]] = {}
+        self._awaited: dict[_Key, Future[None]] = {}
 
-    def load(self, model: str, controlnet: str) -> _Load:
+    def load(self, model: str, controlnet: str) -> Future[None]:
         """Start loading both unless that is under way; the future raises LoadError."""
         key = (model, controlnet)
         with self._lock:
@@ -39,33 +42,34 @@ class Loader:
         return future
 
     def resident(self, model: str, controlnet: str) -> tuple[Variant, ControlNet] | None:
-        """Both networks, or None while they load, which this starts.
+        """Both networks, or None while they load, which this starts. For one thread.
 
         Raises:
             LoadError: the load that an earlier call started has failed; asking again tries again.
         """
+        key = (model, controlnet)
         variant = self.residency.variants.get(model)
         network = self.residency.controlnets.get(controlnet)
         if variant is not None and network is not None:
+            self._awaited.pop(key, None)
             return variant, network
-        key = (model, controlnet)
         awaited = self._awaited.get(key)
+        if awaited is not None and awaited.done():
+            del self._awaited[key]
+            awaited.result()
+            awaited = None
         if awaited is None:
             self._awaited[key] = self.load(model, controlnet)
-            return None
-        if not awaited.done():
-            return None
-        del self._awaited[key]
-        return awaited.result()
+        return None
 
     def close(self) -> None:
         """Let the current load end and start no other."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _load(self, model: str, controlnet: str) -> tuple[Variant, ControlNet]:
+    def _load(self, model: str, controlnet: str) -> None:
         try:
-            variant = self.residency.load_variant(model)
-            return variant, self.residency.load_controlnet(controlnet)
+            self.residency.load_variant(model)
+            self.residency.load_controlnet(controlnet)
         except LoadError as error:
             log.exception("load failed", model=model, controlnet=controlnet, reason=str(error))
             raise

@@ -1,0 +1,93 @@
+"""Loading in the background: once, shared, retried, and forgotten when unloaded."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from typing import Any
+
+import pytest
+
+from runners.loader import Loader
+from runners.residency import LoadError
+
+
+class Network:
+    """Stands for weights."""
+
+
+class FakeResidency:
+    """Loads when the gate opens; `broken` makes loads fail."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.broken = False
+        self.loads = 0
+        self.variants: dict[str, Any] = {}
+        self.controlnets: dict[str, Any] = {}
+
+    def load_variant(self, name: str) -> Any:
+        self.gate.wait(10)
+        self.loads += 1
+        if self.broken:
+            raise LoadError(f"model {name}: its unet could not be loaded")
+        return self.variants.setdefault(name, Network())
+
+    def load_controlnet(self, name: str) -> Any:
+        return self.controlnets.setdefault(name, Network())
+
+
+@pytest.fixture
+def residency() -> FakeResidency:
+    return FakeResidency()
+
+
+@pytest.fixture
+def loader(residency: FakeResidency) -> Loader:
+    fake: Any = residency
+    return Loader(fake)
+
+
+def test_asking_starts_one_load_and_tells_when_it_is_done(
+    loader: Loader, residency: FakeResidency
+) -> None:
+    changed = threading.Event()
+    loader.on_change = changed.set
+    assert loader.resident("base", "depth") is None
+    assert loader.resident("base", "depth") is None
+    joined = loader.load("base", "depth")
+    residency.gate.set()
+    assert changed.wait(10)
+    joined.result(10)
+    assert loader.resident("base", "depth") is not None
+    assert residency.loads == 1
+
+
+def test_a_failure_is_told_once_and_then_tried_again(
+    loader: Loader, residency: FakeResidency
+) -> None:
+    residency.gate.set()
+    residency.broken = True
+    assert loader.resident("base", "depth") is None
+    with pytest.raises(LoadError):
+        loader.load("base", "depth").result(10)
+    with pytest.raises(LoadError, match="unet"):
+        loader.resident("base", "depth")
+    residency.broken = False
+    assert loader.resident("base", "depth") is None
+    loader.load("base", "depth").result(10)
+    assert loader.resident("base", "depth") is not None
+
+
+def test_what_is_unloaded_is_freed_and_loads_anew(loader: Loader, residency: FakeResidency) -> None:
+    residency.gate.set()
+    assert loader.resident("base", "depth") is None
+    loader.load("base", "depth").result(10)
+    held = weakref.ref(residency.variants["base"])
+    residency.variants.clear()
+    gc.collect()
+    assert held() is None
+    assert loader.resident("base", "depth") is None
+    loader.load("base", "depth").result(10)
+    assert loader.resident("base", "depth") is not None
