@@ -15,6 +15,7 @@ from PIL import Image
 
 from models.catalog import Catalog, load_catalog
 from models.importing import PIPELINE_COMPONENTS
+from runners.adapters import AdapterBank
 from runners.device import Device
 from runners.engine import Engine, EngineConfig
 from runners.messages import Event, PaintJob
@@ -43,6 +44,7 @@ def demo_networks(model: str) -> tuple[Variant, ControlNet]:
         text_key="demo",
         unet=parts["unet"],
         vae=parts["vae"],
+        adapters=AdapterBank(parts["unet"]),
     )
     network = load_component("controlnet", WEIGHTS / "controlnet", DEVICE)
     return variant, split_hint(CONTROLNET, network)
@@ -66,7 +68,9 @@ class ResidentLoader:
         self._networks = networks
         self.on_change: Callable[[], None] = lambda: None
 
-    def resident(self, model: str, controlnet: str) -> tuple[Variant, ControlNet] | None:
+    def resident(
+        self, model: str, controlnet: str, loras: Sequence[str]
+    ) -> tuple[Variant, ControlNet] | None:
         """What `Loader.resident` gives, for the demo set or the networks given."""
         return demo_networks(model) if self._networks is None else self._networks[model]
 

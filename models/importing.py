@@ -44,14 +44,13 @@ def _import_entry(
     catalog: Catalog, section: Section, name: str, report: Callable[[str], None]
 ) -> int:
     spec = getattr(catalog, section)[name]
-    folder = _local_folder(catalog, spec.source, f"{section}.{name}")
-    parts = _pipeline_parts(folder) if section == "models" else {section.rstrip("s"): folder}
+    path = _local_path(catalog, spec.source, f"{section}.{name}")
     labels = {"catalog": catalog.name}
     tags: dict[str, str] = {}
     new = 0
-    for kind, path in parts.items():
+    for kind, (folder, files) in _parts(section, path).items():
         try:
-            tags[kind], added = put_component(kind, path, _files(path, kind), labels)
+            tags[kind], added = put_component(kind, folder, files, labels)
         except (StoreError, OSError) as error:
             raise ImportingError(f"{section}.{name}: {kind}: {error}") from error
         new += added
@@ -60,16 +59,28 @@ def _import_entry(
     return new
 
 
-def _local_folder(catalog: Catalog, source: str, where: str) -> Path:
+def _local_path(catalog: Catalog, source: str, where: str) -> Path:
     if not source.startswith("file:"):
         raise ImportingError(
             f"{where}: {source} cannot be fetched by this version; download it, and point the "
-            "catalog's source at the folder with file:"
+            "catalog's source at it with file:"
         )
-    folder = catalog.source_path(source)
-    if not folder.is_dir():
-        raise ImportingError(f"{where}: {source} is not a folder with diffusers components")
-    return folder
+    path = catalog.source_path(source)
+    if not path.exists():
+        raise ImportingError(f"{where}: {source} does not exist")
+    return path
+
+
+def _parts(section: Section, path: Path) -> dict[str, tuple[Path, list[str]]]:
+    """An entry's components: for each the folder and the names of its files in it."""
+    if section == "loras":
+        if path.suffix != ".safetensors":
+            raise ImportingError(f"{path.name}: a LoRA is one safetensors file")
+        return {"lora": (path.parent, [path.name])}
+    if not path.is_dir():
+        raise ImportingError(f"{path.name} is not a folder with diffusers components")
+    folders = _pipeline_parts(path) if section == "models" else {"controlnet": path}
+    return {kind: (folder, _files(folder, kind)) for kind, folder in folders.items()}
 
 
 def _pipeline_parts(folder: Path) -> dict[str, Path]:

@@ -41,9 +41,9 @@ def predict_noise(samples: Sequence[Sample], device: Device) -> list[torch.Tenso
     owners = [*guided, *samples]
     rows = _gather(guided, samples, device)
     down, middle = _control(owners, rows, device)
-    prediction = (
-        samples[0]
-        .variant.unet(
+    variant = samples[0].variant
+    with variant.adapters.active(samples[0].job.loras):
+        output = variant.unet(
             rows.latents,
             rows.timesteps,
             encoder_hidden_states=rows.embeds,
@@ -52,8 +52,7 @@ def predict_noise(samples: Sequence[Sample], device: Device) -> list[torch.Tenso
             mid_block_additional_residual=middle,
             return_dict=False,
         )[0]
-        .float()
-    )
+    prediction = output.float()
     unconditional = dict(zip(map(id, guided), prediction[: len(guided)], strict=True))
     result = []
     for sample, conditional in zip(samples, prediction[len(guided) :], strict=True):

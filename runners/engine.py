@@ -172,7 +172,8 @@ class Engine:
         """Make the task's samples if its weights are resident; False when it must wait."""
         job = task.job
         try:
-            networks = self._loader.resident(job.model, job.controlnet)
+            loras = [lora.name for lora in job.loras]
+            networks = self._loader.resident(job.model, job.controlnet, loras)
             if networks is None:
                 return False
             started = self._clock()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import structlog
@@ -13,7 +13,7 @@ from runners.residency import LoadError, Residency
 
 log = structlog.get_logger(__name__)
 
-_Key = tuple[str, str]
+_Key = tuple[str, str, tuple[str, ...]]
 
 
 class Loader:
@@ -30,27 +30,32 @@ class Loader:
         self._pending: dict[_Key, Future[None]] = {}
         self._awaited: dict[_Key, Future[None]] = {}
 
-    def load(self, model: str, controlnet: str) -> Future[None]:
-        """Start loading both unless that is under way; the future raises LoadError."""
-        key = (model, controlnet)
+    def load(self, model: str, controlnet: str, loras: Sequence[str] = ()) -> Future[None]:
+        """Start loading all of it unless that is under way; the future raises LoadError."""
+        key = (model, controlnet, tuple(loras))
         with self._lock:
             future = self._pending.get(key)
             if future is not None and not future.done():
                 return future
-            future = self._pending[key] = self._pool.submit(self._load, model, controlnet)
+            future = self._pending[key] = self._pool.submit(self._load, *key)
         future.add_done_callback(lambda _: self.on_change())
         return future
 
-    def resident(self, model: str, controlnet: str) -> tuple[Variant, ControlNet] | None:
-        """Both networks, or None while they load, which this starts. For one thread.
+    def resident(
+        self, model: str, controlnet: str, loras: Sequence[str] = ()
+    ) -> tuple[Variant, ControlNet] | None:
+        """Both networks, the LoRAs read, or None while they load, which this starts.
+
+        For one thread.
 
         Raises:
             LoadError: the load that an earlier call started has failed; asking again tries again.
         """
-        key = (model, controlnet)
+        key = (model, controlnet, tuple(loras))
         variant = self.residency.variants.get(model)
         network = self.residency.controlnets.get(controlnet)
-        if variant is not None and network is not None:
+        complete = variant is not None and set(loras) <= set(variant.adapters.names)
+        if variant is not None and complete and network is not None:
             self._awaited.pop(key, None)
             return variant, network
         awaited = self._awaited.get(key)
@@ -59,16 +64,17 @@ class Loader:
             awaited.result()
             awaited = None
         if awaited is None:
-            self._awaited[key] = self.load(model, controlnet)
+            self._awaited[key] = self.load(*key)
         return None
 
     def close(self) -> None:
         """Let the current load end and start no other."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _load(self, model: str, controlnet: str) -> None:
+    def _load(self, model: str, controlnet: str, loras: tuple[str, ...]) -> None:
         try:
             self.residency.load_variant(model)
+            self.residency.load_loras(model, loras)
             self.residency.load_controlnet(controlnet)
         except LoadError as error:
             log.exception("load failed", model=model, controlnet=controlnet, reason=str(error))

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from models.catalog import VariantSpec
+from runners.adapters import AdapterBank
 from runners.device import Device
 
 # Their progress bars would fill the service's log.
@@ -40,6 +41,7 @@ class Variant:
     text_key: str
     unet: Any
     vae: Any
+    adapters: AdapterBank
 
 
 @dataclass(frozen=True, slots=True, eq=False)

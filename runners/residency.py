@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.catalog import Catalog
 from models.store import Component, Entry, Inventory
+from runners.adapters import AdapterBank, AdapterError
 from runners.device import Device
 from runners.networks import ControlNet, Variant, load_component, split_hint
 
@@ -63,6 +64,7 @@ class Residency:
                     text_key=" ".join(entry.components[kind].tag for kind in _TEXT),
                     unet=parts["unet"],
                     vae=parts["vae"],
+                    adapters=AdapterBank(parts["unet"]),
                 )
             return self._variants[name]
 
@@ -74,6 +76,22 @@ class Residency:
                 parts = self._load_parts("controlnet", name, entry)
                 self._controlnets[name] = split_hint(name, parts["controlnet"])
             return self._controlnets[name]
+
+    def load_loras(self, model: str, names: Sequence[str]) -> None:
+        """Read LoRAs for a resident variant, each once; raises LoadError like load_variant."""
+        with self._loading:
+            variant = self._variants[model]
+            for name in names:
+                entry = self._entry("lora", name, self._inventory.loras)
+                (path,) = entry.components["lora"].path.glob("*.safetensors")
+                try:
+                    variant.adapters.add(name, path)
+                except Exception as error:
+                    reason = error if isinstance(error, AdapterError) else "it could not be read"
+                    message = f"lora {name} for model {model}: {reason}"
+                    self.errors[f"lora {name}"] = message
+                    raise LoadError(message) from error
+                self.errors.pop(f"lora {name}", None)
 
     def unload_variant(self, name: str) -> bool:
         """Forget a variant; its own components go with its last user. False if not resident."""

@@ -76,6 +76,12 @@ class Sample:
         return (self.variant, self.controlnet, job.loras, job.height, job.width, length)
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the request's LoRAs does not act."""
+        known = self.variant.adapters.warnings
+        return tuple(known[lora.name] for lora in self.job.loras if lora.name in known)
+
+    @property
     def guided(self) -> bool:
         """Whether a second, unconditional row is needed."""
         return self.job.guidance_scale > 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,22 @@ import torch
 from PIL import Image
 
 import runners.engine
-from benchmarks.workbench import Listener, make_engine, make_job
+from benchmarks.workbench import Listener, demo_networks, make_engine, make_job
 from runners.denoise import predict_noise
 from runners.device import Device
 from runners.engine import Engine, EngineConfig
-from runners.messages import CancelOrder, Done, Failed, PaintJob, Queued, Started, Step
+from runners.messages import (
+    CancelOrder,
+    Done,
+    Failed,
+    LoraWeight,
+    PaintJob,
+    Queued,
+    Started,
+    Step,
+)
 from runners.sample import Sample
+from tests.unit.test_adapters import lora_file
 
 DEPTH = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))
 
@@ -125,6 +136,25 @@ def test_company_changes_no_picture() -> None:
     for each, picture in zip(jobs, together, strict=True):
         (alone,) = paint(each)
         assert np.abs(picture.astype(int) - alone).max() <= 1, each.request_id
+
+
+def test_lora_sets_run_side_by_side_and_touch_nobody_else(
+    tmp_path: Path, batches: list[list[str]]
+) -> None:
+    variant, _ = demo_networks("base")
+    for seed, name in enumerate(("drone", "style")):
+        file = lora_file(tmp_path / f"{name}.safetensors", variant.unet, "kohya", seed, rank=4)
+        variant.adapters.add(name, file)
+    drone, style = LoraWeight("drone", 0.8), LoraWeight("style", 1.2)
+    sets = [(), (drone,), (style,), (drone, style), (LoraWeight("drone", 0.2),)]
+    jobs = [job(f"set-{number}", loras=loras) for number, loras in enumerate(sets)]
+    together = paint(*jobs)
+    assert all(len(batch) == 1 for batch in batches)
+    for each, picture in zip(jobs, together, strict=True):
+        (alone,) = paint(each)
+        assert np.abs(picture.astype(int) - alone).max() <= 1, each.request_id
+    different = {picture.tobytes() for picture in together}
+    assert len(different) == len(sets)
 
 
 def test_a_request_that_joins_half_way_shares_the_batch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +15,11 @@ from runners.residency import LoadError
 
 
 class Network:
-    """Stands for weights."""
+    """Stands for weights; as a variant it has read the LoRAs in `names`."""
+
+    def __init__(self) -> None:
+        self.adapters = self
+        self.names: list[str] = []
 
 
 class FakeResidency:
@@ -33,6 +38,9 @@ class FakeResidency:
         if self.broken:
             raise LoadError(f"model {name}: its unet could not be loaded")
         return self.variants.setdefault(name, Network())
+
+    def load_loras(self, model: str, names: Sequence[str]) -> None:
+        self.variants[model].names += names
 
     def load_controlnet(self, name: str) -> Any:
         return self.controlnets.setdefault(name, Network())
@@ -62,6 +70,18 @@ def test_asking_starts_one_load_and_tells_when_it_is_done(
     joined.result(10)
     assert loader.resident("base", "depth") is not None
     assert residency.loads == 1
+
+
+def test_loras_are_read_before_a_request_that_names_them_starts(
+    loader: Loader, residency: FakeResidency
+) -> None:
+    residency.gate.set()
+    loader.load("base", "depth").result(10)
+    assert loader.resident("base", "depth") is not None
+    assert loader.resident("base", "depth", ["drone"]) is None
+    loader.load("base", "depth", ["drone"]).result(10)
+    assert loader.resident("base", "depth", ["drone"]) is not None
+    assert residency.variants["base"].names == ["drone"]
 
 
 def test_a_failure_is_told_once_and_then_tried_again(

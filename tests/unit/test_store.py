@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.workbench import DEVICE, WEIGHTS
+from benchmarks.workbench import DEVICE, WEIGHTS, demo_networks
 from models.catalog.schema import SHIPPED
+from tests.unit.test_adapters import lora_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,7 +95,7 @@ def test_an_empty_store_says_what_is_missing_and_the_command(tmp_path: Path) -> 
             lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
             "no safetensors",
         ),
-        (shutil.rmtree, "not a folder"),
+        (shutil.rmtree, "does not exist"),
     ],
 )
 def test_a_source_that_cannot_be_imported_is_named(
@@ -153,6 +154,44 @@ except LoadError as error:
 assert residency.errors
 assert not residency.variants
 """
+
+
+LORA = """
+from pathlib import Path
+import torch
+from models.catalog import load_catalog
+from models.store import require
+from runners.device import Device
+from runners.residency import LoadError, Residency
+catalog = load_catalog("{catalog}")
+device = Device(torch.device("cpu"), torch.float32)
+residency = Residency(catalog, require(catalog), device)
+variant = residency.load_variant("base")
+residency.load_loras("base", ["drone"])
+assert variant.adapters.names == ("drone",)
+for name in ("broken", "absent"):
+    try:
+        residency.load_loras("base", [name])
+    except LoadError as error:
+        assert name in str(error) and "/" not in str(error), error
+    else:
+        raise AssertionError(name)
+assert residency.errors
+"""
+
+
+def test_loras_are_imported_and_read(tmp_path: Path) -> None:
+    lora_file(tmp_path / "drone.safetensors", demo_networks("base")[0].unet, "kohya", 1, rank=2)
+    (tmp_path / "broken.safetensors").write_bytes(b"junk")
+    text = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
+    for name in ("drone", "broken"):
+        text += f'\n[loras.{name}]\nsource = "file:{name}.safetensors"\nlicence = "none"\n'
+    catalog = tmp_path / "own.toml"
+    catalog.write_text(text.replace("file:../demo/weights", f"file:{WEIGHTS}"), encoding="utf-8")
+    done = models(tmp_path / "home", "import", "--catalog", str(catalog))
+    assert done.returncode == 0, done.stderr
+    done = run(tmp_path / "home", LORA.format(catalog=catalog))
+    assert done.returncode == 0, done.stderr
 
 
 def test_residency_loads_once_shares_and_names_what_fails(home: Path, tmp_path: Path) -> None:

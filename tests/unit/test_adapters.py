@@ -1,0 +1,179 @@
+"""LoRAs against peft's own arithmetic, and that none stays behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
+
+from benchmarks.workbench import WEIGHTS, demo_networks
+from runners.adapters import AdapterBank, AdapterError, read_lora
+from runners.messages import LoraWeight
+
+_ENDINGS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "ff.net.2")
+
+
+def layers_of(unet: torch.nn.Module, endings: tuple[str, ...] = _ENDINGS) -> list[str]:
+    return [name for name, _ in unet.named_modules() if name.endswith(endings)]
+
+
+def lora_file(path: Path, unet: torch.nn.Module, style: str, seed: int, rank: int) -> Path:
+    """A random LoRA in `diffusers` or `kohya` format, with an alpha of its own in the latter."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for layer in layers_of(unet):
+        outputs, inputs = unet.get_submodule(layer).weight.shape[:2]
+        down = torch.randn(rank, inputs, generator=generator) / inputs**0.5
+        up = torch.randn(outputs, rank, generator=generator) * 0.1
+        if style == "diffusers":
+            state[f"unet.{layer}.lora_A.weight"] = down
+            state[f"unet.{layer}.lora_B.weight"] = up
+        else:
+            key = "lora_unet_" + layer.replace(".", "_")
+            state[f"{key}.lora_down.weight"] = down
+            state[f"{key}.lora_up.weight"] = up
+            state[f"{key}.alpha"] = torch.tensor(rank / 2)
+    save_file(state, path)
+    return path
+
+
+def predict(unet: torch.nn.Module) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    config: Any = unet.config
+    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    with torch.inference_mode():
+        result: torch.Tensor = unet(
+            noise(2, 4, 16, 16),
+            torch.tensor([500.0, 20.0]),
+            noise(2, 77, config.cross_attention_dim),
+            added_cond_kwargs={"text_embeds": noise(2, pooled), "time_ids": noise(2, 6)},
+            return_dict=False,
+        )[0]
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("loras")
+    unet = demo_networks("base")[0].unet
+    lora_file(path / "drone.safetensors", unet, "diffusers", seed=1, rank=4)
+    lora_file(path / "style.safetensors", unet, "kohya", seed=2, rank=6)
+    return path
+
+
+@pytest.fixture
+def bank(folder: Path) -> AdapterBank:
+    unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float32)
+    made = AdapterBank(unet)
+    made.add("drone", folder / "drone.safetensors")
+    made.add("style", folder / "style.safetensors")
+    return made
+
+
+def reference(folder: Path, strengths: dict[str, float]) -> torch.Tensor:
+    """The same by diffusers and peft, on a UNet of their own."""
+    from diffusers.loaders import StableDiffusionXLLoraLoaderMixin as Mixin
+
+    unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float32)
+    for name in strengths:
+        state, alphas = Mixin.lora_state_dict(
+            str(folder / f"{name}.safetensors"), unet_config=unet.config
+        )
+        unet.load_lora_adapter(state, prefix="unet", network_alphas=alphas, adapter_name=name)
+    unet.set_adapters(list(strengths), list(strengths.values()))
+    return predict(unet)
+
+
+@pytest.mark.parametrize(
+    "strengths",
+    [{"drone": 0.8}, {"style": 0.5}, {"drone": 0.8, "style": 0.4}, {"drone": 2.0, "style": 1.1}],
+)
+def test_it_equals_peft(bank: AdapterBank, folder: Path, strengths: dict[str, float]) -> None:
+    loras = [LoraWeight(name, strength) for name, strength in strengths.items()]
+    with bank.active(loras):
+        ours = predict(bank._unet)
+    expected = reference(folder, strengths)
+    assert (expected - predict(bank._unet)).abs().max() > 1e-3
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+
+
+def test_nothing_stays_behind(bank: AdapterBank) -> None:
+    fresh = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float32)
+    untouched = predict(fresh)
+    with bank.active([LoraWeight("drone", 1.0)]):
+        changed = predict(bank._unet)
+    assert not torch.equal(changed, untouched)
+    assert torch.equal(predict(bank._unet), untouched)
+    with pytest.raises(RuntimeError), bank.active([LoraWeight("style", 1.0)]):
+        raise RuntimeError
+    assert torch.equal(predict(bank._unet), untouched)
+
+
+def test_a_set_is_the_same_whatever_was_active_before(bank: AdapterBank) -> None:
+    wanted = [LoraWeight("drone", 0.3)]
+    with bank.active(wanted):
+        first = predict(bank._unet)
+    for number in range(20):
+        with bank.active([LoraWeight("style", number / 10)]):
+            predict_nothing = bank._active
+        assert predict_nothing
+    with bank.active(wanted):
+        assert torch.equal(predict(bank._unet), first)
+
+
+def test_one_product_per_layer(bank: AdapterBank) -> None:
+    both = [LoraWeight("drone", 1.0), LoraWeight("style", 1.0)]
+    with bank.active(both):
+        ranks = {layer.down.shape[0] for layer in bank._active.values()}
+        assert len(bank._active) == len(layers_of(bank._unet))
+    assert ranks == {10}
+
+
+def test_convolutions_too(tmp_path: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float32)
+    layer = "down_blocks.0.resnets.0.conv1"
+    outputs, inputs, *kernel = unet.get_submodule(layer).weight.shape
+    down, up = torch.randn(2, inputs, *kernel) * 0.1, torch.randn(outputs, 2, 1, 1) * 0.1
+    save_file(
+        {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up},
+        tmp_path / "conv.safetensors",
+    )
+    bank = AdapterBank(unet)
+    bank.add("conv", tmp_path / "conv.safetensors")
+    with bank.active([LoraWeight("conv", 0.7)]):
+        ours = predict(unet)
+    with torch.no_grad():
+        unet.get_submodule(layer).weight += 0.7 * torch.einsum("rikl,or->oikl", down, up[..., 0, 0])
+    torch.testing.assert_close(ours, predict(unet), rtol=0, atol=1e-4)
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    unet = demo_networks("base")[0].unet
+    path = tmp_path / "lora.safetensors"
+    layer = layers_of(unet)[0]
+    for state, message in (
+        ({"unet.no.such.lora_A.weight": torch.ones(2, 3)}, "not one of"),
+        ({f"unet.{layer}.lora_A.weight": torch.ones(2, 3),
+          f"unet.{layer}.lora_B.weight": torch.ones(5, 2)}, "another shape"),
+        ({"text_encoder.x.lora_A.weight": torch.ones(2, 3)}, "no layers"),
+    ):  # fmt: skip
+        save_file(state, path)
+        with pytest.raises(AdapterError, match=message):
+            read_lora(path, unet)
+
+
+def test_half_precision_weights_are_cast(folder: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float16)
+    layers, ignored = read_lora(folder / "drone.safetensors", unet)
+    assert {layer.up.dtype for layer in layers.values()} == {torch.float16}
+    assert ignored == []
+    assert np.isfinite([layer.up.abs().max().item() for layer in layers.values()]).all()
