@@ -22,6 +22,7 @@ from api.requests import CancelRequest, GenerateRequest, LoadRequest
 from api.resolve import Resolver
 from api.responses import (
     CancelResponse,
+    ErrorBody,
     GenerateResponse,
     Health,
     LoadResponse,
@@ -34,16 +35,19 @@ from models.store import StoreError, require
 from runners.messages import CancelOrder, LoadOrder
 from runners.runner import SDXLRunner
 
+# Every route answers errors in this form; the documentation shows it once.
+_ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorBody}}
+
 reads = FastAPI(title="reads", docs_url=None, redoc_url=None, openapi_url=None)
 
 
-@reads.get("/healthcheck", response_model=Health, tags=["Service APIs"])
+@reads.get("/healthcheck", response_model=Health, responses=_ERRORS, tags=["Service APIs"])
 async def get_health() -> Any:
     """How the service is; answers within 100 ms whatever the device does. 503 on `error`."""
     return await bentoml.get_current_service().health()
 
 
-@reads.get("/models", response_model=ModelsInfo, tags=["Service APIs"])
+@reads.get("/models", response_model=ModelsInfo, responses=_ERRORS, tags=["Service APIs"])
 async def get_models() -> Any:
     """What requests may name, with defaults, sources and licences."""
     return await bentoml.get_current_service().known_models()

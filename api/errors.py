@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from starlette.responses import JSONResponse
 
+from api.responses import ErrorBody, ErrorDetail
 from runners.messages import Failed
 
 
@@ -57,17 +58,16 @@ class ApiError(Exception):
 
     def response(self, request_id: str) -> JSONResponse:
         """The contract's error body."""
-        body = {
-            "success": False,
-            "error": self.code,
-            "error_message": self.message,
-            "detail": [{"field": p.field, "message": p.message} for p in self.detail],
-            "request_id": request_id,
-        }
+        body = ErrorBody(
+            error=self.code,
+            error_message=self.message,
+            detail=[ErrorDetail(field=p.field, message=p.message) for p in self.detail],
+            request_id=request_id,
+        )
         headers = {"X-Request-Id": request_id}
         if self.retry_after is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
-        return JSONResponse(body, self.status, headers)
+        return JSONResponse(body.model_dump(), self.status, headers)
 
 
 class InvalidRequest(ApiError):

@@ -237,6 +237,14 @@ def test_the_python_client(service_url: str) -> None:
         assert "event: done" in stream
 
 
+def test_multipart_forms_work_too(client: httpx.Client) -> None:
+    fields = {"prompt": "hills", "mock_depth": "true", "steps": "1", "seed": "9"}
+    form = {name: (None, value) for name, value in fields.items()}
+    answer = client.post("/generate", files=form)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["seed_used"] == 9
+
+
 def test_the_installations_payload(client: httpx.Client) -> None:
     payload = {
         "prompt": "aerial photography, pre-industrial, 1600s, subsistence agriculture",
