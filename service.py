@@ -35,6 +35,11 @@ from models.store import StoreError, require
 from runners.messages import CancelOrder, LoadOrder
 from runners.runner import SDXLRunner
 
+try:
+    settings = load_settings()
+except SettingsError as bad:
+    raise SystemExit(f"cannot start: {bad}") from None
+
 # Every route answers errors in this form; the documentation shows it once.
 _ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorBody}}
 
@@ -59,7 +64,12 @@ reads.post("/healthcheck", response_model=Health, tags=["Service APIs"])(get_hea
 reads.post("/models", response_model=ModelsInfo, tags=["Service APIs"])(get_models)
 
 
-@bentoml.service(name="experimance-controlnet", workers=1, traffic={"timeout": 1e9})
+@bentoml.service(
+    name="experimance-controlnet",
+    workers=1,
+    traffic={"timeout": 1e9},
+    http={"host": settings.model_server_host, "port": settings.model_server_port},
+)
 @bentoml.asgi_app(reads, path="/")
 class ImageService:
     """A depth map and a prompt in, an SDXL picture out."""
@@ -67,7 +77,6 @@ class ImageService:
     runner = bentoml.depends(SDXLRunner)
 
     def __init__(self) -> None:
-        settings = load_settings()
         configure_logs(settings)
         self._started = time.monotonic()
         catalog = load_catalog(settings.catalog)
@@ -77,9 +86,8 @@ class ImageService:
 
     @bentoml.on_deployment
     def check_start() -> None:
-        """Stop the start with one line where settings, catalog or weights do not suffice."""
+        """Stop the start with one line where the catalog or its weights do not suffice."""
         try:
-            settings = load_settings()
             catalog = load_catalog(settings.catalog)
             found = require(catalog)
             wanted = settings.preload_model

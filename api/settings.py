@@ -15,8 +15,12 @@ class SettingsError(ValueError):
 class Settings(BaseSettings):
     """Settings of the service, each an environment variable of the same name in capitals."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        extra="ignore", frozen=True, env_ignore_empty=True, protected_namespaces=()
+    )
 
+    model_server_host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    model_server_port: int = Field(3000, ge=1, le=65535, description="port to listen on")
     catalog: str = Field("demo", description="`demo`, `experimance`, or the path of a TOML file")
     preload_model: str | None = Field(
         None, description="variant to load at start; unset: the catalog's default"

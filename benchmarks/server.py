@@ -51,9 +51,10 @@ def started_service(
         "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
         "CATALOG": "demo",
+        "MODEL_SERVER_PORT": str(port),
         **(settings or {}),
     }
-    command = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", "bentoml", "serve"]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT

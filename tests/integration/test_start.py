@@ -35,6 +35,7 @@ def test_without_weights_the_start_says_which_and_how(tmp_path: Path) -> None:
     [
         ("CATALOG", "sd15", "demo, experimance"),
         ("PRELOAD_MODEL", "turbo", "base"),
+        ("MODEL_SERVER_PORT", "70000", "less than or equal to 65535"),
         ("MAX_QUEUE", "0", "greater than or equal to 1"),
         ("LOG_FORMAT", "xml", "'text' or 'json'"),
         ("COMPILE", "regional", "'off'"),
