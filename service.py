@@ -13,6 +13,7 @@ import bentoml
 from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
 
+from api.documentation import documented
 from api.errors import ApiError
 from api.gateway import Gateway
 from api.logs import configure_logs
@@ -40,8 +41,8 @@ try:
 except SettingsError as bad:
     raise SystemExit(f"cannot start: {bad}") from None
 
-# Every route answers errors in this form; the documentation shows it once.
-_ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorBody}}
+# Brings the schema of the error body into the documentation.
+_ERRORS: dict[int | str, dict[str, Any]] = {500: {"model": ErrorBody}}
 
 reads = FastAPI(title="reads", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -56,6 +57,13 @@ async def get_health() -> Any:
 async def get_models() -> Any:
     """What requests may name, with defaults, sources and licences."""
     return await bentoml.get_current_service().known_models()
+
+
+@reads.get("/docs.json", include_in_schema=False)
+async def get_documentation() -> Any:
+    """The OpenAPI document."""
+    service: Any = ImageService
+    return documented(service.openapi_spec.asdict())
 
 
 # BentoML's documentation shows a path of a mounted application only with that application's

@@ -166,6 +166,28 @@ _BY_STATUS: dict[int, type[ApiError]] = {
     )
 }  # fmt: skip
 
+STATUSES: dict[int, tuple[str, ...]] = {
+    400: (
+        "invalid_request",
+        "invalid_depth_map",
+        "unknown_model",
+        "unknown_controlnet",
+        "unknown_era",
+        "unknown_lora",
+    ),
+    401: ("unauthorized",),
+    404: ("not_found",),
+    405: ("method_not_allowed",),
+    409: ("cancelled", "superseded"),
+    413: ("too_large",),
+    415: ("unsupported_media_type",),
+    429: ("overloaded",),
+    500: ("internal",),
+    503: ("not_ready", "out_of_memory", "runner_lost"),
+    504: ("deadline_exceeded",),
+}
+"""Every code of the contract, by HTTP status."""
+
 _MESSAGES = {
     401: "a bearer token is needed in the Authorization header",
     404: "there is no such route",

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from api import __version__
 from api.errors import FieldProblem, InvalidRequest, UnknownName
 from api.requests import GenerateRequest
 from models.catalog import Catalog
 from models.store import Inventory
 from runners.messages import LoadOrder, LoraWeight, PaintJob
 
-SOFTWARE = "experimance-controlnet"
+SOFTWARE = f"experimance-controlnet {__version__}"
 _LATER = {
     "image_b64": None,
     "depth_estimator": None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -284,6 +285,12 @@ def test_documentation_names_every_route_and_field(client: httpx.Client) -> None
     for field in ("depth_map_b64", "control_guidance_end", "multiple of 8", "latest wins"):
         assert field in text
     assert client.get("/").status_code == 200
+    assert "BentoML" not in document["info"]["description"]
+    answers = document["paths"]["/generate"]["post"]["responses"]
+    assert set(answers) == {"200", *["400", "401", "409", "413", "415", "429", "500", "503", "504"]}
+    assert "image/png" in answers["200"]["content"]
+    referenced = set(re.findall(r"#/components/schemas/([^\"]+)", text))
+    assert referenced <= set(document["components"]["schemas"])
 
 
 def test_more_calls_than_a_connection_of_bentoml_takes(client: httpx.Client) -> None:
