@@ -18,7 +18,7 @@ from api.gateway import Gateway
 from api.images import decode_depth, mock_depth
 from api.requests import GenerateRequest
 from api.resolve import Resolved, Resolver, parameters
-from api.responses import GenerateResponse, LoraUse, Metadata, Timings
+from api.responses import GenerateResponse, Metadata
 from runners.messages import Done, PaintJob, Queued, Started, Step
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ class Painter:
             return Internal().response(request_id)
         log.info("painted", model=job.model, seconds=round(time.monotonic() - arrived, 3))
         if media_type is not None:
-            return _picture(done, job, media_type)
+            return _picture(done, request_id, media_type)
         return response_of(done, resolved, time.monotonic() - arrived)
 
     async def stream(self, request: GenerateRequest, http: Request) -> AsyncGenerator[str, None]:
@@ -95,35 +95,32 @@ class Painter:
                 depth = await asyncio.to_thread(decode_depth, request.depth_map_b64, *size)
             else:
                 depth = await asyncio.to_thread(mock_depth, *size)
-        written = parameters(resolved) if request.embed_parameters else None
-        return replace(job, depth=depth, parameters=written)
+        return replace(
+            job,
+            depth=depth,
+            parameters=parameters(resolved),
+            embed_parameters=request.embed_parameters,
+        )
 
 
 def response_of(done: Done, resolved: Resolved, seconds: float) -> GenerateResponse:
-    """The JSON answer for finished pictures."""
-    job = resolved.job
+    """The JSON answer for finished pictures; what was painted is the runner's to say."""
     images = [base64.b64encode(image).decode("ascii") for image in done.images]
+    painted = done.parameters
     return GenerateResponse(
         image_b64=images[0],
         images_b64=images,
         generation_time=round(seconds, 4),
-        seed_used=job.seed,
-        model_used=job.model,
-        request_id=job.request_id,
+        seed_used=painted["seed"],
+        model_used=painted["model"],
+        request_id=resolved.job.request_id,
         metadata=Metadata(
-            steps=job.steps,
-            cfg=job.guidance_scale,
-            scheduler=done.scheduler,
-            controlnet=job.controlnet,
-            controlnet_strength=job.controlnet_strength,
-            control_guidance_start=job.control_guidance_start,
-            control_guidance_end=job.control_guidance_end,
-            loras=[LoraUse(name=lora.name, strength=lora.strength) for lora in job.loras],
-            era=resolved.era,
-            width=job.width,
-            height=job.height,
-            timings=Timings(**{name: round(value, 4) for name, value in done.timings.items()}),
-            warnings=[*resolved.warnings, *done.warnings],
+            **{name: painted[name] for name in Metadata.model_fields if name in painted}
+            | {
+                "scheduler": done.scheduler,
+                "timings": {name: round(value, 4) for name, value in done.timings.items()},
+                "warnings": [*resolved.warnings, *done.warnings],
+            }
         ),
     )
 
@@ -139,11 +136,11 @@ def _accepted_picture(http: Request) -> str | None:
     return None
 
 
-def _picture(done: Done, job: PaintJob, media_type: str) -> Response:
+def _picture(done: Done, request_id: str, media_type: str) -> Response:
     headers = {
-        "X-Seed": str(job.seed),
-        "X-Model": job.model,
-        "X-Request-Id": job.request_id,
+        "X-Seed": str(done.parameters["seed"]),
+        "X-Model": done.parameters["model"],
+        "X-Request-Id": request_id,
         "X-Timings": json.dumps({name: round(value, 4) for name, value in done.timings.items()}),
     }
     return Response(done.images[0], media_type=media_type, headers=headers)

@@ -251,8 +251,9 @@ class Engine:
         seconds = self._clock() - started
         self.cost.observe_decode(job.model, job.height * job.width, seconds)
         task.timings.decode += seconds
-        parameters = job.parameters and {**job.parameters, "seed": (job.seed + index) % _SEEDS}
-        encode = partial(encode_picture, pixels, job.output_format, job.quality, parameters)
+        parameters = {**job.parameters, "seed": (job.seed + index) % _SEEDS}
+        written = parameters if job.embed_parameters else None
+        encode = partial(encode_picture, pixels, job.output_format, job.quality, written)
         if all(other.done for other in task.samples):
             self._queue.finish(task)
         self._encoders.submit(self._deliver, task, index, encode)

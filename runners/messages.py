@@ -56,8 +56,9 @@ class PaintJob:
     session: str | None = None
     deadline: float | None = None
     previews: bool = False
-    parameters: dict[str, Any] | None = None
-    """Written into every picture; None writes nothing."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """What the caller is told of the picture; written into it too if `embed_parameters`."""
+    embed_parameters: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The finished pictures, encoded, and seconds per part of the work."""
+    """The finished pictures, encoded, and seconds per part of the work.
+
+    `parameters` are the job's: who has joined another's request learns what was really painted.
+    """
 
     images: tuple[bytes, ...]
     scheduler: str
     timings: dict[str, float]
+    parameters: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 

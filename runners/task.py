@@ -95,6 +95,7 @@ class Task:
                 images=pictures,
                 scheduler=type(self.samples[0].scheduler).__name__,
                 timings={name: getattr(timings, name) for name in Timings.__slots__},
+                parameters=self.job.parameters,
                 warnings=self.samples[0].warnings,
             )
         )

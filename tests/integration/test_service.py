@@ -167,10 +167,11 @@ def test_the_latest_of_a_session_wins(client: httpx.Client, background: Post) ->
 
 
 def test_equal_ids_share_the_work(client: httpx.Client, background: Post) -> None:
-    body = {**SLOW, "steps": 8, "request_id": "shared"}
+    body = {**SLOW, "steps": 8, "request_id": "shared"}  # without a seed: drawn by the first
     calls = [background(body), background(body)]
     first, second = (call.result(timeout=60).json() for call in calls)
     assert first["image_b64"] == second["image_b64"]
+    assert first["seed_used"] == second["seed_used"]
 
 
 def test_what_cannot_be_in_time_is_not_computed(client: httpx.Client) -> None:
