@@ -50,7 +50,7 @@ def test_the_demo_set_lies_in_the_repository() -> None:
         ('source = "file:', 'source = "ftp:', "models.base.source"),
         ("[eras.modern]", "[eras.modern]\nloras = { drone = 0.5 }", "drone"),
         ("[eras.modern]", "[eras.modern]\ncolour = 1", "eras.modern.colour"),
-        ("[models.base]", "[models.base]\nlatent_rgb = [[1, 2, 3]]", "latent_rgb"),
+        ("latent_rgb = [", "latent_rgb = [[1, 2, 3],", "latent_rgb"),
     ],
 )
 def test_a_wrong_catalog_is_told_where(tmp_path: Path, before: str, after: str, named: str) -> None:
