@@ -345,7 +345,7 @@ def test_previews_come_at_most_five_times_a_second() -> None:
     engine.submit(job("seen", steps=6, previews=True), listener)
     for _ in range(6):
         engine.tick()
-        clock.now += 0.1
+        clock.now += 0.125
     engine.close()
     steps = [event for event in listener.events if isinstance(event, Step)]
     has_preview = [bool(step.preview) for step in steps]
