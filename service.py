@@ -133,7 +133,7 @@ class ImageService:
     async def cancel(self, **fields: Any) -> CancelResponse:
         """Cancel a request, a session, or everything; the cancelled calls end with 409."""
         try:
-            ids = await self._gateway.cancel(CancelOrder(**fields))
+            ids = await self._painter.cancel(CancelOrder(**fields))
         except ApiError as error:
             return _refusal(error)
         return CancelResponse(cancelled=list(ids))

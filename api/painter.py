@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, replace
 
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.errors import ApiError, Internal
+from api.errors import ApiError, Conflict, Internal
 from api.gateway import Gateway
 from api.images import decode_depth, mock_depth
 from api.requests import GenerateRequest
 from api.resolve import Resolved, Resolver, parameters
 from api.responses import GenerateResponse, Metadata
-from runners.messages import Done, PaintJob, Queued, Started, Step
+from runners.messages import CancelOrder, Done, PaintJob, Queued, Started, Step
 
 log = structlog.get_logger(__name__)
 
 _MEDIA_TYPES = {"image/jpeg": "jpeg", "image/png": "png", "image/webp": "webp"}
 _DECODERS = 2
+
+
+@dataclass(slots=True, eq=False)
+class _Preparation:
+    """A job that the runner does not know yet."""
+
+    job: PaintJob
+    cancelled: bool = False
 
 
 class Painter:
@@ -35,12 +44,12 @@ class Painter:
         self._gateway = gateway
         # Decoding a large picture takes tens of megabytes; two at once keep both cores busy.
         self._decoding = asyncio.Semaphore(_DECODERS)
+        self._preparations: list[_Preparation] = []
 
     async def answer(self, request: GenerateRequest, http: Request) -> Response | GenerateResponse:
         """The picture as JSON, as itself if the caller accepts a picture type, or an error."""
         arrived = time.monotonic()
-        request_id = request.request_id or http.state.id
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        request_id = _identified(request, http)
         try:
             media_type = _accepted_picture(http)
             resolved = self._resolver.resolve(request, request_id, arrived, previews=False)
@@ -56,7 +65,7 @@ class Painter:
             return Internal().response(request_id)
         log.info("painted", model=job.model, seconds=round(time.monotonic() - arrived, 3))
         if media_type is not None:
-            return _picture(done, request_id, media_type)
+            return _picture(done, request_id)
         return response_of(done, resolved, time.monotonic() - arrived)
 
     async def stream(self, request: GenerateRequest, http: Request) -> AsyncGenerator[str, None]:
@@ -66,9 +75,7 @@ class Painter:
             ApiError: the request cannot be painted at all; only before the first event.
         """
         arrived = time.monotonic()
-        request_id = request.request_id or http.state.id
-        http.state.id = request_id
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        request_id = _identified(request, http)
         resolved = self._resolver.resolve(request, request_id, arrived, previews=True)
         job = await self._with_depth(request, resolved)
         events = self._gateway.events(job)
@@ -87,14 +94,40 @@ class Painter:
         finally:
             await events.aclose()
 
+    async def cancel(self, order: CancelOrder) -> tuple[str, ...]:
+        """End what the order names, whether its depth map is still being decoded or it runs."""
+        ids = []
+        for preparation in self._preparations:
+            job = preparation.job
+            if (
+                order.all
+                or order.request_id == job.request_id
+                or (order.session is not None and order.session == job.session)
+            ):
+                preparation.cancelled = True
+                ids.append(job.request_id)
+        return tuple(dict.fromkeys((*ids, *await self._gateway.cancel(order))))
+
+    @contextlib.contextmanager
+    def _preparing(self, job: PaintJob) -> Iterator[_Preparation]:
+        preparation = _Preparation(job)
+        self._preparations.append(preparation)
+        try:
+            yield preparation
+        finally:
+            self._preparations.remove(preparation)
+
     async def _with_depth(self, request: GenerateRequest, resolved: Resolved) -> PaintJob:
         job = resolved.job
         size = (job.width, job.height)
-        async with self._decoding:
-            if request.depth_map_b64 is not None:
-                depth = await asyncio.to_thread(decode_depth, request.depth_map_b64, *size)
-            else:
-                depth = await asyncio.to_thread(mock_depth, *size)
+        with self._preparing(job) as preparation:
+            async with self._decoding:
+                if request.depth_map_b64 is not None:
+                    depth = await asyncio.to_thread(decode_depth, request.depth_map_b64, *size)
+                else:
+                    depth = await asyncio.to_thread(mock_depth, *size)
+        if preparation.cancelled:
+            raise Conflict("the request was cancelled", code="cancelled")
         return replace(
             job,
             depth=depth,
@@ -125,6 +158,13 @@ def response_of(done: Done, resolved: Resolved, seconds: float) -> GenerateRespo
     )
 
 
+def _identified(request: GenerateRequest, http: Request) -> str:
+    """The request's id: its own, else the one that its HTTP request has; logs carry it."""
+    http.state.id = request.request_id or http.state.id
+    structlog.contextvars.bind_contextvars(request_id=http.state.id)
+    return str(http.state.id)
+
+
 def _accepted_picture(http: Request) -> str | None:
     """The first picture type that the Accept header names before JSON or anything."""
     for item in http.headers.get("accept", "").split(","):
@@ -136,14 +176,15 @@ def _accepted_picture(http: Request) -> str | None:
     return None
 
 
-def _picture(done: Done, request_id: str, media_type: str) -> Response:
+def _picture(done: Done, request_id: str) -> Response:
+    # A caller who joined another's request gets that request's format.
     headers = {
         "X-Seed": str(done.parameters["seed"]),
         "X-Model": done.parameters["model"],
         "X-Request-Id": request_id,
         "X-Timings": json.dumps({name: round(value, 4) for name, value in done.timings.items()}),
     }
-    return Response(done.images[0], media_type=media_type, headers=headers)
+    return Response(done.images[0], media_type=f"image/{done.output_format}", headers=headers)
 
 
 def _progress(event: object) -> str:

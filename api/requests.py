@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -144,8 +145,7 @@ class GenerateRequest(BaseModel):
     @classmethod
     def _plain_text(cls, text: str | None) -> str | None:
         if text is not None and any(
-            (ord(char) < 32 and char not in "\t\n\r") or "\ud800" <= char <= "\udfff"
-            for char in text
+            unicodedata.category(char) in {"Cc", "Cs"} and char not in "\t\n\r" for char in text
         ):
             raise ValueError("must not contain control characters")
         return text

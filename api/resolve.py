@@ -87,6 +87,7 @@ class Resolver:
             depth=b"",
             loras=loras,
             session=request.session,
+            arrived=arrived,
             deadline=request.deadline_ms and arrived + request.deadline_ms / 1000,
             previews=previews,
         )

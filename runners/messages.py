@@ -27,7 +27,8 @@ class LoraWeight:
 class PaintJob:
     """A request with every default resolved and every value validated.
 
-    `deadline` is on `time.monotonic()`'s clock, which Linux shares between processes.
+    `arrived` and `deadline` are on `time.monotonic()`'s clock, which Linux shares between
+    processes; of a session's requests the one that arrived last wins.
     `depth` is uint8 of `height * width` bytes, near = bright.
     `subscriber` tells apart the callers that have joined one request id.
     """
@@ -54,6 +55,7 @@ class PaintJob:
     depth: bytes
     loras: tuple[LoraWeight, ...] = ()
     session: str | None = None
+    arrived: float = 0.0
     deadline: float | None = None
     previews: bool = False
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -90,6 +92,7 @@ class Done:
     """
 
     images: tuple[bytes, ...]
+    output_format: str
     scheduler: str
     timings: dict[str, float]
     parameters: dict[str, Any] = field(default_factory=dict)

@@ -9,6 +9,9 @@ from runners.messages import CancelOrder, PaintJob, Queued, Started
 from runners.sample import Sample
 from runners.task import Emit, Task
 
+_SUPERSEDED = "a newer request of the same session took its place"
+_KEPT_SESSIONS = 1000
+
 
 class TaskQueue:
     """Waiting, running and finishing tasks, under one lock; all methods are thread-safe.
@@ -26,24 +29,23 @@ class TaskQueue:
         self._waiting: list[Task] = []
         self._running: list[Task] = []
         self._finishing: list[Task] = []
+        self._latest: dict[str, float] = {}
 
     def add(self, job: PaintJob, emit: Emit, now: float) -> None:
         """Queue a job, join the one of the same id that still runs, or refuse it when full.
 
-        A job with a session supersedes the session's others.
+        A job with a session supersedes those of the session that arrived before it, and is
+        superseded by one that arrived after it but was sooner here (its depth map was smaller).
         """
         with self.lock:
             for task in self.alive():
                 if task.job.request_id == job.request_id:
                     task.join(job.subscriber, emit)
                     return
-            if job.session is not None:
-                self.end(
-                    lambda task: task.job.session == job.session,
-                    "superseded",
-                    "a newer request of the same session took its place",
-                )
             task = Task(job, now, emit)
+            if job.session is not None and self._supersede(job.session, job.arrived):
+                task.fail("superseded", _SUPERSEDED)
+                return
             if len(self._waiting) >= self._max_waiting:
                 wait = max(1.0, self.seconds_ahead())
                 task.fail("overloaded", f"{len(self._waiting)} requests are waiting", wait)
@@ -51,6 +53,17 @@ class TaskQueue:
             task.emit(Queued(len(self._waiting) + len(self._running)))
             self._waiting.append(task)
             self.notify()
+
+    def _supersede(self, session: str, arrived: float) -> bool:
+        """End what a session's request replaces; true when it is itself replaced already."""
+        latest = self._latest.pop(session, arrived)
+        self._latest[session] = max(latest, arrived)
+        if len(self._latest) > _KEPT_SESSIONS:
+            self._latest.pop(next(iter(self._latest)))
+        if latest > arrived:
+            return True
+        self.end(lambda task: task.job.session == session, "superseded", _SUPERSEDED)
+        return False
 
     def cancel(self, order: CancelOrder) -> tuple[str, ...]:
         """End the tasks that the order names; returns their request ids."""

@@ -93,6 +93,7 @@ class Task:
         self.emit(
             Done(
                 images=pictures,
+                output_format=self.job.output_format,
                 scheduler=type(self.samples[0].scheduler).__name__,
                 timings={name: getattr(timings, name) for name in Timings.__slots__},
                 parameters=self.job.parameters,

@@ -19,6 +19,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("prompt", None, "valid string"),
     ("prompt", 7, "valid string"),
     ("prompt", "nul \0 char", "control characters"),
+    ("prompt", "c1 \x85 char", "control characters"),
     ("negative_prompt", "x" * 2001, "at most 2000 characters"),
     ("steps", 0, "greater than or equal to 1"),
     ("steps", 51, "less than or equal to 50"),

@@ -89,7 +89,7 @@ def test_the_picture_itself(client: httpx.Client, kind: str) -> None:
     assert response.headers["content-type"] == f"image/{kind}"
     assert response.headers["x-seed"] == "5"
     assert response.headers["x-model"] == "base"
-    assert response.headers["x-request-id"]
+    assert len(response.headers["x-request-id"]) == 32
     assert json.loads(response.headers["x-timings"])["denoise"] > 0
     picture = Image.open(io.BytesIO(response.content))
     assert (picture.format, picture.size) == (kind.upper(), (256, 256))
@@ -172,6 +172,47 @@ def test_equal_ids_share_the_work(client: httpx.Client, background: Post) -> Non
     first, second = (call.result(timeout=60).json() for call in calls)
     assert first["image_b64"] == second["image_b64"]
     assert first["seed_used"] == second["seed_used"]
+
+
+def test_who_joins_gets_the_pictures_format_as_it_is(
+    client: httpx.Client, background: Post
+) -> None:
+    body = {**SLOW, "steps": 10, "request_id": "formats"}
+    first = background(body)
+    wait_until_running(client)
+    second = client.post("/generate", json=body, headers={"Accept": "image/png"})
+    assert first.result(timeout=60).status_code == 200
+    assert second.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(second.content)).format == "JPEG"
+    assert second.headers["x-request-id"] == "formats"
+
+
+def large_depth() -> str:
+    noise = np.random.default_rng(0).integers(0, 256, (3500, 3500), np.uint8)
+    return encoded(Image.fromarray(noise), compress_level=1)
+
+
+def test_cancelling_reaches_requests_whose_depth_map_is_being_decoded(
+    client: httpx.Client, background: Post
+) -> None:
+    body = {**QUICK, "mock_depth": False, "depth_map_b64": large_depth(), "session": "decoding"}
+    call = background(body)
+    cancelled: list[str] = []
+    while not cancelled and not call.done():
+        cancelled = client.post("/cancel", json={"session": "decoding"}).json()["cancelled"]
+    assert cancelled
+    assert call.result(timeout=20).json()["error"] == "cancelled"
+
+
+def test_a_slow_depth_map_does_not_make_an_old_request_the_latest(
+    client: httpx.Client, background: Post
+) -> None:
+    body = {**QUICK, "mock_depth": False, "depth_map_b64": large_depth(), "session": "order"}
+    old = background(body)
+    time.sleep(0.25)
+    new = client.post("/generate", json={**QUICK, "steps": 20, "session": "order"})
+    assert new.status_code == 200
+    assert old.result(timeout=20).status_code in {200, 409}
 
 
 def test_what_cannot_be_in_time_is_not_computed(client: httpx.Client) -> None:

@@ -29,7 +29,7 @@ from runners.messages import (
 )
 from tests.unit.test_messages import JOB
 
-DONE = Done((b"picture",), "EulerDiscreteScheduler", {})
+DONE = Done((b"picture",), "png", "EulerDiscreteScheduler", {})
 
 
 class FakeRunner:

@@ -224,6 +224,20 @@ def test_a_newer_request_of_a_session_supersedes(engine: Engine) -> None:
     assert pictures(new)
 
 
+def test_of_a_session_the_last_to_arrive_wins_whoever_is_here_first(engine: Engine) -> None:
+    newer, older, newest = Listener(), Listener(), Listener()
+    engine.submit(job("newer", session="table", arrived=2.0), newer)
+    engine.submit(job("older", session="table", arrived=1.0), older)
+    assert failure(older) == "superseded"
+    drain(engine)
+    engine.submit(job("late", session="table", arrived=1.5), older)
+    assert failure(older) == "superseded"
+    engine.submit(job("newest", session="table", arrived=3.0), newest)
+    finish(engine)
+    assert pictures(newer)
+    assert pictures(newest)
+
+
 def test_equal_ids_join_and_one_leaving_leaves_the_other(
     engine: Engine, batches: list[list[str]]
 ) -> None:

@@ -38,7 +38,7 @@ JOB = PaintJob(
 
 MESSAGES: list[Message] = [
     JOB, Queued(3), Started(), Step(1, 6, b"jpeg"), Step(2, 6),
-    Done((b"a", b"", b"ccc"), "E", {}, {"seed": 3}),
+    Done((b"a", b"", b"ccc"), "png", "E", {}, {"seed": 3}),
     Failed("overloaded", "later", 2.5), CancelOrder(session="s"), Cancelled(("a", "b")),
     LoadOrder("base"), LoadOutcome("ok", ("base",), (), 0.1), RunnerStatus("ready"),
 ]  # fmt: skip

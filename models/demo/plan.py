@@ -1,0 +1,60 @@
+"""How much of everything a training run uses: the full plan, and a miniature one for tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.demo.fields import Size
+from models.demo.pools import PoolSpec
+from models.demo.training import Schedule
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Data pools, the two stages' schedules and their batch sizes."""
+
+    pools: tuple[PoolSpec, ...]
+    autoencoder: Schedule
+    autoencoder_batch: int
+    sharpening: Schedule
+    denoiser: Schedule
+    small_batch: int
+    large_batch: int
+    small_size: Size
+    large_from: float
+    """Share of the denoiser's steps after which full-size pictures take over."""
+
+
+FULL = Plan(
+    pools=(
+        PoolSpec("small", (128, 128), 3000, seed=1_000_000),
+        PoolSpec("square", (256, 256), 700, seed=2_000_000),
+        PoolSpec("wide", (192, 320), 250, seed=3_000_000),
+        PoolSpec("tall", (320, 192), 250, seed=4_000_000),
+        PoolSpec("degraded", (128, 128), 300, seed=5_000_000, degraded=True),
+    ),
+    autoencoder=Schedule(steps=5800, learning_rate=2e-3),
+    autoencoder_batch=4,
+    sharpening=Schedule(steps=1200, learning_rate=4e-4),
+    denoiser=Schedule(steps=4700, learning_rate=8e-4, warmup=200, ema=0.999),
+    small_batch=16,
+    large_batch=6,
+    small_size=(128, 128),
+    large_from=0.84,
+)
+
+MINIATURE = Plan(
+    pools=(
+        PoolSpec("small", (128, 128), 4, seed=1_000_000),
+        PoolSpec("square", (128, 136), 2, seed=2_000_000),
+        PoolSpec("degraded", (128, 128), 2, seed=5_000_000, degraded=True),
+    ),
+    autoencoder=Schedule(steps=4, learning_rate=1e-3, warmup=2, save_every=2, report_every=2),
+    autoencoder_batch=2,
+    sharpening=Schedule(steps=2, learning_rate=1e-3, warmup=1, save_every=2, report_every=2),
+    denoiser=Schedule(steps=4, learning_rate=1e-3, warmup=2, save_every=2, report_every=2),
+    small_batch=2,
+    large_batch=1,
+    small_size=(128, 128),
+    large_from=0.5,
+)
