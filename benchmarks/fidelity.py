@@ -99,6 +99,14 @@ def read(
     return readings, pictures
 
 
+def _adherence(readings: Sequence[Reading]) -> float:
+    return float(np.mean([reading.adherence for reading in readings]))
+
+
+def _recognised(readings: Sequence[Reading]) -> float:
+    return float(np.mean([reading.seen == reading.asked for reading in readings]))
+
+
 def sheet(maps: Sequence[HeldOut], pictures: Sequence[Picture], path: Path) -> None:
     """Every depth map above its first picture, sixteen to a row, at half size."""
     tiles = [
@@ -126,12 +134,12 @@ def main() -> None:
     for label, group in (("kind", "kind"), ("era", "asked")):
         for name in sorted({getattr(reading, group) for reading in controlled}):
             own = [reading for reading in controlled if getattr(reading, group) == name]
-            known = np.mean([reading.seen == reading.asked for reading in own])
-            adherence = np.mean([reading.adherence for reading in own])
-            print(f"{label} {name:<16} adherence {adherence:.3f}  era {known:.2f}  n {len(own)}")
-    adherence = float(np.mean([reading.adherence for reading in controlled]))
-    uncontrolled = float(np.mean([reading.adherence for reading in free]))
-    era = float(np.mean([reading.seen == reading.asked for reading in controlled]))
+            print(
+                f"{label} {name:<16} adherence {_adherence(own):.3f}  "
+                f"era {_recognised(own):.2f}  n {len(own)}"
+            )
+    adherence, uncontrolled = _adherence(controlled), _adherence(free)
+    era = _recognised(controlled)
     finish(
         {"adherence": round(adherence, 4), "uncontrolled": round(uncontrolled, 4), "era": era},
         {"adherence": ADHERENCE_BAR, "uncontrolled": UNCONTROLLED_BAR, "era": ERA_BAR},
@@ -139,7 +147,7 @@ def main() -> None:
         maps=len(maps),
         pictures=len(controlled) + len(free),
         lowest_adherence=round(min(reading.adherence for reading in controlled), 3),
-        era_without_control=float(np.mean([reading.seen == reading.asked for reading in free])),
+        era_without_control=_recognised(free),
         sharpness=round(float(np.mean([reading.sharpness for reading in controlled])), 3),
     )
 
