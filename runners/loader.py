@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import structlog
+import torch
 
 from runners.networks import ControlNet, Variant
 from runners.residency import LoadError, Residency
@@ -25,7 +26,7 @@ class Loader:
     def __init__(self, residency: Residency) -> None:
         self.residency = residency
         self.on_change: Callable[[], None] = lambda: None
-        self._pool = ThreadPoolExecutor(1, "load")
+        self._pool = _single_threaded_pool()
         self._lock = threading.Lock()
         self._pending: dict[_Key, Future[None]] = {}
         self._awaited: dict[_Key, Future[None]] = {}
@@ -79,3 +80,18 @@ class Loader:
         except LoadError as error:
             log.exception("load failed", model=model, controlnet=controlnet, reason=str(error))
             raise
+
+
+def _single_threaded_pool() -> ThreadPoolExecutor:
+    """One thread on which torch never parallelises.
+
+    A second thread with a team of OpenMP workers makes libgomp put both teams to sleep at every
+    barrier, which doubles the time of a step on a CPU. torch keeps the number of threads both per
+    thread, fixed at its first use there, and as the default for threads to come.
+    """
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(1, "load")
+    pool.submit(torch.set_num_threads, 1).result()
+    pool.submit(torch.get_num_threads).result()
+    torch.set_num_threads(threads)
+    return pool
