@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,14 @@ def drain(engine: Engine) -> None:
 def finish(engine: Engine) -> None:
     drain(engine)
     engine.close()
+
+
+def await_end(listener: Listener) -> None:
+    """Pictures are encoded on other threads, after the last tick."""
+    deadline = time.monotonic() + 20
+    while not isinstance(listener.events[-1], Done | Failed):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def pictures(listener: Listener) -> list[np.ndarray[Any, Any]]:
@@ -230,6 +239,7 @@ def test_of_a_session_the_last_to_arrive_wins_whoever_is_here_first(engine: Engi
     engine.submit(job("older", session="table", arrived=1.0), older)
     assert failure(older) == "superseded"
     drain(engine)
+    await_end(newer)
     engine.submit(job("late", session="table", arrived=1.5), older)
     assert failure(older) == "superseded"
     engine.submit(job("newest", session="table", arrived=3.0), newest)
