@@ -1,6 +1,6 @@
 """Do the pictures follow the depth, and show the era that the prompt asks for?
 
-    python -m benchmarks.fidelity [--maps N] [--sheet PATH]
+    python -m benchmarks.fidelity [--maps N] [--sheet PATH] [--cfg SCALE]
 
 Paints held-out depth maps, half of them of kinds that the training generator cannot make, through
 the engine with the catalog's defaults, two eras each; and once more without control. A judge that
@@ -71,7 +71,7 @@ def plan(maps: Sequence[HeldOut], strength: float, eras_per_map: int) -> list[tu
 
 
 def read(
-    judge: Judge, maps: Sequence[HeldOut], strength: float
+    judge: Judge, maps: Sequence[HeldOut], strength: float, cfg: float
 ) -> tuple[list[Reading], list[Picture]]:
     """Paint the maps with a ControlNet strength and read the pictures."""
     pairs = plan(maps, strength, _ERAS_PER_MAP)
@@ -82,6 +82,7 @@ def read(
             prompt=demo_catalog().eras[era].prompt,
             seed=number,
             controlnet_strength=strength,
+            guidance_scale=cfg,
         )
         for number, (held, era) in enumerate(pairs)
     ]
@@ -125,11 +126,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--maps", type=int, default=COUNT)
     parser.add_argument("--sheet", type=Path, default=Path("build/fidelity.png"))
+    parser.add_argument("--cfg", type=float, default=demo_catalog().models["base"].cfg)
     options = parser.parse_args()
     judge = Judge.load_or_train(CACHE)
     maps = heldout(count=options.maps)
-    controlled, pictures = read(judge, maps, strength=0.8)
-    free, _ = read(judge, maps, strength=0.0)
+    controlled, pictures = read(judge, maps, strength=0.8, cfg=options.cfg)
+    free, _ = read(judge, maps, strength=0.0, cfg=options.cfg)
     sheet(maps, pictures, options.sheet)
     for label, group in (("kind", "kind"), ("era", "asked")):
         for name in sorted({getattr(reading, group) for reading in controlled}):

@@ -39,7 +39,7 @@ def test_fidelity_paints_every_era_as_often() -> None:
 def test_fidelity_reads_what_it_paints(tmp_path: Any) -> None:
     maps = heldout(count=1)
     judge: Any = FakeJudge()
-    readings, pictures = read(judge, maps, strength=0.8)
+    readings, pictures = read(judge, maps, strength=0.8, cfg=1.0)
     assert [reading.asked for reading in readings] == list(demo_catalog().eras)[:2]
     assert all(picture.shape == (256, 256, 3) for picture in pictures)
     assert all(-1 <= reading.adherence <= 1 for reading in readings)
