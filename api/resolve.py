@@ -12,7 +12,7 @@ from api import __version__
 from api.errors import FieldProblem, InvalidRequest, UnknownName
 from api.requests import GenerateRequest
 from models.catalog import Catalog
-from models.store import Inventory
+from models.store import Entry, Inventory, default_name
 from runners.messages import LoadOrder, LoraWeight, PaintJob
 
 SOFTWARE = f"experimance-controlnet {__version__}"
@@ -190,9 +190,9 @@ def _refuse_what_comes_later(request: GenerateRequest) -> None:
         )
 
 
-def _known(field: str, name: str | None, default: str, there: Mapping[str, Any]) -> str:
+def _known(field: str, name: str | None, default: str, there: Mapping[str, Entry]) -> str:
     if name is None:
-        return default if default in there else next(iter(there))
+        return default_name(there, default)
     _require(field, name, there)
     return name
 

@@ -147,6 +147,11 @@ def inventory(catalog: Catalog) -> Inventory:
     return Inventory(**found)
 
 
+def default_name(there: Mapping[str, Entry], preferred: str) -> str:
+    """The catalog's default where it is in the store, else the first that is."""
+    return preferred if preferred in there else next(iter(there))
+
+
 def require(catalog: Catalog) -> Inventory:
     """The inventory, if it suffices to serve: a variant and a ControlNet at least.
 

@@ -10,7 +10,7 @@ import structlog
 
 from api.settings import Settings, load_settings
 from models.catalog import Catalog, load_catalog
-from models.store import require
+from models.store import default_name, require
 from runners.device import Device
 from runners.engine import Engine, EngineConfig
 from runners.loader import Loader
@@ -25,13 +25,16 @@ class EngineHost:
     """One engine with its weights, from start to close."""
 
     def __init__(self, catalog: Catalog, settings: Settings, device: Device) -> None:
-        self._catalog = catalog
+        inventory = require(catalog)
         self._device = device
-        self._loader = Loader(Residency(catalog, require(catalog), device))
+        self._loader = Loader(Residency(catalog, inventory, device))
         self.engine = Engine(self._loader, device, EngineConfig(max_queue=settings.max_queue))
         self._state = "loading_models"
         self._startup_error: str | None = None
-        self._first = settings.preload_model or catalog.default_model
+        self._model = settings.preload_model or default_name(
+            inventory.models, catalog.default_model
+        )
+        self._controlnet = default_name(inventory.controlnets, catalog.default_controlnet)
 
     @classmethod
     def start(cls) -> EngineHost:
@@ -39,16 +42,13 @@ class EngineHost:
         settings = load_settings()
         host = cls(load_catalog(settings.catalog), settings, Device.best())
         host.engine.start()
-        first = host._loader.load(host._first, host._catalog.default_controlnet)
+        first = host._loader.load(host._model, host._controlnet)
         first.add_done_callback(host._warm_up)
         return host
 
     async def load(self, order: LoadOrder) -> str | None:
-        """Load what is named, the catalog's defaults for what is not; an error message or None."""
-        future = self._loader.load(
-            order.model or self._catalog.default_model,
-            order.controlnet or self._catalog.default_controlnet,
-        )
+        """Load what is named, the first ones for what is not; an error message or None."""
+        future = self._loader.load(order.model or self._model, order.controlnet or self._controlnet)
         try:
             await asyncio.wrap_future(future)
         except LoadError as error:
@@ -96,8 +96,8 @@ class EngineHost:
             self._state, self._startup_error = "error", str(error)
             return
         residency = self._loader.residency
-        variant = residency.load_variant(self._first)
-        controlnet = residency.load_controlnet(self._catalog.default_controlnet)
+        variant = residency.load_variant(self._model)
+        controlnet = residency.load_controlnet(self._controlnet)
         started = time.monotonic()
 
         def measure() -> None:
@@ -114,7 +114,7 @@ class EngineHost:
         self._state = "ready"
         log.info(
             "ready",
-            model=self._first,
+            model=self._model,
             device=str(self._device.torch_device),
             max_rows=self.engine.cost.max_rows,
             warm_up_seconds=round(time.monotonic() - started, 2),

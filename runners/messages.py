@@ -121,7 +121,7 @@ class CancelOrder:
 
 @dataclass(frozen=True, slots=True)
 class LoadOrder:
-    """What to load or unload; None means the catalog's default when loading."""
+    """What to load or unload; None means the runner's first ones when loading."""
 
     model: str | None = None
     controlnet: str | None = None

@@ -194,6 +194,32 @@ def test_loras_are_imported_and_read(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+HOST = """
+import time
+from runners.host import EngineHost
+host = EngineHost.start()
+deadline = time.monotonic() + 60
+while host.status().state == "loading_models" and time.monotonic() < deadline:
+    time.sleep(0.05)
+status = host.status()
+assert (status.state, status.loaded_models) == ("ready", ("base",)), status
+host.close()
+"""
+
+
+def test_a_default_that_is_not_in_the_store_stops_nobody(home: Path, tmp_path: Path) -> None:
+    text = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
+    text = text.replace('default_model = "base"', 'default_model = "absent"')
+    absent = (
+        '[models.absent]\nsource = "file:absent"\nlicence = "none"\nnative_size = 256\n'
+        'steps = 6\ncfg = 1.0\nscheduler = { class = "EulerDiscreteScheduler" }\n'
+    )
+    catalog = tmp_path / "partial.toml"
+    catalog.write_text(text + absent, encoding="utf-8")
+    done = run(home, f"import os; os.environ['CATALOG'] = {str(catalog)!r}\n{HOST}")
+    assert done.returncode == 0, done.stderr
+
+
 def test_residency_loads_once_shares_and_names_what_fails(home: Path, tmp_path: Path) -> None:
     copy = tmp_path / "home"
     shutil.copytree(home, copy)
