@@ -24,6 +24,7 @@ from api.errors import (
     UnsupportedMediaType,
     from_status,
 )
+from api.requests import REQUEST_ID
 from api.settings import load_settings
 
 log = structlog.get_logger(__name__)
@@ -31,7 +32,6 @@ log = structlog.get_logger(__name__)
 MAX_BODY = 32 * 2**20
 _OPEN_ROUTES = {"/livez", "/readyz", "/healthcheck"}
 _MEDIA_TYPES = {"application/json", "multipart/form-data"}
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
 _current: ContextVar[Request] = ContextVar("request")
 
@@ -56,7 +56,7 @@ class ContractMiddleware:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex
+        request_id = given if re.fullmatch(REQUEST_ID, given) else uuid.uuid4().hex
         limited = _Limited(receive)
         request = Request(scope, limited)
         request.state.id = request_id

@@ -7,7 +7,7 @@ import base64
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
@@ -98,14 +98,9 @@ class Painter:
         """End what the order names, whether its depth map is still being decoded or it runs."""
         ids = []
         for preparation in self._preparations:
-            job = preparation.job
-            if (
-                order.all
-                or order.request_id == job.request_id
-                or (order.session is not None and order.session == job.session)
-            ):
+            if order.names(preparation.job):
                 preparation.cancelled = True
-                ids.append(job.request_id)
+                ids.append(preparation.job.request_id)
         return tuple(dict.fromkeys((*ids, *await self._gateway.cancel(order))))
 
     @contextlib.contextmanager
@@ -151,7 +146,7 @@ def response_of(done: Done, resolved: Resolved, seconds: float) -> GenerateRespo
             **{name: painted[name] for name in Metadata.model_fields if name in painted}
             | {
                 "scheduler": done.scheduler,
-                "timings": {name: round(value, 4) for name, value in done.timings.items()},
+                "timings": _rounded(done.timings),
                 "warnings": [*resolved.warnings, *done.warnings],
             }
         ),
@@ -182,9 +177,13 @@ def _picture(done: Done, request_id: str) -> Response:
         "X-Seed": str(done.parameters["seed"]),
         "X-Model": done.parameters["model"],
         "X-Request-Id": request_id,
-        "X-Timings": json.dumps({name: round(value, 4) for name, value in done.timings.items()}),
+        "X-Timings": json.dumps(_rounded(done.timings)),
     }
     return Response(done.images[0], media_type=f"image/{done.output_format}", headers=headers)
+
+
+def _rounded(timings: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(seconds, 4) for name, seconds in timings.items()}
 
 
 def _progress(event: object) -> str:

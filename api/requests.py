@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -15,23 +15,14 @@ from pydantic import (
     model_validator,
 )
 
-SCHEDULERS = (
-    "auto",
-    "euler",
-    "euler_a",
-    "dpm_sde",
-    "dpm_multi",
-    "dpm_single",
-    "ddim",
-    "lcm",
-    "unipc",
-)
+REQUEST_ID = r"[A-Za-z0-9._-]{1,64}"
 _MAX_DEPTH_TEXT = 32 * 2**20
 
 SchedulerName = Literal[
     "auto", "euler", "euler_a", "dpm_sde", "dpm_multi", "dpm_single", "ddim", "lcm", "unipc"
 ]
-RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+SCHEDULERS: tuple[str, ...] = get_args(SchedulerName)
+RequestId = Annotated[str, StringConstraints(pattern=f"^{REQUEST_ID}$")]
 CatalogName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 

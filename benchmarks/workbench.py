@@ -15,7 +15,6 @@ from PIL import Image
 
 from models.catalog import Catalog, load_catalog
 from models.importing import PIPELINE_COMPONENTS
-from runners.adapters import AdapterBank
 from runners.device import Device
 from runners.engine import Engine, EngineConfig
 from runners.messages import Event, PaintJob
@@ -36,16 +35,7 @@ def demo_catalog() -> Catalog:
 def demo_networks(model: str) -> tuple[Variant, ControlNet]:
     """A variant of the demo set and its ControlNet, straight from the repository's files."""
     parts = {kind: load_component(kind, WEIGHTS / kind, DEVICE) for kind in PIPELINE_COMPONENTS}
-    variant = Variant(
-        name=model,
-        spec=demo_catalog().models[model],
-        tokenizers=(parts["tokenizer"], parts["tokenizer_2"]),
-        text_encoders=(parts["text_encoder"], parts["text_encoder_2"]),
-        text_key="demo",
-        unet=parts["unet"],
-        vae=parts["vae"],
-        adapters=AdapterBank(parts["unet"]),
-    )
+    variant = Variant.of(model, demo_catalog().models[model], parts, text_key="demo")
     network = load_component("controlnet", WEIGHTS / "controlnet", DEVICE)
     return variant, split_hint(CONTROLNET, network)
 

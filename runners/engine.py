@@ -157,8 +157,7 @@ class Engine:
             deadline = task.job.deadline
             return deadline is not None and now + self._seconds_of(task) > deadline
 
-        if any(late(task) for task in self._queue.alive()):
-            self._queue.end(late, "deadline_exceeded", "the picture cannot be ready in time")
+        self._queue.end(late, "deadline_exceeded", "the picture cannot be ready in time")
 
     def _admit(self) -> None:
         in_flight = len(self._queue.pending())

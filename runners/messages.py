@@ -118,6 +118,12 @@ class CancelOrder:
     all: bool = False
     subscriber: str | None = None
 
+    def names(self, job: PaintJob) -> bool:
+        """Whether the order is about this job, whoever its subscribers are."""
+        if self.request_id is not None:
+            return self.request_id == job.request_id
+        return self.all or (self.session is not None and self.session == job.session)
+
 
 @dataclass(frozen=True, slots=True)
 class LoadOrder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,20 @@ class Variant:
     vae: Any
     adapters: AdapterBank
 
+    @classmethod
+    def of(cls, name: str, spec: VariantSpec, parts: Mapping[str, Any], text_key: str) -> Variant:
+        """A variant of loaded components, by kind; its LoRAs are its own."""
+        return cls(
+            name=name,
+            spec=spec,
+            tokenizers=(parts["tokenizer"], parts["tokenizer_2"]),
+            text_encoders=(parts["text_encoder"], parts["text_encoder_2"]),
+            text_key=text_key,
+            unet=parts["unet"],
+            vae=parts["vae"],
+            adapters=AdapterBank(parts["unet"]),
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ControlNet:
@@ -75,11 +90,3 @@ def split_hint(name: str, network: Any) -> ControlNet:
     hint = network.controlnet_cond_embedding
     network.controlnet_cond_embedding = nn.Identity()
     return ControlNet(name, network, hint)
-
-
-def network_bytes(network: Any) -> int:
-    """Bytes of a network's parameters and buffers; 0 for a tokenizer."""
-    if not isinstance(network, nn.Module):
-        return 0
-    tensors: list[torch.Tensor] = [*network.parameters(), *network.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -69,10 +69,9 @@ class TaskQueue:
         """End the tasks that the order names; returns their request ids."""
 
         def named(task: Task) -> bool:
-            if order.request_id is not None:
-                mine = task.job.request_id == order.request_id
-                return mine and (order.subscriber is None or task.leave(order.subscriber))
-            return order.all or task.job.session == order.session
+            if not order.names(task.job):
+                return False
+            return order.subscriber is None or task.leave(order.subscriber)
 
         return self.end(named, "cancelled", "the request was cancelled")
 
@@ -82,8 +81,9 @@ class TaskQueue:
             ended = [task for task in self.alive() if which(task)]
             for task in ended:
                 task.fail(error, message)
-            self.prune()
-            self.notify()
+            if ended:
+                self.prune()
+                self.notify()
             return tuple(task.job.request_id for task in ended)
 
     def alive(self) -> list[Task]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from models.catalog import Catalog
 from models.store import Component, Entry, Inventory
-from runners.adapters import AdapterBank, AdapterError
+from runners.adapters import AdapterError
 from runners.device import Device
 from runners.networks import ControlNet, Variant, load_component, split_hint
 
@@ -56,16 +56,9 @@ class Residency:
             if name not in self._variants:
                 entry = self._entry("model", name, self._inventory.models)
                 parts = self._load_parts("model", name, entry)
-                self._variants[name] = Variant(
-                    name=name,
-                    spec=self._catalog.models[name],
-                    tokenizers=(parts["tokenizer"], parts["tokenizer_2"]),
-                    text_encoders=(parts["text_encoder"], parts["text_encoder_2"]),
-                    text_key=" ".join(entry.components[kind].tag for kind in _TEXT),
-                    unet=parts["unet"],
-                    vae=parts["vae"],
-                    adapters=AdapterBank(parts["unet"]),
-                )
+                text_key = " ".join(entry.components[kind].tag for kind in _TEXT)
+                spec = self._catalog.models[name]
+                self._variants[name] = Variant.of(name, spec, parts, text_key)
             return self._variants[name]
 
     def load_controlnet(self, name: str) -> ControlNet:
