@@ -22,6 +22,7 @@ from benchmarks.heldout import COUNT, HeldOut, heldout
 from benchmarks.judge import Judge, Picture
 from benchmarks.report import finish
 from benchmarks.workbench import Listener, demo_catalog, make_engine, make_job
+from models.demo.rendering import render
 from runners.messages import Done, PaintJob
 
 ADHERENCE_BAR = 0.80
@@ -87,7 +88,21 @@ def read(
         for number, (held, era) in enumerate(pairs)
     ]
     pictures = paint(jobs)
-    readings = [
+    return judged(judge, pairs, pictures), pictures
+
+
+def ceiling(judge: Judge, maps: Sequence[HeldOut]) -> list[Reading]:
+    """What the judge reads in true renderings of the same maps and eras: the best there is."""
+    pairs = plan(maps, 1.0, _ERAS_PER_MAP)
+    renderings = [render(held.height, era, number) for number, (held, era) in enumerate(pairs)]
+    return judged(judge, pairs, renderings)
+
+
+def judged(
+    judge: Judge, pairs: Sequence[tuple[HeldOut, str]], pictures: Sequence[Picture]
+) -> list[Reading]:
+    """Each picture of a map in an era, as the judge reads it."""
+    return [
         Reading(
             kind=held.kind,
             asked=era,
@@ -97,7 +112,6 @@ def read(
         )
         for (held, era), picture in zip(pairs, pictures, strict=True)
     ]
-    return readings, pictures
 
 
 def _adherence(readings: Sequence[Reading]) -> float:
@@ -132,6 +146,7 @@ def main() -> None:
     maps = heldout(count=options.maps)
     controlled, pictures = read(judge, maps, strength=0.8, cfg=options.cfg)
     free, _ = read(judge, maps, strength=0.0, cfg=options.cfg)
+    best = ceiling(judge, maps)
     sheet(maps, pictures, options.sheet)
     for label, group in (("kind", "kind"), ("era", "asked")):
         for name in sorted({getattr(reading, group) for reading in controlled}):
@@ -150,6 +165,7 @@ def main() -> None:
         pictures=len(controlled) + len(free),
         lowest_adherence=round(min(reading.adherence for reading in controlled), 3),
         era_without_control=_recognised(free),
+        true_renderings={"adherence": round(_adherence(best), 4), "era": _recognised(best)},
         sharpness=round(float(np.mean([reading.sharpness for reading in controlled])), 3),
     )
 

@@ -1,0 +1,35 @@
+"""Engines that tests tick themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+
+import runners.engine
+from benchmarks.workbench import make_engine
+from runners.denoise import predict_noise
+from runners.device import Device
+from runners.engine import Engine
+from runners.sample import Sample
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = make_engine()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The request ids of every batch that is computed."""
+    seen: list[list[str]] = []
+
+    def spy(samples: Sequence[Sample], device: Device) -> list[torch.Tensor]:
+        seen.append([sample.job.request_id for sample in samples])
+        return predict_noise(samples, device)
+
+    monkeypatch.setattr(runners.engine, "predict_noise", spy)
+    return seen

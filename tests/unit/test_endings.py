@@ -1,0 +1,186 @@
+"""How requests end other than with a picture, and that they end alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+import runners.engine
+from benchmarks.workbench import Listener, make_engine
+from runners.denoise import predict_noise
+from runners.device import Device
+from runners.engine import Engine, EngineConfig
+from runners.messages import (
+    CancelOrder,
+    Done,
+    Failed,
+)
+from runners.sample import Sample
+from tests.unit.jobs import Clock, await_end, drain, failure, finish, job, paint, pictures
+
+
+def test_cancelling_stops_the_work_within_one_step(
+    engine: Engine, batches: list[list[str]]
+) -> None:
+    listener, other = Listener(), Listener()
+    engine.submit(job("cancelled", steps=30), listener)
+    engine.submit(job("other", steps=3), other)
+    engine.tick()
+    assert engine.cancel(CancelOrder(request_id="cancelled")) == ("cancelled",)
+    assert failure(listener) == "cancelled"
+    finish(engine)
+    assert batches == [["cancelled", "other"], ["other"], ["other"]]
+    assert pictures(other)
+
+
+def test_cancelling_by_session_and_all(engine: Engine) -> None:
+    listeners = {name: Listener() for name in "abc"}
+    engine.submit(job("a", session="left"), listeners["a"])
+    engine.submit(job("b", session="right"), listeners["b"])
+    engine.submit(job("c"), listeners["c"])
+    assert engine.cancel(CancelOrder(session="left")) == ("a",)
+    assert engine.cancel(CancelOrder(request_id="a")) == ()
+    assert set(engine.cancel(CancelOrder(all=True))) == {"b", "c"}
+    assert {failure(listener) for listener in listeners.values()} == {"cancelled"}
+
+
+def test_a_newer_request_of_a_session_supersedes(engine: Engine) -> None:
+    old, waiting, new = Listener(), Listener(), Listener()
+    engine.submit(job("old", session="table", steps=9), old)
+    engine.tick()
+    engine.submit(job("waiting", session="table"), waiting)
+    engine.submit(job("new", session="table"), new)
+    finish(engine)
+    assert failure(old) == failure(waiting) == "superseded"
+    assert pictures(new)
+
+
+def test_of_a_session_the_last_to_arrive_wins_whoever_is_here_first(engine: Engine) -> None:
+    newer, older, newest = Listener(), Listener(), Listener()
+    engine.submit(job("newer", session="table", arrived=2.0), newer)
+    engine.submit(job("older", session="table", arrived=1.0), older)
+    assert failure(older) == "superseded"
+    drain(engine)
+    await_end(newer)
+    engine.submit(job("late", session="table", arrived=1.5), older)
+    assert failure(older) == "superseded"
+    engine.submit(job("newest", session="table", arrived=3.0), newest)
+    finish(engine)
+    assert pictures(newer)
+    assert pictures(newest)
+
+
+def test_equal_ids_join_and_one_leaving_leaves_the_other(
+    engine: Engine, batches: list[list[str]]
+) -> None:
+    first, second = Listener(), Listener()
+    engine.submit(job("same", subscriber="one"), first)
+    engine.tick()
+    engine.submit(job("same", subscriber="two"), second)
+    engine.cancel(CancelOrder(request_id="same", subscriber="one"))
+    finish(engine)
+    assert not isinstance(first.events[-1], Done | Failed)
+    assert pictures(second)
+    assert batches == [["same"], ["same"]]
+
+
+def test_the_last_caller_to_leave_ends_the_work(engine: Engine, batches: list[list[str]]) -> None:
+    engine.submit(job("left", subscriber="only", steps=20), Listener())
+    engine.tick()
+    engine.cancel(CancelOrder(request_id="left", subscriber="only"))
+    drain(engine)
+    assert len(batches) == 1
+
+
+def test_a_late_request_is_dropped_without_work(batches: list[list[str]]) -> None:
+    clock = Clock()
+    engine = make_engine()
+    engine._clock = clock
+    late, running, fine = Listener(), Listener(), Listener()
+    engine.cost.observe_step("base", 64 * 64, 1.0)
+    engine.submit(job("hopeless", steps=10, deadline=clock.now + 5), late)
+    engine.submit(job("fine", steps=2, deadline=clock.now + 50), fine)
+    engine.tick()
+    assert failure(late) == "deadline_exceeded"
+    engine.submit(job("overtaken", steps=4, deadline=clock.now + 20), running)
+    engine.tick()
+    clock.now += 30
+    finish(engine)
+    assert failure(running) == "deadline_exceeded"
+    assert pictures(fine)
+    assert not any("hopeless" in batch for batch in batches)
+
+
+def test_a_full_queue_refuses_with_the_time_to_come_back() -> None:
+    engine = make_engine(EngineConfig(max_queue=1))
+    kept, refused = Listener(), Listener()
+    engine.cost.observe_step("base", 64 * 64, 2.0)
+    engine.submit(job("kept", steps=3), kept)
+    engine.submit(job("refused"), refused)
+    failed = refused.events[-1]
+    assert isinstance(failed, Failed)
+    assert (failed.error, failed.retry_after) == ("overloaded", 6.0)
+    finish(engine)
+    assert pictures(kept)
+
+
+def test_a_failing_request_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(samples: Sequence[Sample], device: Device) -> list[torch.Tensor]:
+        if any(sample.job.request_id == "bad" for sample in samples):
+            raise RuntimeError("secret /path")
+        return predict_noise(samples, device)
+
+    monkeypatch.setattr(runners.engine, "predict_noise", broken)
+    listeners = {name: Listener() for name in ("a", "bad", "b", "c")}
+    for seed, (name, listener) in enumerate(listeners.items()):
+        engine.submit(job(name, seed=seed), listener)
+    finish(engine)
+    failed = listeners["bad"].events[-1]
+    assert isinstance(failed, Failed)
+    assert failed.error == "internal"
+    assert "secret" not in failed.message
+    monkeypatch.undo()
+    for seed, name in ((0, "a"), (2, "b"), (3, "c")):
+        (alone,) = paint(job(name, seed=seed))
+        assert np.abs(pictures(listeners[name])[0].astype(int) - alone).max() <= 1
+
+
+def test_out_of_memory_shrinks_the_batch_before_anyone_sees_an_error(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def small_device(samples: Sequence[Sample], device: Device) -> list[torch.Tensor]:
+        sizes.append(len(samples))
+        if len(samples) > 2:
+            raise torch.OutOfMemoryError
+        return predict_noise(samples, device)
+
+    monkeypatch.setattr(runners.engine, "predict_noise", small_device)
+    listeners = [Listener() for _ in range(4)]
+    for index, listener in enumerate(listeners):
+        engine.submit(job(str(index), steps=1), listener)
+    finish(engine)
+    assert sizes == [4, 2, 2]
+    assert all(pictures(listener) for listener in listeners)
+
+
+def test_out_of_memory_alone_is_said_so(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(samples: Sequence[Sample], device: Device) -> list[torch.Tensor]:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(runners.engine, "predict_noise", full)
+    listener = Listener()
+    engine.submit(job("big"), listener)
+    finish(engine)
+    assert failure(listener) == "out_of_memory"
+
+
+def test_an_unknown_scheduler_setting_is_the_callers_error(engine: Engine) -> None:
+    listener = Listener()
+    engine.submit(job("odd", scheduler="ddim", use_karras_sigmas=True), listener)
+    finish(engine)
+    assert failure(listener) == "invalid_request"
