@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -46,6 +47,20 @@ class Denoiser(nn.Module):
         )
         self.unet = make_unet()
         self.controlnet = make_controlnet(self.unet)
+
+    @torch.no_grad()
+    def load(self, folder: Path, tokenizer: CLIPTokenizer) -> None:
+        """Take over a set's weights; a token that its vocabulary has keeps its embedding."""
+        known = CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab()
+        for name, network in self.named_children():
+            state = type(network).from_pretrained(folder / name, dtype=torch.float32).state_dict()
+            for key, value in network.state_dict().items():
+                if not key.endswith("token_embedding.weight"):
+                    value.copy_(state[key])
+                    continue
+                for token, index in tokenizer.get_vocab().items():
+                    if token in known:
+                        value[index] = state[key][known[token]]
 
     def encode_prompts(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids (n, 77) to embeddings (n, 77, 160) and pooled prompts (n, 96), as SDXL does:

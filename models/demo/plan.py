@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.demo.fields import Size
 from models.demo.pools import PoolSpec
 from models.demo.training import Schedule
+from models.demo.trajectories import TrajectorySpec
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Data pools, the two stages' schedules and their batch sizes."""
+    """Data pools, every stage's schedule, and batch sizes."""
 
     pools: tuple[PoolSpec, ...]
     autoencoder: Schedule
@@ -23,15 +24,22 @@ class Plan:
     small_size: Size
     large_from: float
     """Share of the denoiser's steps after which full-size pictures take over."""
+    tiny: Schedule
+    lora: Schedule
+    lora_terrains: tuple[int, int]
+    """Terrains of the first two pools that are painted in each LoRA's look."""
+    trajectories: tuple[TrajectorySpec, ...]
+    lightning: Schedule
+    hyper: Schedule
 
 
 FULL = Plan(
     pools=(
-        PoolSpec("small", (128, 128), 3000, seed=1_000_000),
-        PoolSpec("square", (256, 256), 700, seed=2_000_000),
-        PoolSpec("wide", (192, 320), 250, seed=3_000_000),
-        PoolSpec("tall", (320, 192), 250, seed=4_000_000),
-        PoolSpec("degraded", (128, 128), 300, seed=5_000_000, degraded=True),
+        PoolSpec("small", (128, 128), 2200, seed=1_000_000),
+        PoolSpec("square", (256, 256), 500, seed=2_000_000),
+        PoolSpec("wide", (192, 320), 150, seed=3_000_000),
+        PoolSpec("tall", (320, 192), 150, seed=4_000_000),
+        PoolSpec("degraded", (128, 128), 150, seed=5_000_000, degraded=True),
     ),
     autoencoder=Schedule(steps=5800, learning_rate=2e-3),
     autoencoder_batch=4,
@@ -41,7 +49,24 @@ FULL = Plan(
     large_batch=6,
     small_size=(128, 128),
     large_from=0.84,
+    tiny=Schedule(steps=1500, learning_rate=2e-3),
+    lora=Schedule(steps=500, learning_rate=1e-3, ema=0.99),
+    lora_terrains=(240, 60),
+    trajectories=(
+        TrajectorySpec((128, 128), 1024, 32),
+        TrajectorySpec((256, 256), 320, 8),
+    ),
+    lightning=Schedule(steps=1400, learning_rate=2e-4, ema=0.99),
+    hyper=Schedule(steps=1400, learning_rate=2e-4, ema=0.99),
 )
+
+CONTINUED = replace(
+    FULL,
+    autoencoder=Schedule(steps=2000, learning_rate=1e-3),
+    denoiser=Schedule(steps=3600, learning_rate=7e-4, warmup=200, ema=0.999),
+    large_from=0.8,
+)
+"""For a set that is already trained and learns more eras."""
 
 MINIATURE = Plan(
     pools=(
@@ -57,4 +82,10 @@ MINIATURE = Plan(
     large_batch=1,
     small_size=(128, 128),
     large_from=0.5,
+    tiny=Schedule(steps=2, learning_rate=1e-3, warmup=1, save_every=2, report_every=2),
+    lora=Schedule(steps=2, learning_rate=1e-3, warmup=1, save_every=2, report_every=2),
+    lora_terrains=(2, 2),
+    trajectories=(TrajectorySpec((128, 128), 2, 2),),
+    lightning=Schedule(steps=2, learning_rate=1e-3, warmup=1, save_every=2, report_every=2),
+    hyper=Schedule(steps=2, learning_rate=1e-3, warmup=1, save_every=2, report_every=2),
 )

@@ -25,11 +25,17 @@ def open_pools(plan: Plan, work: Path) -> list[Pool]:
 
 
 def train_autoencoder(
-    plan: Plan, pools: list[Pool], work: Path, stop_after: int | None = None
+    plan: Plan,
+    pools: list[Pool],
+    work: Path,
+    stop_after: int | None = None,
+    start: Path | None = None,
 ) -> AutoencoderKL:
-    """The autoencoder with its averaged weights, frozen."""
+    """The autoencoder with its averaged weights, frozen; begins with the set at `start`, if any."""
     torch.manual_seed(1)
     autoencoder = make_autoencoder()
+    if start is not None:
+        autoencoder = AutoencoderKL.from_pretrained(start / "vae", torch_dtype=torch.float32)
     ema = train(
         "autoencoder",
         autoencoder,
@@ -86,10 +92,13 @@ def train_denoiser(
     tokenizer: CLIPTokenizer,
     work: Path,
     stop_after: int | None = None,
+    start: Path | None = None,
 ) -> Denoiser:
-    """UNet, ControlNet and text encoders with their averaged weights."""
+    """UNet, ControlNet and text encoders, averaged; begins with the set at `start`, if any."""
     torch.manual_seed(2)
     denoiser = Denoiser(tokenizer)
+    if start is not None:
+        denoiser.load(start, tokenizer)
     scheduler = DDPMScheduler(**NOISE)
 
     def losses_at(step: int) -> Losses:

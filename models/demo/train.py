@@ -6,8 +6,11 @@ import argparse
 import time
 from pathlib import Path
 
-from models.demo.export import export
-from models.demo.plan import FULL, MINIATURE, Plan
+from models.demo.additions import make_trajectories, train_lora, train_student, train_tiny
+from models.demo.distillation import hyper_goal, lightning_goal
+from models.demo.export import DemoSet, export
+from models.demo.looks import LOOKS
+from models.demo.plan import CONTINUED, FULL, MINIATURE, Plan
 from models.demo.stages import (
     encode_pools,
     open_pools,
@@ -18,20 +21,48 @@ from models.demo.stages import (
 from models.demo.tokenizer import make_tokenizer
 
 
-def run(plan: Plan, work: Path, out: Path, stop_after: int | None = None) -> None:
-    """All stages, then the export. `stop_after` cuts the denoiser short but still exports it."""
+def run(
+    plan: Plan, work: Path, out: Path, stop_after: int | None = None, start: Path | None = None
+) -> None:
+    """All stages, then the export.
+
+    Args:
+        stop_after: cuts every unfinished stage short but still exports it.
+        start: an exported set whose weights the base begins with.
+    """
     started = time.monotonic()
+
+    def tell(what: str) -> None:
+        print(f"{what} after {time.monotonic() - started:.0f} s", flush=True)
+
     tokenizer = make_tokenizer()
     pools = open_pools(plan, work)
-    print(f"pictures ready after {time.monotonic() - started:.0f} s", flush=True)
-    autoencoder = train_autoencoder(plan, pools, work)
-    encoded = encode_pools(pools, autoencoder, work)
+    tell("pictures ready")
+    autoencoder = train_autoencoder(plan, pools, work, start=start)
+    latents = encode_pools(pools, autoencoder, work)
     scaling_factor = float(autoencoder.config.scaling_factor)
-    print(f"latents ready after {time.monotonic() - started:.0f} s", flush=True)
-    sharpen(plan, pools, encoded, autoencoder, work, stop_after)
-    denoiser = train_denoiser(plan, encoded, scaling_factor, tokenizer, work, stop_after)
-    export(autoencoder, denoiser, tokenizer, out)
-    print(f"{out} written after {time.monotonic() - started:.0f} s", flush=True)
+    tell("latents ready")
+    sharpen(plan, pools, latents, autoencoder, work, stop_after)
+    base = train_denoiser(plan, latents, scaling_factor, tokenizer, work, stop_after, start)
+    tell("base ready")
+    trajectories = make_trajectories(plan, base, tokenizer, work)
+    tell("trajectories ready")
+    students = {
+        name: train_student(name, goal, schedule, base, trajectories, work, stop_after)
+        for name, goal, schedule in (
+            ("lightning", lightning_goal(), plan.lightning),
+            ("hyper", hyper_goal(), plan.hyper),
+        )
+    }
+    tell("students ready")
+    loras = [
+        train_lora(look, plan, pools, autoencoder, base, tokenizer, work, stop_after)
+        for look in LOOKS
+    ]
+    tell("LoRAs ready")
+    tiny = train_tiny(plan, pools, latents, autoencoder, work, stop_after)
+    export(DemoSet(autoencoder, base, tokenizer, tiny, students, loras), out)
+    tell(f"{out} written")
 
 
 def main() -> None:
@@ -41,9 +72,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/demo-train"))
     parser.add_argument("--miniature", action="store_true", help="a few steps, to test the path")
     parser.add_argument("--export-now", action="store_true", help="export the last checkpoint")
+    parser.add_argument("--start", type=Path, help="continue the set in this folder")
     arguments = parser.parse_args()
-    plan = MINIATURE if arguments.miniature else FULL
-    run(plan, arguments.work, arguments.out, 0 if arguments.export_now else None)
+    plan = MINIATURE if arguments.miniature else CONTINUED if arguments.start else FULL
+    stop_after = 0 if arguments.export_now else None
+    run(plan, arguments.work, arguments.out, stop_after, arguments.start)
 
 
 if __name__ == "__main__":

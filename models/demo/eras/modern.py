@@ -68,7 +68,7 @@ def _noise(row: Field, column: Field, rng: np.random.Generator) -> Field:
 
 MODERN = Era(
     key="modern",
-    names=("modern city", "modern", "modern metropolis", "present day urban"),
+    names=("modern city", "modern", "modern metropolis", "1960s city"),
     details=(
         "concrete and asphalt",
         "dense street grid",

@@ -1,0 +1,51 @@
+"""What the two LoRAs teach: changes of look that keep the terrain and the era."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.demo.eras.painting import Picture, flat, over
+from models.demo.fields import Field, slope, smoothstep
+
+Look = Callable[[Picture, Field], Picture]
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def drone(picture: Picture, height: Field) -> Picture:
+    """Photographed from a drone in the evening: low sun, haze in the valleys, faded colours."""
+    down, right = slope(height)
+    raking = (right * 0.9 + down * 0.2) * min(height.shape) * 0.16
+    lit = picture * (0.92 + 0.5 * np.tanh(raking))[..., None]
+    grey = (lit @ _LUMA)[..., None]
+    faded = grey + 0.68 * (lit - grey)
+    sun = smoothstep(raking, 0.05, 0.8)
+    warm = over(faded, faded * 0.6 + flat((255, 196, 120)) * 0.4, 0.6 * sun)
+    haze = 0.04 + 0.26 * (1 - smoothstep(height, 0.1, 0.75))
+    return over(warm, flat((208, 206, 208)), haze)
+
+
+def experimance(picture: Picture, height: Field) -> Picture:
+    """The installation's style: violet shadows, amber light, terraces like a paper relief."""
+    levels = height * 9
+    down, right = slope(levels)
+    rise = np.hypot(down, right) + 1e-3
+    step = (levels % 1 - 0.5) / rise
+    edge = np.clip(1.8 - np.abs(step), 0, 1) * smoothstep(rise, 0.02, 0.06)
+    luma = picture @ _LUMA
+    toned = over(picture, picture * 0.45 + flat((96, 24, 150)) * 0.55, 0.55 * (1 - luma))
+    toned = over(toned, toned * 0.5 + flat((255, 176, 48)) * 0.5, 0.6 * smoothstep(luma, 0.3, 0.9))
+    toned = (toned - 0.5) * 1.12 + 0.5
+    return over(toned, flat((60, 10, 92)), 0.6 * edge)
+
+
+LOOKS: dict[str, Look] = {"drone": drone, "experimance": experimance}
+
+
+def apply_look(name: str, picture: NDArray[np.uint8], height: Field) -> NDArray[np.uint8]:
+    """A picture, uint8 (h, w, 3), in the look `name`; `height` (h, w) in [0, 1] is its relief."""
+    changed = LOOKS[name](picture.astype(np.float32) / 255, height)
+    return np.rint(np.clip(changed, 0, 1) * 255).astype(np.uint8)
