@@ -15,6 +15,8 @@ from pydantic import (
     model_validator,
 )
 
+from runners.prompt_weights import parse_prompt
+
 REQUEST_ID = r"[A-Za-z0-9._-]{1,64}"
 _MAX_DEPTH_TEXT = 32 * 2**20
 
@@ -57,7 +59,8 @@ class GenerateRequest(BaseModel):
     prompt: str = Field(
         min_length=1,
         max_length=2000,
-        description="what to paint; long prompts are encoded whole",
+        description="what to paint; long prompts are encoded whole; `(phrase:1.3)` weighs a "
+        "phrase, 0 to 2",
         examples=["aerial photography, untouched wilderness, late afternoon sunlight"],
     )
     negative_prompt: str | None = Field(
@@ -111,7 +114,9 @@ class GenerateRequest(BaseModel):
     height: Side | None = Field(
         None, description="256 to 2048, multiple of 8; the variant's native size", examples=[256]
     )
-    decoder: Literal["full", "tiny"] = Field("full", description="`full`")
+    decoder: Literal["full", "tiny"] = Field(
+        "full", description="`tiny`: the variant's small decoder, faster and less exact"
+    )
     enable_deepcache: bool = Field(False, description="not offered by this version")
     output_format: Literal["jpeg", "png", "webp"] = Field("jpeg", description="picture format")
     quality: Annotated[Integer, Field(ge=1, le=100)] = Field(90, description="JPEG and WebP")
@@ -139,6 +144,13 @@ class GenerateRequest(BaseModel):
             unicodedata.category(char) in {"Cc", "Cs"} and char not in "\t\n\r" for char in text
         ):
             raise ValueError("must not contain control characters")
+        return text
+
+    @field_validator("prompt", "negative_prompt")
+    @classmethod
+    def _weights_within_bounds(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_prompt(text)
         return text
 
     @field_validator("prompt")

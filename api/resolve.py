@@ -20,7 +20,6 @@ _LATER = {
     "image_b64": None,
     "depth_estimator": None,
     "strength": None,
-    "decoder": "full",
     "enable_deepcache": False,
 }
 _WITHOUT_KARRAS = {"euler_a", "ddim", "lcm"}
@@ -85,6 +84,7 @@ class Resolver:
             output_format=request.picture_format,
             quality=request.quality,
             depth=b"",
+            decoder=self._decoder(request, model),
             loras=loras,
             session=request.session,
             arrived=arrived,
@@ -142,6 +142,14 @@ class Resolver:
         scaled = ((name, strength * request.lora_strength) for name, strength in wanted.items())
         return tuple(LoraWeight(name, s) for name, s in sorted(scaled) if s > 0), warnings
 
+    def _decoder(self, request: GenerateRequest, model: str) -> str:
+        there = self.inventory.models[model].components
+        if request.decoder == "tiny" and "tiny_decoder" not in there:
+            raise InvalidRequest.field(
+                "decoder", f"model {model} has no tiny decoder; accepted: 'full'"
+            )
+        return request.decoder
+
     def _check_karras(self, request: GenerateRequest, model: str) -> None:
         if request.use_karras_sigmas is None:
             return
@@ -176,6 +184,7 @@ def parameters(resolved: Resolved) -> dict[str, Any]:
         "loras": [{"name": lora.name, "strength": lora.strength} for lora in job.loras],
         "width": job.width,
         "height": job.height,
+        "decoder": job.decoder,
     }
 
 

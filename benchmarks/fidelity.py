@@ -1,172 +1,177 @@
 """Do the pictures follow the depth, and show the era that the prompt asks for?
 
-    python -m benchmarks.fidelity [--maps N] [--sheet PATH] [--cfg SCALE]
+    python -m benchmarks.fidelity [--all] [--maps N] [--sheet PATH] [--cfg SCALE]
 
 Paints held-out depth maps, half of them of kinds that the training generator cannot make, through
 the engine with the catalog's defaults, two eras each; and once more without control. A judge that
-has seen only true renderings reads height and era out of every picture.
+has seen only true renderings reads height and era out of every picture. `--all` measures every
+variant at several step counts, the LoRAs by strength and the tiny decoder too.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from PIL import Image
-
+from benchmarks import decoder_error, lora_response
+from benchmarks.gallery import (
+    Reading,
+    adherence,
+    paint_pairs,
+    plan,
+    read,
+    recognised,
+    sharpness,
+    sheet,
+    true_renderings,
+)
 from benchmarks.heldout import COUNT, HeldOut, heldout
-from benchmarks.judge import Judge, Picture
+from benchmarks.judge import Judge
 from benchmarks.report import finish
-from benchmarks.workbench import Listener, demo_catalog, make_engine, make_job
-from models.demo.rendering import render
-from runners.messages import Done, PaintJob
+from benchmarks.workbench import demo_catalog
+from models.demo.looks import LOOKS
 
 ADHERENCE_BAR = 0.80
 UNCONTROLLED_BAR = 0.25
 ERA_BAR = 0.95
+STUDENT_BAR = 0.95
+"""Share of the base's adherence and era recognition that a few-step variant keeps."""
+SHARPER_BAR = 1.2
+"""How much sharper a few-step variant is than the base in as many steps."""
+FEWER_ERRORS_BAR = 0.5
+"""Wrong eras of a few-step variant, as a share of the base's in as many steps."""
+STUDENTS = ("lightning", "hyper")
+STEPS = {"base": (20, 6), "lightning": (8, 6, 4), "hyper": (8, 6, 4)}
 CACHE = Path("build/judge")
 _ERAS_PER_MAP = 2
+_LORA_MAPS = 20
+
+Table = Mapping[tuple[str, int], Sequence[Reading]]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One picture as the judge reads it."""
-
-    kind: str
-    asked: str
-    seen: str
-    adherence: float
-    sharpness: float
-
-
-def paint(jobs: Sequence[PaintJob]) -> list[Picture]:
-    """The first picture of every job, through one engine."""
-    engine = make_engine(max_rows=2)
-    listeners = [Listener() for _ in jobs]
-    pictures = []
-    for job, listener in zip(jobs, listeners, strict=True):
-        engine.submit(job, listener)
-        while engine.tick():
-            pass
-    engine.close()
-    for listener in listeners:
-        last = listener.events[-1]
-        if not isinstance(last, Done):
-            raise RuntimeError(f"no picture: {last}")
-        pictures.append(np.asarray(Image.open(io.BytesIO(last.images[0]))))
-    return pictures
+def variants(judge: Judge, maps: Sequence[HeldOut]) -> dict[tuple[str, int], list[Reading]]:
+    """Every variant at several step counts, on equal maps, eras and seeds; printed as a table."""
+    pairs = plan(maps, _ERAS_PER_MAP)
+    table = {}
+    print("variant    steps  adherence  era    sharpness")
+    for model, counts in STEPS.items():
+        for steps in counts:
+            readings = read(judge, pairs, paint_pairs(pairs, model, steps=steps))
+            table[model, steps] = readings
+            print(
+                f"{model:<10} {steps:5}  {adherence(readings):9.3f}  {recognised(readings):.3f}"
+                f"  {sharpness(readings):.3f}",
+                flush=True,
+            )
+    return table
 
 
-def plan(maps: Sequence[HeldOut], strength: float, eras_per_map: int) -> list[tuple[HeldOut, str]]:
-    """Which era each map is painted in: all eras in turn, so that each has as many maps."""
-    eras = list(demo_catalog().eras)
-    return [
-        (held, eras[(index + turn * (1 + index // len(eras) % (len(eras) - 1))) % len(eras)])
-        for turn in range(eras_per_map if strength else 1)
-        for index, held in enumerate(maps)
-    ]
+def student_faults(table: Table) -> list[str]:
+    """In what a few-step variant at its defaults falls short of its bars."""
+    best, hasty = table["base", 20], table["base", 6]
+    faults = []
+    for name in STUDENTS:
+        own = table[name, demo_catalog().models[name].steps]
+        if adherence(own) < STUDENT_BAR * adherence(best):
+            faults.append(f"{name}: adherence")
+        if recognised(own) < STUDENT_BAR * recognised(best):
+            faults.append(f"{name}: era recognition")
+        if sharpness(own) < SHARPER_BAR * sharpness(hasty):
+            faults.append(f"{name}: no sharper than base in 6 steps")
+        if 1 - recognised(own) > FEWER_ERRORS_BAR * (1 - recognised(hasty)):
+            faults.append(f"{name}: era no surer than base in 6 steps")
+    return faults
 
 
-def read(
-    judge: Judge, maps: Sequence[HeldOut], strength: float, cfg: float
-) -> tuple[list[Reading], list[Picture]]:
-    """Paint the maps with a ControlNet strength and read the pictures."""
-    pairs = plan(maps, strength, _ERAS_PER_MAP)
-    jobs = [
-        make_job(
-            held.depth,
-            request_id=str(number),
-            prompt=demo_catalog().eras[era].prompt,
-            seed=number,
-            controlnet_strength=strength,
-            guidance_scale=cfg,
-        )
-        for number, (held, era) in enumerate(pairs)
-    ]
-    pictures = paint(jobs)
-    return judged(judge, pairs, pictures), pictures
+def lora_faults(judge: Judge, maps: Sequence[HeldOut]) -> list[str]:
+    """Measure and print the LoRAs' response curves; which of them miss their bars."""
+    pairs = plan(maps[:_LORA_MAPS], 1)
+    faults = []
+    print("lora         on         " + "".join(f"{s:7.2f}" for s in lora_response.STRENGTHS))
+    for look in LOOKS:
+        for model in ("base", *STUDENTS):
+            response = lora_response.measure(judge, pairs, look, model)
+            for label, row in (("", response.responses), ("adherence", response.adherences)):
+                figures = "".join(f"{value:7.2f}" for value in row)
+                print(f"{look:<12} {label or model:<10} {figures}", flush=True)
+            if not response.passed:
+                faults.append(f"lora {look} on {model}")
+    return faults
 
 
-def ceiling(judge: Judge, maps: Sequence[HeldOut]) -> list[Reading]:
-    """What the judge reads in true renderings of the same maps and eras: the best there is."""
-    pairs = plan(maps, 1.0, _ERAS_PER_MAP)
-    renderings = [render(held.height, era, number) for number, (held, era) in enumerate(pairs)]
-    return judged(judge, pairs, renderings)
+def decoder_faults(maps: Sequence[HeldOut]) -> list[str]:
+    """Measure and print the tiny decoder's error; a fault if it is over its bar."""
+    error = decoder_error.measure(plan(maps, 1), demo_catalog().default_model)
+    print(
+        f"tiny decoder: mean difference {error.mean:.4f} of 1, {error.psnr:.1f} dB, "
+        f"{error.tiny_macs:.0f} multiply-adds per pixel against {error.full_macs:.0f}, "
+        f"{error.speedup:.1f} times as fast"
+    )
+    return ["tiny decoder"] if error.mean > decoder_error.ERROR_BAR else []
 
 
-def judged(
-    judge: Judge, pairs: Sequence[tuple[HeldOut, str]], pictures: Sequence[Picture]
-) -> list[Reading]:
-    """Each picture of a map in an era, as the judge reads it."""
-    return [
-        Reading(
-            kind=held.kind,
-            asked=era,
-            seen=judge.era(picture)[0],
-            adherence=judge.adherence(picture, held.depth),
-            sharpness=judge.sharpness(picture),
-        )
-        for (held, era), picture in zip(pairs, pictures, strict=True)
-    ]
-
-
-def _adherence(readings: Sequence[Reading]) -> float:
-    return float(np.mean([reading.adherence for reading in readings]))
-
-
-def _recognised(readings: Sequence[Reading]) -> float:
-    return float(np.mean([reading.seen == reading.asked for reading in readings]))
-
-
-def sheet(maps: Sequence[HeldOut], pictures: Sequence[Picture], path: Path) -> None:
-    """Every depth map above its first picture, sixteen to a row, at half size."""
-    tiles = [
-        np.concatenate([np.repeat(held.depth[::2, ::2, None], 3, axis=2), picture[::2, ::2]])
-        for held, picture in zip(maps, pictures, strict=False)
-    ]
-    blank = np.zeros_like(tiles[0])
-    tiles += [blank] * (-len(tiles) % 16)
-    rows = [np.concatenate(tiles[i : i + 16], axis=1) for i in range(0, len(tiles), 16)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(rows)).save(path)
+def print_groups(readings: Sequence[Reading]) -> None:
+    """Adherence and era recognition by kind of map and by era."""
+    for label, group in (("kind", "kind"), ("era", "asked")):
+        for name in sorted({getattr(reading, group) for reading in readings}):
+            own = [reading for reading in readings if getattr(reading, group) == name]
+            print(
+                f"{label} {name:<16} adherence {adherence(own):.3f}  "
+                f"era {recognised(own):.2f}  n {len(own)}"
+            )
 
 
 def main() -> None:
-    """Paint, read, print a table by kind and by era, and finish."""
+    """Paint, read, print tables, and finish."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", help="variants, LoRAs and decoder too")
     parser.add_argument("--maps", type=int, default=COUNT)
     parser.add_argument("--sheet", type=Path, default=Path("build/fidelity.png"))
     parser.add_argument("--cfg", type=float, default=demo_catalog().models["base"].cfg)
     options = parser.parse_args()
     judge = Judge.load_or_train(CACHE)
     maps = heldout(count=options.maps)
-    controlled, pictures = read(judge, maps, strength=0.8, cfg=options.cfg)
-    free, _ = read(judge, maps, strength=0.0, cfg=options.cfg)
-    best = ceiling(judge, maps)
+    pairs = plan(maps, _ERAS_PER_MAP)
+    pictures = paint_pairs(pairs, guidance_scale=options.cfg)
+    controlled = read(judge, pairs, pictures)
+    alone = plan(maps, 1)
+    free = read(
+        judge, alone, paint_pairs(alone, guidance_scale=options.cfg, controlnet_strength=0.0)
+    )
+    best = read(judge, pairs, true_renderings(pairs))
     sheet(maps, pictures, options.sheet)
-    for label, group in (("kind", "kind"), ("era", "asked")):
-        for name in sorted({getattr(reading, group) for reading in controlled}):
-            own = [reading for reading in controlled if getattr(reading, group) == name]
-            print(
-                f"{label} {name:<16} adherence {_adherence(own):.3f}  "
-                f"era {_recognised(own):.2f}  n {len(own)}"
-            )
-    adherence, uncontrolled = _adherence(controlled), _adherence(free)
-    era = _recognised(controlled)
+    print_groups(controlled)
+    figures: dict[str, Any] = {
+        "adherence": round(adherence(controlled), 4),
+        "uncontrolled": round(adherence(free), 4),
+        "era": round(recognised(controlled), 4),
+    }
+    faults = [
+        name
+        for name, missed in (
+            ("adherence", figures["adherence"] < ADHERENCE_BAR),
+            ("uncontrolled", figures["uncontrolled"] > UNCONTROLLED_BAR),
+            ("era", figures["era"] < ERA_BAR),
+        )
+        if missed
+    ]
+    if options.all:
+        faults += student_faults(variants(judge, maps))
+        faults += lora_faults(judge, maps)
+        faults += decoder_faults(maps)
     finish(
-        {"adherence": round(adherence, 4), "uncontrolled": round(uncontrolled, 4), "era": era},
+        figures,
         {"adherence": ADHERENCE_BAR, "uncontrolled": UNCONTROLLED_BAR, "era": ERA_BAR},
-        adherence >= ADHERENCE_BAR and uncontrolled <= UNCONTROLLED_BAR and era >= ERA_BAR,
+        not faults,
+        faults=faults,
         maps=len(maps),
         pictures=len(controlled) + len(free),
         lowest_adherence=round(min(reading.adherence for reading in controlled), 3),
-        era_without_control=_recognised(free),
-        true_renderings={"adherence": round(_adherence(best), 4), "era": _recognised(best)},
-        sharpness=round(float(np.mean([reading.sharpness for reading in controlled])), 3),
+        era_without_control=round(recognised(free), 4),
+        true_renderings={"adherence": round(adherence(best), 4), "era": recognised(best)},
+        sharpness=round(sharpness(controlled), 3),
     )
 
 

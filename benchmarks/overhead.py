@@ -71,6 +71,7 @@ def main() -> None:
     buffer = io.BytesIO()
     Image.fromarray(depth).save(buffer, "PNG")
     body: dict[str, Any] = {
+        "model": "base",
         "prompt": _PROMPT,
         "depth_map_b64": base64.b64encode(buffer.getvalue()).decode(),
         "width": options.size,

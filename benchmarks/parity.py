@@ -109,8 +109,8 @@ def engine_results(jobs: Sequence[PaintJob], late: int) -> dict[str, tuple[torch
     """Final latents and picture per request id; the last `late` jobs join on the way."""
     latents: dict[tuple[int, ...], torch.Tensor] = {}
 
-    def recording(final: torch.Tensor, variant: Variant) -> Pixels:
-        pixels = decode_latents(final, variant)
+    def recording(final: torch.Tensor, variant: Variant, decoder: str) -> Pixels:
+        pixels = decode_latents(final, variant, decoder)
         latents[_key(pixels)] = final.clone()
         return pixels
 

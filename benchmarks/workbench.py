@@ -14,7 +14,7 @@ from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline
 from PIL import Image
 
 from models.catalog import Catalog, load_catalog
-from models.importing import PIPELINE_COMPONENTS
+from models.importing import component_folders
 from runners.device import Device
 from runners.engine import Engine, EngineConfig
 from runners.messages import Event, PaintJob
@@ -32,10 +32,18 @@ def demo_catalog() -> Catalog:
 
 
 @lru_cache
+def _component(kind: str, path: Path) -> Any:
+    """A component of the repository's files; variants share what they have in common."""
+    return load_component(kind, path, DEVICE)
+
+
+@lru_cache
 def demo_networks(model: str) -> tuple[Variant, ControlNet]:
     """A variant of the demo set and its ControlNet, straight from the repository's files."""
-    parts = {kind: load_component(kind, WEIGHTS / kind, DEVICE) for kind in PIPELINE_COMPONENTS}
-    variant = Variant.of(model, demo_catalog().models[model], parts, text_key="demo")
+    catalog = demo_catalog()
+    folders = component_folders(catalog, model)
+    parts = {kind: _component(kind, folder) for kind, folder in folders.items()}
+    variant = Variant.of(model, catalog.models[model], parts, text_key="demo")
     network = load_component("controlnet", WEIGHTS / "controlnet", DEVICE)
     return variant, split_hint(CONTROLNET, network)
 
@@ -62,7 +70,11 @@ class ResidentLoader:
         self, model: str, controlnet: str, loras: Sequence[str]
     ) -> tuple[Variant, ControlNet] | None:
         """What `Loader.resident` gives, for the demo set or the networks given."""
-        return demo_networks(model) if self._networks is None else self._networks[model]
+        networks = demo_networks(model) if self._networks is None else self._networks[model]
+        catalog = demo_catalog()
+        for name in set(loras) & set(catalog.loras):
+            networks[0].adapters.add(name, catalog.source_path(catalog.loras[name].source))
+        return networks
 
 
 def make_engine(config: EngineConfig | None = None, max_rows: int = 8) -> Engine:

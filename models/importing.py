@@ -17,6 +17,8 @@ PIPELINE_COMPONENTS = (
     "unet",
     "vae",
 )
+OWN_SOURCES = ("unet", "tiny_decoder")
+"""Components for which a variant may name a source of their own."""
 _PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
 _WEIGHTLESS = {"tokenizer", "tokenizer_2"}
 
@@ -43,12 +45,10 @@ def import_catalog(catalog: Catalog, report: Callable[[str], None]) -> int:
 def _import_entry(
     catalog: Catalog, section: Section, name: str, report: Callable[[str], None]
 ) -> int:
-    spec = getattr(catalog, section)[name]
-    path = _local_path(catalog, spec.source, f"{section}.{name}")
     labels = {"catalog": catalog.name}
     tags: dict[str, str] = {}
     new = 0
-    for kind, (folder, files) in _parts(section, path).items():
+    for kind, (folder, files) in _parts(catalog, section, name).items():
         try:
             tags[kind], added = put_component(kind, folder, files, labels)
         except (StoreError, OSError) as error:
@@ -71,16 +71,38 @@ def _local_path(catalog: Catalog, source: str, where: str) -> Path:
     return path
 
 
-def _parts(section: Section, path: Path) -> dict[str, tuple[Path, list[str]]]:
+def _local_folder(catalog: Catalog, source: str, where: str) -> Path:
+    path = _local_path(catalog, source, where)
+    if not path.is_dir():
+        raise ImportingError(f"{path.name} is not a folder with diffusers components")
+    return path
+
+
+def _parts(catalog: Catalog, section: Section, name: str) -> dict[str, tuple[Path, list[str]]]:
     """An entry's components: for each the folder and the names of its files in it."""
+    where = f"{section}.{name}"
+    source = getattr(catalog, section)[name].source
     if section == "loras":
+        path = _local_path(catalog, source, where)
         if path.suffix != ".safetensors":
             raise ImportingError(f"{path.name}: a LoRA is one safetensors file")
         return {"lora": (path.parent, [path.name])}
-    if not path.is_dir():
-        raise ImportingError(f"{path.name} is not a folder with diffusers components")
-    folders = _pipeline_parts(path) if section == "models" else {"controlnet": path}
+    if section == "controlnets":
+        folder = _local_folder(catalog, source, where)
+        return {"controlnet": (folder, _files(folder, "controlnet"))}
+    folders = component_folders(catalog, name)
     return {kind: (folder, _files(folder, kind)) for kind, folder in folders.items()}
+
+
+def component_folders(catalog: Catalog, model: str) -> dict[str, Path]:
+    """Where a variant's components lie: in its source, or where it names a source of their own."""
+    spec, where = catalog.models[model], f"models.{model}"
+    folders = _pipeline_parts(_local_folder(catalog, spec.source, where))
+    for kind in OWN_SOURCES:
+        source = getattr(spec, kind)
+        if source is not None:
+            folders[kind] = _local_folder(catalog, source, f"{where}.{kind}")
+    return folders
 
 
 def _pipeline_parts(folder: Path) -> dict[str, Path]:

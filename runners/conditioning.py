@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from compel import EmbeddingsProvider, ReturnedEmbeddingsType, SplitLongTextMode
 
 from runners.device import Device
 from runners.messages import PaintJob
 from runners.networks import ControlNet, Variant
+from runners.prompt_weights import Fragment, parse_prompt
 
 _CACHE_BYTES = 64 * 2**20
 
@@ -99,42 +102,72 @@ def embed_prompt(
 
     Prompts longer than the encoders' 77 positions are encoded in chunks whose embeddings are
     laid one after another; the pooled embedding is the first chunk's. Where prompt and negative
-    prompt differ in length, empty chunks fill the shorter.
+    prompt differ in length, empty chunks fill the shorter. Weighted phrases are compel's work;
+    the pooled embedding knows no weights.
     """
-    chunks = count_chunks(variant, prompt)
+    positive = parse_prompt(prompt)
+    chunks = count_chunks(variant, positive)
     if not guided:
-        return PromptEmbedding(*_encode(variant, prompt, chunks), None, None)
+        return PromptEmbedding(*_encode(variant, positive, chunks), None, None)
     if negative_prompt is None and variant.spec.force_zeros_for_empty_prompt:
-        embeds, pooled = _encode(variant, prompt, chunks)
+        embeds, pooled = _encode(variant, positive, chunks)
         return PromptEmbedding(embeds, pooled, torch.zeros_like(embeds), torch.zeros_like(pooled))
-    negative = negative_prompt or ""
+    negative = parse_prompt(negative_prompt or "")
     chunks = max(chunks, count_chunks(variant, negative))
-    return PromptEmbedding(*_encode(variant, prompt, chunks), *_encode(variant, negative, chunks))
+    return PromptEmbedding(*_encode(variant, positive, chunks), *_encode(variant, negative, chunks))
 
 
-def count_chunks(variant: Variant, prompt: str) -> int:
+def count_chunks(variant: Variant, prompt: Sequence[Fragment]) -> int:
     """How many stretches of 77 positions the prompt needs, by the more demanding tokenizer."""
     return max(len(_chunk_ids(tokenizer, prompt)) for tokenizer in variant.tokenizers)
 
 
-def _encode(variant: Variant, prompt: str, chunks: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _encode(
+    variant: Variant, prompt: Sequence[Fragment], chunks: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     parts = []
     pooled = None
     for tokenizer, encoder in zip(variant.tokenizers, variant.text_encoders, strict=True):
         rows = _chunk_ids(tokenizer, prompt)
-        rows += [_padded(tokenizer, [])] * (chunks - len(rows))
+        own = len(rows)
+        rows += [_padded(tokenizer, [])] * (chunks - own)
         ids = torch.tensor(rows, device=encoder.device)
         output = encoder(ids, output_hidden_states=True)
         # SDXL was trained on the layer before the last.
-        hidden = output.hidden_states[-2]
-        parts.append(hidden.reshape(1, -1, hidden.shape[-1]))
+        hidden = output.hidden_states[-2].reshape(1, chunks * ids.shape[1], -1)
+        if any(fragment.weight != 1 for fragment in prompt):
+            weighted = _weighted(tokenizer, encoder, prompt)
+            hidden = torch.cat([weighted, hidden[:, own * ids.shape[1] :]], dim=1)
+        parts.append(hidden)
         pooled = output[0][:1]
     assert pooled is not None
     return torch.cat(parts, dim=-1), pooled
 
 
-def _chunk_ids(tokenizer: Any, prompt: str) -> list[list[int]]:
-    ids = tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids
+def _weighted(tokenizer: Any, encoder: Any, prompt: Sequence[Fragment]) -> torch.Tensor:
+    """The prompt's embeddings with its weights applied: [1, 77 * own chunks, D]."""
+    provider = EmbeddingsProvider(
+        tokenizer,
+        encoder,
+        dtype_for_device_getter=lambda _: encoder.dtype,
+        truncate=False,
+        returned_embeddings_type=ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED,
+        # Chunks end where they are full, as for a prompt without weights.
+        split_long_text_mode=SplitLongTextMode.BRUTAL,
+    )
+    embeds: torch.Tensor = provider.get_embeddings_for_weighted_prompt_fragments(
+        [[fragment.text for fragment in prompt]],
+        [[fragment.weight for fragment in prompt]],
+        device=encoder.device,
+    )
+    return embeds
+
+
+def _chunk_ids(tokenizer: Any, prompt: Sequence[Fragment]) -> list[list[int]]:
+    """Token ids in rows of 77. Fragments are tokenised apart, as compel does."""
+    texts = [fragment.text for fragment in prompt]
+    rows = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False).input_ids
+    ids = [token for row in rows for token in row]
     room = tokenizer.model_max_length - 2
     return [_padded(tokenizer, ids[i : i + room]) for i in range(0, max(len(ids), 1), room)]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import TypeVar
 
 _SMOOTHING = 0.2
 _WORTHWHILE = 0.95
 _LARGEST_BATCH = 8
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 class CostModel:
@@ -20,20 +23,22 @@ class CostModel:
     def __init__(self, max_rows: int = 2) -> None:
         self.max_rows = max_rows
         self._step_rate: dict[str, float] = {}
-        self._decode_rate: dict[str, float] = {}
+        self._decode_rate: dict[tuple[str, str], float] = {}
 
     def observe_step(self, variant: str, pixels: int, seconds: float) -> None:
         """A step took so long over `pixels`: height x width, summed over the batch's rows."""
         _learn(self._step_rate, variant, seconds / pixels)
 
-    def observe_decode(self, variant: str, pixels: int, seconds: float) -> None:
+    def observe_decode(self, variant: str, decoder: str, pixels: int, seconds: float) -> None:
         """Decoding a picture took so long."""
-        _learn(self._decode_rate, variant, seconds / pixels)
+        _learn(self._decode_rate, (variant, decoder), seconds / pixels)
 
-    def seconds(self, variant: str, pixels: int, row_steps: int, pictures: int) -> float:
+    def seconds(
+        self, variant: str, decoder: str, pixels: int, row_steps: int, pictures: int
+    ) -> float:
         """Expected seconds for so many row-steps and decodes; 0 for what was never measured."""
         step = self._step_rate.get(variant, 0.0)
-        decode = self._decode_rate.get(variant, 0.0)
+        decode = self._decode_rate.get((variant, decoder), 0.0)
         return pixels * (row_steps * step + pictures * decode)
 
     def calibrate(self, measure: Callable[[int], float]) -> None:
@@ -51,6 +56,6 @@ class CostModel:
         self.max_rows = rows
 
 
-def _learn(rates: dict[str, float], name: str, rate: float) -> None:
+def _learn(rates: dict[Name, float], name: Name, rate: float) -> None:
     known = rates.get(name, rate)
     rates[name] = known + _SMOOTHING * (rate - known)

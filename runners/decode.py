@@ -1,47 +1,60 @@
-"""Latents to pixels: by the autoencoder, or by a linear map for previews."""
+"""Latents to pixels: by the autoencoder, or by a tiny decoder, which paints the previews too."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.nn.functional import interpolate
 
 from runners.networks import Variant
 from runners.sample import Sample
 
 Pixels = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 
+PREVIEW_LATENTS = 64
+"""Longest side of a preview's latents: 512 pixels, so that it costs the same at every size."""
+
 
 @torch.inference_mode()
-def decode_latents(latents: torch.Tensor, variant: Variant) -> Pixels:
-    """Decode final latents, float32 [1, 4, h/8, w/8], to uint8 [h, w, 3] in host memory."""
-    vae = variant.vae
-    scaled = latents.to(vae.dtype) / vae.config.scaling_factor
-    picture = vae.decode(scaled, return_dict=False)[0]
+def decode_latents(latents: torch.Tensor, variant: Variant, decoder: str = "full") -> Pixels:
+    """Decode final latents, float32 [1, 4, h/8, w/8], to uint8 [h, w, 3] in host memory.
+
+    `decoder` is `full`, or `tiny` for variants that have one.
+    """
+    network = variant.vae if decoder == "full" else variant.tiny_decoder
+    scaled = latents.to(network.dtype) / network.config.scaling_factor
+    picture = network.decode(scaled, return_dict=False)[0]
     return _to_pixels(picture[0] / 2 + 0.5)
 
 
 @torch.inference_mode()
 def preview(sample: Sample, noise_prediction: torch.Tensor) -> Pixels | None:
-    """What the picture would be if it were finished now, at 1/8 of its size.
+    """What the picture would be if it were finished now, at 512 pixels at most.
 
-    The denoised latents follow from the sample in its variance-preserving form, which
-    `scale_model_input` gives for every scheduler, and the predicted noise (DDPM, Ho et al. 2020,
-    equation 15); the catalog's linear map stands in for the decoder. None where it has none.
+    None where the variant has no tiny decoder.
     """
-    matrix = sample.variant.spec.latent_rgb
-    if matrix is None:
+    if sample.variant.tiny_decoder is None:
         return None
+    denoised = _denoised(sample, noise_prediction)
+    shrink = PREVIEW_LATENTS / max(denoised.shape[-2:])
+    if shrink < 1:
+        denoised = interpolate(denoised, scale_factor=shrink, mode="area")
+    return decode_latents(denoised, sample.variant, "tiny")
+
+
+def _denoised(sample: Sample, noise_prediction: torch.Tensor) -> torch.Tensor:
+    """The latents that the prediction leads to, [1, 4, h/8, w/8].
+
+    They follow from the sample in its variance-preserving form, which `scale_model_input` gives
+    for every scheduler, and the predicted noise (DDPM, Ho et al. 2020, equation 15).
+    """
     position = float(sample.timesteps[sample.index])
     alphas = sample.scheduler.alphas_cumprod.numpy()
     alpha = float(np.interp(position, np.arange(len(alphas)), alphas))
     noisy = sample.model_input()
     if sample.variant.spec.scheduler.prediction_type == "v_prediction":
-        denoised = alpha**0.5 * noisy - (1 - alpha) ** 0.5 * noise_prediction
-    else:
-        denoised = (noisy - (1 - alpha) ** 0.5 * noise_prediction) / alpha**0.5
-    weights = torch.tensor(matrix, device=denoised.device, dtype=denoised.dtype)
-    picture = torch.einsum("chw,cr->rhw", denoised[0], weights[:-1]) + weights[-1][:, None, None]
-    return _to_pixels(picture)
+        return alpha**0.5 * noisy - (1 - alpha) ** 0.5 * noise_prediction
+    return (noisy - (1 - alpha) ** 0.5 * noise_prediction) / alpha**0.5
 
 
 def _to_pixels(picture: torch.Tensor) -> Pixels:

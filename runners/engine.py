@@ -243,12 +243,12 @@ class Engine:
         index = task.samples.index(sample)
         started = self._clock()
         try:
-            pixels = decode_latents(sample.latents, sample.variant)
+            pixels = decode_latents(sample.latents, sample.variant, job.decoder)
         except Exception as error:
             self._fail(task, error)
             return
         seconds = self._clock() - started
-        self.cost.observe_decode(job.model, job.height * job.width, seconds)
+        self.cost.observe_decode(job.model, job.decoder, job.height * job.width, seconds)
         task.timings.decode += seconds
         parameters = {**job.parameters, "seed": (job.seed + index) % _SEEDS}
         written = parameters if job.embed_parameters else None
@@ -292,4 +292,5 @@ class Engine:
     def _seconds_of(self, task: Task) -> float:
         job = task.job
         pixels = job.height * job.width
-        return self.cost.seconds(job.model, pixels, task.row_steps, task.undelivered)
+        steps, pictures = task.row_steps, task.undelivered
+        return self.cost.seconds(job.model, job.decoder, pixels, steps, pictures)

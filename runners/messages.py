@@ -53,6 +53,7 @@ class PaintJob:
     output_format: str
     quality: int
     depth: bytes
+    decoder: str = "full"
     loras: tuple[LoraWeight, ...] = ()
     session: str | None = None
     arrived: float = 0.0

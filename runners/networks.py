@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -27,13 +27,15 @@ _NETWORKS: dict[str, Any] = {
     "text_encoder_2": CLIPTextModelWithProjection,
     "unet": UNet2DConditionModel,
     "vae": AutoencoderKL,
+    "tiny_decoder": AutoencoderTiny,
     "controlnet": ControlNetModel,
 }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Variant:
-    """An SDXL model in memory. `text_key` is equal for variants that share text encoders."""
+    """An SDXL model in memory. `text_key` is equal for variants that share text encoders;
+    `tiny_decoder` is None where the catalog has none."""
 
     name: str
     spec: VariantSpec
@@ -42,6 +44,7 @@ class Variant:
     text_key: str
     unet: Any
     vae: Any
+    tiny_decoder: Any
     adapters: AdapterBank
 
     @classmethod
@@ -55,6 +58,7 @@ class Variant:
             text_key=text_key,
             unet=parts["unet"],
             vae=parts["vae"],
+            tiny_decoder=parts.get("tiny_decoder"),
             adapters=AdapterBank(parts["unet"]),
         )
 

@@ -43,7 +43,7 @@ def warm_up(variant: Variant, controlnet: ControlNet, device: Device, cost: Cost
     latents = Sample(job, 0, variant, controlnet, conditioning, device).latents
     started = time.perf_counter()
     decode_latents(latents, variant)
-    cost.observe_decode(variant.name, size * size, time.perf_counter() - started)
+    cost.observe_decode(variant.name, "full", size * size, time.perf_counter() - started)
 
 
 def _timed(work: Callable[[], torch.Tensor]) -> float:

@@ -58,21 +58,16 @@ class _Weights(_Frozen):
 class VariantSpec(_Weights):
     """An SDXL model: where its weights are and what a request gets when it says nothing."""
 
+    unet: Source | None = None
+    """A UNet of its own, in place of the source's: how distilled variants are published."""
+    tiny_decoder: Source | None = None
+    """A small decoder (AutoencoderTiny) for `decoder: tiny` and for previews."""
     native_size: int = Field(ge=256, le=2048, multiple_of=8)
     steps: int = Field(ge=1, le=50)
     cfg: float = Field(ge=0.0, le=20.0)
     scheduler: SchedulerSpec
     force_zeros_for_empty_prompt: bool = True
     """Without a negative prompt, guide away from zero embeddings, as SDXL base was trained."""
-    latent_rgb: tuple[tuple[float, float, float], ...] | None = None
-    """Least-squares map from the latent channels (4 rows) and a constant (fifth row) to RGB
-    in [0, 1]; makes previews without the decoder."""
-
-    @pydantic_model_validator(mode="after")
-    def _five_rows(self) -> VariantSpec:
-        if self.latent_rgb is not None and len(self.latent_rgb) != 5:
-            raise ValueError("latent_rgb: five rows are needed (four channels and a constant)")
-        return self
 
 
 class ControlNetSpec(_Weights):

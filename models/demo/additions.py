@@ -30,7 +30,6 @@ def train_tiny(
     latents: list[LatentPool],
     autoencoder: AutoencoderKL,
     work: Path,
-    stop_after: int | None = None,
 ) -> AutoencoderTiny:
     """The tiny autoencoder with its averaged weights."""
     torch.manual_seed(4)
@@ -39,7 +38,7 @@ def train_tiny(
     def losses_at(step: int) -> Losses:
         return tiny_losses(tiny, autoencoder, pools, latents, step, plan.autoencoder_batch)
 
-    ema = train("tiny", tiny, losses_at, plan.tiny, work / "tiny.safetensors", stop_after)
+    ema = train("tiny", tiny, losses_at, plan.tiny, work / "tiny.safetensors")
     ema.copy_to(tiny)
     return tiny.eval().requires_grad_(False)
 
@@ -52,7 +51,6 @@ def train_lora(
     denoiser: Denoiser,
     tokenizer: CLIPTokenizer,
     work: Path,
-    stop_after: int | None = None,
 ) -> Path:
     """Train the LoRA of a look and return its file; the denoiser is left as it was."""
     torch.manual_seed(5)
@@ -71,7 +69,7 @@ def train_lora(
         return noise_loss(denoiser, tokenizer, scheduler, batch, scaling_factor, rng)
 
     checkpoint = work / f"lora-{look}.safetensors"
-    ema = train(f"lora {look}", learner, losses_at, plan.lora, checkpoint, stop_after)
+    ema = train(f"lora {look}", learner, losses_at, plan.lora, checkpoint)
     ema.copy_to(learner)
     path = work / "loras" / f"{look}.safetensors"
     save_lora(denoiser.unet, look, path)
@@ -97,7 +95,6 @@ def train_student(
     denoiser: Denoiser,
     trajectories: list[Trajectories],
     work: Path,
-    stop_after: int | None = None,
 ) -> UNet2DConditionModel:
     """A few-step UNet with its averaged weights; begins as a copy of the base."""
     student = Student(denoiser)
@@ -106,6 +103,6 @@ def train_student(
         rng = np.random.default_rng((29, step))
         return distillation_losses(student, goal, trajectories, rng, STUDENT_PIXELS)
 
-    ema = train(name, student, losses_at, schedule, work / f"{name}.safetensors", stop_after)
+    ema = train(name, student, losses_at, schedule, work / f"{name}.safetensors")
     ema.copy_to(student)
     return student.unet.eval().requires_grad_(False)

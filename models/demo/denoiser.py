@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,8 @@ class Denoiser(nn.Module):
         """Take over a set's weights; a token that its vocabulary has keeps its embedding."""
         known = CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab()
         for name, network in self.named_children():
-            state = type(network).from_pretrained(folder / name, dtype=torch.float32).state_dict()
+            kind: Any = type(network)
+            state = kind.from_pretrained(folder / name, dtype=torch.float32).state_dict()
             for key, value in network.state_dict().items():
                 if not key.endswith("token_embedding.weight"):
                     value.copy_(state[key])

@@ -103,7 +103,7 @@ def distillation_losses(
     counts in the units that the next prediction sees there, and late errors, which no later step
     mends, count more.
     """
-    told = sets[rng.integers(len(sets))]
+    told = sets[int(rng.integers(len(sets)))]
     count = max(1, row_pixels // (told.size[0] * told.size[1]))
     chosen = torch.from_numpy(rng.integers(len(told), size=count))
     pairs = rng.integers(len(goal.starts), size=count)

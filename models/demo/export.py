@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def export(made: DemoSet, folder: Path) -> None:
         add_watermarker=False,
     ).save_pretrained(partial)
     half.controlnet.save_pretrained(partial / "controlnet")
-    copy.deepcopy(made.tiny).half().save_pretrained(partial / "tiny_decoder")
+    _save_tiny(made.tiny, partial / "tiny_decoder")
     for name, unet in made.students.items():
         copy.deepcopy(unet).half().save_pretrained(partial / name / "unet")
     (partial / "loras").mkdir()
@@ -68,3 +69,12 @@ def export(made: DemoSet, folder: Path) -> None:
         folder.rename(previous)
     partial.rename(folder)
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def _save_tiny(tiny: AutoencoderTiny, folder: Path) -> None:
+    """Save without the entry that diffusers writes and, reading it again, warns about."""
+    copy.deepcopy(tiny).half().save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["block_out_channels"]
+    path.write_text(json.dumps(config, indent=2) + "\n")

@@ -30,7 +30,7 @@ TARGETS = (
     "conv2",
     "time_emb_proj",
 )
-"""Attention, and the residual blocks too: SDXL's first level, which sets tones, has no attention."""
+"""Attention, and the residual blocks too: the first level, which sets tones, has no attention."""
 
 
 class LoraLearner(nn.Module):

@@ -35,7 +35,7 @@ def train_autoencoder(
     torch.manual_seed(1)
     autoencoder = make_autoencoder()
     if start is not None:
-        autoencoder = AutoencoderKL.from_pretrained(start / "vae", torch_dtype=torch.float32)
+        autoencoder = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
     ema = train(
         "autoencoder",
         autoencoder,

@@ -27,7 +27,7 @@ def run(
     """All stages, then the export.
 
     Args:
-        stop_after: cuts every unfinished stage short but still exports it.
+        stop_after: ends the run, as a kill would, after so many steps of the base; for tests.
         start: an exported set whose weights the base begins with.
     """
     started = time.monotonic()
@@ -44,23 +44,22 @@ def run(
     tell("latents ready")
     sharpen(plan, pools, latents, autoencoder, work, stop_after)
     base = train_denoiser(plan, latents, scaling_factor, tokenizer, work, stop_after, start)
+    if stop_after is not None:
+        return
     tell("base ready")
     trajectories = make_trajectories(plan, base, tokenizer, work)
     tell("trajectories ready")
     students = {
-        name: train_student(name, goal, schedule, base, trajectories, work, stop_after)
+        name: train_student(name, goal, schedule, base, trajectories, work)
         for name, goal, schedule in (
             ("lightning", lightning_goal(), plan.lightning),
             ("hyper", hyper_goal(), plan.hyper),
         )
     }
     tell("students ready")
-    loras = [
-        train_lora(look, plan, pools, autoencoder, base, tokenizer, work, stop_after)
-        for look in LOOKS
-    ]
+    loras = [train_lora(look, plan, pools, autoencoder, base, tokenizer, work) for look in LOOKS]
     tell("LoRAs ready")
-    tiny = train_tiny(plan, pools, latents, autoencoder, work, stop_after)
+    tiny = train_tiny(plan, pools, latents, autoencoder, work)
     export(DemoSet(autoencoder, base, tokenizer, tiny, students, loras), out)
     tell(f"{out} written")
 
@@ -71,12 +70,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights")
     parser.add_argument("--work", type=Path, default=Path("build/demo-train"))
     parser.add_argument("--miniature", action="store_true", help="a few steps, to test the path")
-    parser.add_argument("--export-now", action="store_true", help="export the last checkpoint")
     parser.add_argument("--start", type=Path, help="continue the set in this folder")
     arguments = parser.parse_args()
     plan = MINIATURE if arguments.miniature else CONTINUED if arguments.start else FULL
-    stop_after = 0 if arguments.export_now else None
-    run(plan, arguments.work, arguments.out, stop_after, arguments.start)
+    run(plan, arguments.work, arguments.out, start=arguments.start)
 
 
 if __name__ == "__main__":

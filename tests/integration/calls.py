@@ -9,7 +9,13 @@ from typing import Any
 
 import httpx
 
-SLOW: dict[str, Any] = {"prompt": "future", "mock_depth": True, "steps": 50, "width": 512}
+SLOW: dict[str, Any] = {
+    "prompt": "future",
+    "model": "base",
+    "mock_depth": True,
+    "steps": 50,
+    "width": 512,
+}
 QUICK: dict[str, Any] = {
     "prompt": "untouched wilderness",
     "mock_depth": True,

@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.fidelity import plan, read, sheet
+from benchmarks import decoder_error, lora_response
+from benchmarks.fidelity import student_faults
+from benchmarks.gallery import Reading, paint_pairs, plan, read, sheet
 from benchmarks.heldout import heldout
 from benchmarks.server import ROOT
-from benchmarks.workbench import demo_catalog
+from benchmarks.workbench import demo_networks
+from models.demo.eras import ERAS
 
 
 class FakeJudge:
@@ -29,22 +32,82 @@ class FakeJudge:
         return float(picture.std())
 
 
-def test_fidelity_paints_every_era_as_often() -> None:
-    maps = heldout(count=64)
-    pairs = plan(maps, strength=0.8, eras_per_map=2)
-    assert set(Counter(era for _, era in pairs).values()) == {128 // len(demo_catalog().eras)}
+def test_fidelity_paints_every_era_about_as_often() -> None:
+    pairs = plan(heldout(count=64), eras_per_map=2)
+    counts = Counter(era for _, era in pairs)
+    assert set(counts) == set(ERAS)
+    assert max(counts.values()) - min(counts.values()) <= 2
     assert len({(id(held), era) for held, era in pairs}) == 128
 
 
 def test_fidelity_reads_what_it_paints(tmp_path: Any) -> None:
     maps = heldout(count=1)
     judge: Any = FakeJudge()
-    readings, pictures = read(judge, maps, strength=0.8, cfg=1.0)
-    assert [reading.asked for reading in readings] == list(demo_catalog().eras)[:2]
+    pairs = plan(maps, 2)
+    pictures = paint_pairs(pairs, steps=2, guidance_scale=1.0)
+    readings = read(judge, pairs, pictures)
+    assert [reading.asked for reading in readings] == list(ERAS)[:2]
     assert all(picture.shape == (256, 256, 3) for picture in pictures)
     assert all(-1 <= reading.adherence <= 1 for reading in readings)
     sheet(maps, pictures, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def _readings(right: int, adherence: float, sharpness: float) -> list[Reading]:
+    seen = ["future"] * right + ["ruins"] * (20 - right)
+    return [Reading("rings", "future", era, adherence, sharpness) for era in seen]
+
+
+def test_a_student_that_falls_short_is_named() -> None:
+    good = _readings(20, 0.9, 0.3)
+    table = {
+        ("base", 20): good,
+        ("base", 6): _readings(16, 0.8, 0.2),
+        ("lightning", 6): good,
+        ("hyper", 6): good,
+    }
+    assert student_faults(table) == []
+    table["hyper", 6] = _readings(18, 0.8, 0.21)
+    assert [fault.split(": ")[1] for fault in student_faults(table)] == [
+        "adherence",
+        "era recognition",
+        "no sharper than base in 6 steps",
+    ]
+    table["hyper", 6] = _readings(19, 0.9, 0.3)
+    table["base", 6] = _readings(19, 0.8, 0.2)
+    assert student_faults(table) == ["hyper: era no surer than base in 6 steps"]
+
+
+def test_a_lora_must_rise_with_its_strength_and_keep_to_the_depth() -> None:
+    steady = tuple(0.6 * strength for strength in lora_response.STRENGTHS)
+    kept = (0.9,) * len(steady)
+    assert lora_response.Response("drone", "base", steady, kept).passed
+    assert not lora_response.Response("drone", "base", steady[::-1], kept).passed
+    assert not lora_response.Response("drone", "base", (*steady[:-1], 0.1), kept).passed
+    assert not lora_response.Response("drone", "base", steady, (*kept[:-1], 0.7)).passed
+    faint = tuple(0.2 * strength for strength in lora_response.STRENGTHS)
+    assert not lora_response.Response("drone", "base", faint, kept).passed
+
+
+def test_the_tiny_decoder_is_cheaper_and_close() -> None:
+    error = decoder_error.measure(plan(heldout(count=2), 1), "lightning")
+    assert 0 < error.mean < decoder_error.ERROR_BAR
+    assert error.tiny_macs < error.full_macs / 2
+
+
+def test_multiply_adds_are_counted_per_pixel() -> None:
+    variant, _ = demo_networks("base")
+    last = variant.vae.decoder.conv_out
+    assert decoder_error.macs_per_pixel(variant.vae) > last.weight.numel()
+
+
+def test_isolation_holds_for_a_few_requests() -> None:
+    command = [sys.executable, "-m", "benchmarks.isolation", "--requests", "6", "--seed", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["requests"] == 6
+    assert result["figure"] <= result["bar"] == 1
 
 
 def test_overhead_ends_with_one_json_line(service_url: str) -> None:

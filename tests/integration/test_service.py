@@ -8,6 +8,7 @@ import re
 
 import bentoml
 import httpx
+import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
@@ -22,7 +23,7 @@ def test_a_depth_map_in_a_picture_out(client: httpx.Client) -> None:
     answer = client.post("/generate", json=body).json()
     assert answer["success"] is True
     assert answer["error_message"] is None
-    assert (answer["seed_used"], answer["model_used"]) == (42, "base")
+    assert (answer["seed_used"], answer["model_used"]) == (42, "lightning")
     assert answer["request_id"] == "table-1"
     assert answer["images_b64"] == [answer["image_b64"]]
     assert answer["generation_time"] > 0
@@ -31,7 +32,8 @@ def test_a_depth_map_in_a_picture_out(client: httpx.Client) -> None:
     metadata = answer["metadata"]
     assert (metadata["steps"], metadata["era"], metadata["width"]) == (3, "future", 256)
     assert set(metadata["timings"]) == {"queue", "encode", "denoise", "decode", "save"}
-    assert "future" in metadata["warnings"][0]
+    assert metadata["loras"] == [{"name": "experimance", "strength": 1.1}]
+    assert metadata["warnings"] == []
     comment = picture.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
     assert json.loads(comment[8:])["seed"] == 42
 
@@ -42,6 +44,16 @@ def test_the_same_seed_is_the_same_picture_and_another_is_another(client: httpx.
     assert first == again
     other = client.post("/generate", json={**body, "seed": 6}).json()["image_b64"]
     assert other != first
+
+
+@pytest.mark.parametrize("model", ["lightning", "hyper", "base"])
+def test_the_tiny_decoder_paints_nearly_the_same(client: httpx.Client, model: str) -> None:
+    body = {**QUICK, "model": model, "steps": 6, "output_format": "png"}
+    full, tiny = (
+        np.asarray(opened(client.post("/generate", json=each).json()["image_b64"]), float)
+        for each in (body, {**body, "decoder": "tiny"})
+    )
+    assert 0 < np.abs(full - tiny).mean() < 20
 
 
 def test_several_pictures(client: httpx.Client) -> None:
@@ -55,7 +67,7 @@ def test_the_picture_itself(client: httpx.Client, kind: str) -> None:
     response = client.post("/generate", json=QUICK, headers={"Accept": f"image/{kind}"})
     assert response.headers["content-type"] == f"image/{kind}"
     assert response.headers["x-seed"] == "5"
-    assert response.headers["x-model"] == "base"
+    assert response.headers["x-model"] == "lightning"
     assert len(response.headers["x-request-id"]) == 32
     assert json.loads(response.headers["x-timings"])["denoise"] > 0
     picture = Image.open(io.BytesIO(response.content))
@@ -65,11 +77,12 @@ def test_the_picture_itself(client: httpx.Client, kind: str) -> None:
 def test_models(client: httpx.Client) -> None:
     body = client.get("/models").json()
     assert body == client.post("/models").json()
-    assert body["available_models"] == ["base"]
+    assert body["available_models"] == ["lightning", "hyper", "base"]
+    assert body["available_loras"] == ["drone", "experimance"]
     assert body["available_controlnets"] == ["sdxl_small"]
-    assert set(body["available_eras"]) >= {"wilderness", "pre_industrial", "future"}
+    assert len(body["available_eras"]) == 11
     assert "euler_a" in body["available_schedulers"]
-    details = body["details"]["base"]
+    details = body["details"]["lightning"]
     assert details["resident"] is True
     assert details["size_bytes"] > 10**6
     assert details["native_size"] == 256
@@ -77,12 +90,13 @@ def test_models(client: httpx.Client) -> None:
 
 
 def test_unloading_and_loading(client: httpx.Client) -> None:
-    gone = client.post("/unload", json={"model": "base"}).json()
-    assert gone["loaded_models"] == []
-    assert client.get("/models").json()["details"]["base"]["resident"] is False
-    back = client.post("/preload?model_name=base&controlnet_id=sdxl_small").json()
-    assert (back["status"], back["loaded_models"]) == ("success", ["base"])
-    client.post("/unload", json={"model": "base", "controlnet": "sdxl_small"})
+    gone = client.post("/unload", json={"model": "lightning"}).json()
+    assert "lightning" not in gone["loaded_models"]
+    assert client.get("/models").json()["details"]["lightning"]["resident"] is False
+    back = client.post("/preload?model_name=lightning&controlnet_id=sdxl_small").json()
+    assert back["status"] == "success"
+    assert "lightning" in back["loaded_models"]
+    client.post("/unload", json={"model": "lightning", "controlnet": "sdxl_small"})
     assert client.post("/generate", json=QUICK).status_code == 200
     unknown = client.post("/preload", json={"model": "turbo"})
     assert (unknown.status_code, unknown.json()["error"]) == (400, "unknown_model")
@@ -93,7 +107,7 @@ def test_the_python_client(service_url: str) -> None:
         answer = python.generate(prompt="wilderness", mock_depth=True, steps=1, seed=3)
         assert answer["seed_used"] == 3
         assert python.healthcheck()["ready_for_inference"] is True
-        assert python.models()["available_models"] == ["base"]
+        assert "hyper" in python.models()["available_models"]
         assert python.preload(model="base")["status"] == "success"
         assert python.cancel(all=True) == {"cancelled": []}
         stream = "".join(python.generate_stream(prompt="x", mock_depth=True, steps=1))
@@ -114,7 +128,7 @@ def test_the_installations_payload(client: httpx.Client) -> None:
         "negative_prompt": "blurry, warped, sketch, cartoon, illustration, oversaturated",
         "depth_map_b64": "data:image/png;base64," + encoded(Image.fromarray(hill(256, 256))),
         "era": "pre_industrial",
-        "model": "base",
+        "model": "lightning",
         "controlnet": "sdxl_small",
         "steps": 6,
         "cfg": 2.0,

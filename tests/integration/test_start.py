@@ -25,7 +25,7 @@ def serve(home: Path, **settings: str) -> subprocess.CompletedProcess[str]:
 def test_without_weights_the_start_says_which_and_how(tmp_path: Path) -> None:
     done = serve(tmp_path)
     assert done.returncode != 0
-    assert "models.base, controlnets.sdxl_small" in done.stderr
+    assert "models.lightning, models.hyper, models.base, controlnets.sdxl_small" in done.stderr
     assert "python -m models import --catalog demo" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -34,7 +34,7 @@ def test_without_weights_the_start_says_which_and_how(tmp_path: Path) -> None:
     ("name", "value", "accepted"),
     [
         ("CATALOG", "sd15", "demo, experimance"),
-        ("PRELOAD_MODEL", "turbo", "base"),
+        ("PRELOAD_MODEL", "turbo", "lightning, hyper, base"),
         ("MODEL_SERVER_PORT", "70000", "less than or equal to 65535"),
         ("MAX_QUEUE", "0", "greater than or equal to 1"),
         ("LOG_FORMAT", "xml", "'text' or 'json'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from api.errors import InvalidRequest, UnknownName
 from api.requests import SCHEDULERS, GenerateRequest
 from api.resolve import Resolved, Resolver, parameters
 from models.catalog import load_catalog
-from models.store import Entry, Inventory
+from models.store import Component, Entry, Inventory
 from runners.messages import LoadOrder, LoraWeight
 from runners.schedulers import NAMED, build_scheduler, has_karras_sigmas
 
@@ -108,13 +110,23 @@ def test_an_era_whose_loras_are_not_there_paints_with_a_warning() -> None:
         ("image_b64", "AAAA"),
         ("depth_estimator", "midas"),
         ("strength", 0.0),
-        ("decoder", "tiny"),
         ("enable_deepcache", True),
     ],
 )
 def test_what_comes_later_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"{field}: not offered"):
         resolved(**{field: value})
+
+
+def test_the_tiny_decoder_only_where_the_variant_has_one() -> None:
+    with pytest.raises(InvalidRequest, match=r"decoder: model lightning .*accepted: 'full'"):
+        resolved(decoder="tiny")
+    there = inventory()
+    decoder = Component("tiny_decoder", "sdxl-tiny_decoder:1", Path(), 1)
+    entry = replace(there.models["lightning"], components={"tiny_decoder": decoder})
+    resolver = Resolver(CATALOG, replace(there, models={"lightning": entry}))
+    painted = resolved(resolver, decoder="tiny")
+    assert painted.job.decoder == parameters(painted)["decoder"] == "tiny"
 
 
 def test_the_schedulers_on_offer_are_the_engines() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from models.catalog import CatalogError, load_catalog
 from models.catalog.schema import SHIPPED
+from models.demo.eras import ERAS
 
 DEMO = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
 
@@ -32,6 +33,14 @@ def test_production_figures() -> None:
     assert catalog.models["hyper"].scheduler.options["timestep_spacing"] == "leading"
 
 
+def test_both_catalogs_know_the_same_eras_with_the_same_loras() -> None:
+    demo, production = load_catalog("demo"), load_catalog("experimance")
+    assert {name: era.loras for name, era in demo.eras.items()} == {
+        name: era.loras for name, era in production.eras.items()
+    }
+    assert set(demo.eras) == {*ERAS, "none"}
+
+
 def test_the_demo_set_lies_in_the_repository() -> None:
     catalog = load_catalog("demo")
     assert catalog.source_path(catalog.models["base"].source).is_dir()
@@ -42,15 +51,16 @@ def test_the_demo_set_lies_in_the_repository() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "named"),
     [
-        ('default_model = "base"', 'default_model = "turbo"', "turbo"),
+        ('default_model = "lightning"', 'default_model = "turbo"', "turbo"),
         ('default_controlnet = "sdxl_small"', 'default_controlnet = "huge"', "huge"),
         ("steps = 20", "steps = 51", "models.base.steps"),
         ("native_size = 256", "native_size = 250", "native_size"),
         ('class = "DPM', 'class = "XPM', "scheduler.class"),
-        ('source = "file:', 'source = "ftp:', "models.base.source"),
-        ("[eras.modern]", "[eras.modern]\nloras = { drone = 0.5 }", "drone"),
+        ('source = "file:', 'source = "ftp:', "models.lightning.source"),
+        ("loras = { drone = 0.8", "loras = { dron = 0.8", "dron"),
         ("[eras.modern]", "[eras.modern]\ncolour = 1", "eras.modern.colour"),
-        ("latent_rgb = [", "latent_rgb = [[1, 2, 3],", "latent_rgb"),
+        ('unet = "file:', 'unet = "ftp:', "models.lightning.unet"),
+        ('tiny_decoder = "file:', 'tiny_decoder = "', "models.lightning.tiny_decoder"),
     ],
 )
 def test_a_wrong_catalog_is_told_where(tmp_path: Path, before: str, after: str, named: str) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.workbench import DEVICE, demo_networks, make_job, reference_pipeline
 from runners.conditioning import Conditioner, count_chunks, embed_prompt
+from runners.prompt_weights import parse_prompt
 
 DEPTH = np.arange(64 * 72, dtype=np.uint32).reshape(64, 72).astype(np.uint8)
 LONG = " ".join(["pre-industrial valleys, aerial photography, ruins and forests"] * 30)
@@ -33,7 +34,7 @@ def test_short_prompts_equal_the_reference(negative: str | None) -> None:
 
 def test_a_long_prompt_is_encoded_whole() -> None:
     variant, _ = demo_networks("base")
-    chunks = count_chunks(variant, LONG)
+    chunks = count_chunks(variant, parse_prompt(LONG))
     assert chunks > 2
     whole = embed_prompt(variant, LONG, None, guided=False)
     assert whole.embeds.shape[1] == 77 * chunks

@@ -8,16 +8,18 @@ from runners.cost import CostModel
 
 
 def test_what_was_never_measured_costs_nothing() -> None:
-    assert CostModel().seconds("base", 65536, 20, 1) == 0.0
+    assert CostModel().seconds("base", "full", 65536, 20, 1) == 0.0
 
 
 def test_cost_follows_pixels_steps_and_pictures() -> None:
     cost = CostModel()
     cost.observe_step("base", 1000, 0.5)
-    cost.observe_decode("base", 1000, 0.25)
-    assert cost.seconds("base", 2000, 6, 2) == pytest.approx(2 * (6 * 0.5 + 2 * 0.25))
+    cost.observe_decode("base", "full", 1000, 0.25)
+    assert cost.seconds("base", "full", 2000, 6, 2) == pytest.approx(2 * (6 * 0.5 + 2 * 0.25))
+    cost.observe_decode("base", "tiny", 1000, 0.05)
+    assert cost.seconds("base", "tiny", 1000, 0, 2) == pytest.approx(2 * 0.05)
     cost.observe_step("base", 1000, 1.0)
-    assert 3.0 < cost.seconds("base", 1000, 6, 0) < 6.0
+    assert 3.0 < cost.seconds("base", "full", 1000, 6, 0) < 6.0
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_previews_come_at_most_five_times_a_second() -> None:
     has_preview = [bool(step.preview) for step in steps]
     assert has_preview == [True, False, True, False, True, False]
     first = Image.open(io.BytesIO(steps[0].preview))
-    assert (first.format, first.size) == ("JPEG", (8, 8))
+    assert (first.format, first.size) == ("JPEG", (64, 64))
 
 
 def test_the_loop_runs_in_its_own_thread_and_closes() -> None:
