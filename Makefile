@@ -13,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 export CATALOG
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: setup serve import test check format demo-train bench-parity bench-fidelity bench-overhead clean
+.PHONY: setup serve import test check format demo-train bench-parity bench-fidelity bench-overhead bench-isolation clean
 
 setup: $(INSTALLED)
 
@@ -45,7 +45,7 @@ format: setup
 demo-train: setup
 	$(BIN)/python -m models.demo.train
 
-bench-parity bench-fidelity bench-overhead: setup
+bench-parity bench-fidelity bench-overhead bench-isolation: setup
 	$(BIN)/python -m benchmarks.$(@:bench-%=%)
 
 clean:

@@ -126,6 +126,7 @@ class ModelDetails(BaseModel):
     cfg: float
     scheduler: str
     native_size: int
+    decoders: list[str] = Field(description="what a request's `decoder` may be")
     source: str
     licence: str
     digest: str

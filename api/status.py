@@ -61,6 +61,7 @@ def models_of(resolver: Resolver, status: RunnerStatus) -> ModelsInfo:
                 cfg=catalog.models[name].cfg,
                 scheduler=catalog.models[name].scheduler.class_name,
                 native_size=catalog.models[name].native_size,
+                decoders=["full", "tiny"] if "tiny_decoder" in entry.components else ["full"],
                 source=catalog.models[name].source,
                 licence=catalog.models[name].licence,
                 digest=entry.digest,

@@ -28,8 +28,9 @@ SEED = 7_000_000
 """Neither a training seed of the demo set nor one of the held-out maps."""
 TERRAINS = 320
 SIDE = 128
-STEPS = 450
+STEPS = 800
 BATCH = 16
+RATE = 2e-3
 
 
 class Block(nn.Module):
@@ -118,7 +119,7 @@ class Judge:
 
     @classmethod
     def load_or_train(cls, cache_dir: str | Path) -> Judge:
-        """The judge kept in `cache_dir` for this very code, or a new one: a minute on two cores."""
+        """The judge kept in `cache_dir` for this very code, or a new one, in two minutes."""
         folder = Path(__file__).parents[1]
         sources = sorted((folder / "models" / "demo" / "eras").glob("*.py"))
         sources += [Path(__file__), folder / "models/demo/terrain.py"]
@@ -190,8 +191,8 @@ def _train() -> tuple[Reader, dict[str, float]]:
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         reader = Reader()
-    optimiser = torch.optim.AdamW(reader.parameters(), 3e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, STEPS)
+    optimiser = torch.optim.AdamW(reader.parameters(), RATE, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS)
     rng = np.random.default_rng(SEED)
     generator = torch.Generator().manual_seed(SEED)
     for _ in range(STEPS):
@@ -203,6 +204,7 @@ def _train() -> tuple[Reader, dict[str, float]]:
         loss = loss + 0.3 * cross_entropy(logits, torch.from_numpy(eras))
         optimiser.zero_grad()
         torch.autograd.backward([loss])
+        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimiser.step()
         schedule.step()
     print(f"judge trained in {time.monotonic() - started:.0f} s", flush=True)

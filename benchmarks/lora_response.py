@@ -64,7 +64,8 @@ def statistics(picture: Picture) -> Vector:
     )
 
 
-def _mean_change(after: Sequence[Picture], before: Sequence[Picture]) -> Vector:
+def mean_change(after: Sequence[Picture], before: Sequence[Picture]) -> Vector:
+    """By how much the statistics of `after` differ from those of `before`, on average."""
     changes = [statistics(a) - statistics(b) for a, b in zip(after, before, strict=True)]
     change: Vector = np.mean(changes, axis=0)
     return change
@@ -77,13 +78,13 @@ def measure(judge: Judge, pairs: Pairs, look: str, model: str) -> Response:
         apply_look(look, picture, held.height)
         for picture, (held, _) in zip(renderings, pairs, strict=True)
     ]
-    axis = _mean_change(graded, renderings)
+    axis = mean_change(graded, renderings)
     responses, adherences = [], []
     plain: list[Picture] = []
     for strength in STRENGTHS:
         loras = (LoraWeight(look, strength),) if strength else ()
         pictures = paint_pairs(pairs, model, loras=loras)
         plain = plain or pictures
-        responses.append(float(_mean_change(pictures, plain) @ axis / (axis @ axis)))
+        responses.append(float(mean_change(pictures, plain) @ axis / (axis @ axis)))
         adherences.append(adherence(read(judge, pairs, pictures)))
     return Response(look, model, tuple(responses), tuple(adherences))

@@ -49,15 +49,15 @@ FULL = Plan(
     large_batch=6,
     small_size=(128, 128),
     large_from=0.84,
-    tiny=Schedule(steps=1500, learning_rate=2e-3),
+    tiny=Schedule(steps=3500, learning_rate=3e-3),
     lora=Schedule(steps=500, learning_rate=1e-3, ema=0.99),
     lora_terrains=(240, 60),
     trajectories=(
         TrajectorySpec((128, 128), 1024, 32),
         TrajectorySpec((256, 256), 320, 8),
     ),
-    lightning=Schedule(steps=1400, learning_rate=2e-4, ema=0.99),
-    hyper=Schedule(steps=1400, learning_rate=2e-4, ema=0.99),
+    lightning=Schedule(steps=1400, learning_rate=3e-4, ema=0.99),
+    hyper=Schedule(steps=1600, learning_rate=3e-4, ema=0.99),
 )
 
 CONTINUED = replace(

@@ -47,6 +47,10 @@ def run(
     if stop_after is not None:
         return
     tell("base ready")
+    loras = [train_lora(look, plan, pools, autoencoder, base, tokenizer, work) for look in LOOKS]
+    tell("LoRAs ready")
+    tiny = train_tiny(plan, pools, latents, autoencoder, work)
+    tell("tiny decoder ready")
     trajectories = make_trajectories(plan, base, tokenizer, work)
     tell("trajectories ready")
     students = {
@@ -57,9 +61,6 @@ def run(
         )
     }
     tell("students ready")
-    loras = [train_lora(look, plan, pools, autoencoder, base, tokenizer, work) for look in LOOKS]
-    tell("LoRAs ready")
-    tiny = train_tiny(plan, pools, latents, autoencoder, work)
     export(DemoSet(autoencoder, base, tokenizer, tiny, students, loras), out)
     tell(f"{out} written")
 

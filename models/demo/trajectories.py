@@ -27,7 +27,9 @@ from models.demo.terrain import make_terrain
 STUDENT_STEPS = 6
 FINER = 3
 """Teacher evaluations per student step."""
-GUIDANCE = 2.0
+GUIDANCE = 3.0
+UNWANTED = ", ".join(prompts.FLAWS)
+"""What guidance steers away from: students need no negative prompt for clean pictures."""
 SEED = 4_000_000_000
 UNPROMPTED = 0.08
 """Share of trajectories without prompt and guidance: students must know what guidance leaves."""
@@ -125,12 +127,13 @@ def _follow(
     points = [x]
     with torch.autocast("cpu", torch.bfloat16):
         hidden, pooled = teacher.encode_prompts(tokens)
-        hidden, pooled = hidden * kept[:, None, None], pooled * kept[:, None]
+        flawed, flawed_pooled = teacher.encode_prompts(tokenise(tokenizer, [UNWANTED] * count))
         added = {
-            "text_embeds": torch.cat([torch.zeros_like(pooled), pooled]),
+            "text_embeds": torch.cat([flawed_pooled, pooled * kept[:, None]]),
             "time_ids": true_time_ids(spec.size, 2 * count),
         }
-        hidden = torch.cat([torch.zeros_like(hidden), hidden])
+        hidden = torch.cat([flawed, hidden * kept[:, None, None]])
+        guidance = (1 + (GUIDANCE - 1) * kept)[:, None, None, None]
         for timestep in scheduler.timesteps:
             predicted = teacher(
                 torch.cat([x, x]),
@@ -141,7 +144,7 @@ def _follow(
                 torch.cat([scales, scales]),
             ).float()
             free, prompted = predicted.chunk(2)
-            x = scheduler.step(free + GUIDANCE * (prompted - free), timestep, x).prev_sample
+            x = scheduler.step(free + guidance * (prompted - free), timestep, x).prev_sample
             points.append(x)
     return {
         "points": torch.stack(points, 1).half(),

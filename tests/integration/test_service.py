@@ -86,6 +86,7 @@ def test_models(client: httpx.Client) -> None:
     assert details["resident"] is True
     assert details["size_bytes"] > 10**6
     assert details["native_size"] == 256
+    assert details["decoders"] == ["full", "tiny"]
     assert len(details["digest"]) == 32
 
 

@@ -11,7 +11,13 @@ from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
+from benchmarks.gallery import paint_pairs, plan, true_renderings
 from benchmarks.heldout import heldout
+from benchmarks.lora_response import mean_change
+from models.catalog import load_catalog
+from models.demo.looks import LOOKS, apply_look
+from models.importing import component_folders
+from runners.messages import LoraWeight
 
 WEIGHTS = Path(__file__).parents[2] / "models" / "demo" / "weights"
 
@@ -73,3 +79,52 @@ def test_pictures_follow_the_depth_map(
     assert picture.shape == (*size, 3)
     assert picture.std() > 0.05
     assert np.corrcoef(picture.mean(-1).ravel(), one.height.ravel())[0, 1] > 0.3
+
+
+def test_variants_share_everything_but_the_unet() -> None:
+    catalog = load_catalog("demo")
+    folders = {name: component_folders(catalog, name) for name in catalog.models}
+    base = folders["base"]
+    for name in ("lightning", "hyper"):
+        own = {kind for kind, folder in folders[name].items() if folder != base[kind]}
+        assert own == {"unet"}
+        student = load_file(folders[name]["unet"] / "diffusion_pytorch_model.safetensors")
+        teacher = load_file(base["unet"] / "diffusion_pytorch_model.safetensors")
+        assert {key: value.shape for key, value in student.items()} == {
+            key: value.shape for key, value in teacher.items()
+        }
+        assert any((student[key] != teacher[key]).any() for key in student)
+
+
+@pytest.mark.parametrize("look", sorted(LOOKS))
+def test_loras_are_small_and_in_diffusers_format(look: str) -> None:
+    factors = load_file(WEIGHTS / "loras" / f"{look}.safetensors")
+    assert all(key.startswith("unet.") for key in factors)
+    downs = [value for key, value in factors.items() if key.endswith("lora_A.weight")]
+    assert len(downs) == len(factors) / 2
+    assert max(down.shape[0] for down in downs) <= 16
+
+
+@pytest.mark.parametrize("look", sorted(LOOKS))
+def test_loras_change_the_look_with_their_strength(look: str) -> None:
+    pairs = plan(heldout(count=2), 1)
+    true = true_renderings(pairs)
+    graded = [
+        apply_look(look, picture, held.height)
+        for picture, (held, _) in zip(true, pairs, strict=True)
+    ]
+    axis = mean_change(graded, true)
+    plain, half, whole = (
+        paint_pairs(pairs, "lightning", loras=(LoraWeight(look, strength),))
+        for strength in (0.0, 0.6, 1.2)
+    )
+    weaker, stronger = (mean_change(pictures, plain) @ axis for pictures in (half, whole))
+    assert 0 < weaker < stronger
+
+
+@pytest.mark.parametrize("model", ["lightning", "hyper"])
+def test_few_steps_without_guidance_follow_the_depth_map(model: str) -> None:
+    pairs = plan(heldout(count=4), 1)
+    for picture, (held, _) in zip(paint_pairs(pairs, model), pairs, strict=True):
+        assert picture.std() > 12
+        assert np.corrcoef(picture.mean(-1).ravel(), held.height.ravel())[0, 1] > 0.2
