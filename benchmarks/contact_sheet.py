@@ -26,7 +26,7 @@ from models.demo.eras import ERAS
 
 Row = tuple[str, list[Image.Image]]
 
-TILE = 144
+TILE = 128
 _MARGIN, _HEADING = 104, 22
 _TERRAINS = (1, 8, 5)
 """Of the held-out maps: a spiral, a river, and mounds as the training data has them."""
@@ -58,10 +58,21 @@ class Painter:
         return picture.resize((TILE, TILE), Image.Resampling.LANCZOS)
 
 
+def depth_tile(terrain: HeldOut) -> Image.Image:
+    """The depth map, as a tile."""
+    return Image.fromarray(terrain.depth).resize((TILE, TILE)).convert("RGB")
+
+
 def eras_rows(painter: Painter, terrains: Sequence[HeldOut]) -> list[Row]:
     """Each landscape by each variant, all eras with their LoRAs."""
     return [
-        (model, [painter.paint(terrain, era, model=model, era=era) for era in ERAS])
+        (
+            model,
+            [
+                depth_tile(terrain),
+                *(painter.paint(terrain, era, model=model, era=era) for era in ERAS),
+            ],
+        )
         for terrain in terrains
         for model in demo_catalog().models
     ]
@@ -72,7 +83,10 @@ def variants_rows(painter: Painter, terrains: Sequence[HeldOut]) -> list[Row]:
     return [
         (
             f"{model}, {steps} steps",
-            [painter.paint(terrain, era, model=model, steps=steps) for era in ERAS],
+            [
+                depth_tile(terrain),
+                *(painter.paint(terrain, era, model=model, steps=steps) for era in ERAS),
+            ],
         )
         for terrain in terrains
         for model, steps in _VARIANT_ROWS
@@ -119,7 +133,7 @@ def main() -> None:
     terrains = [maps[number] for number in _TERRAINS]
     with running_service(options.url) as url, httpx.Client(base_url=url, timeout=600) as client:
         painter = Painter(client)
-        eras = [era.replace("_", " ") for era in ERAS]
+        eras = ["depth map", *(era.replace("_", " ") for era in ERAS)]
         strengths = [f"strength {strength:g}" for strength in STRENGTHS]
         sheets = {
             "eras": sheet(eras, eras_rows(painter, terrains)),
