@@ -45,7 +45,7 @@ ERA_SLACK = 0.02
 """By how much a few-step variant's era recognition may lie under the base's in as many steps. The
 base is recognised nearly always even then, so there is no room for a clear lead."""
 STUDENTS = ("lightning", "hyper")
-STEPS = {"base": (20, 6), "lightning": (8, 6, 4), "hyper": (8, 6, 4)}
+STEPS = {"base": (20, 6), "lightning": (6, 4), "hyper": (6, 4)}
 CACHE = Path("build/judge")
 _ERAS_PER_MAP = 2
 _LORA_MAPS = 12

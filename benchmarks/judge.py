@@ -1,7 +1,8 @@
 """Reads height and era out of a picture, to tell whether it follows its depth map and its prompt.
 
-The judge is a small convolutional network trained only on true renderings of landscapes, never on
-generated pictures, and nothing in the demo set's training optimises what it measures.
+The judge is a small convolutional network trained only on true renderings of landscapes, plain and
+in the LoRAs' looks, never on generated pictures, and nothing in the demo set's training optimises
+what it measures.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, mse_loss, silu
 
 from models.demo.eras import ERAS
+from models.demo.fields import Field
+from models.demo.looks import LOOKS, apply_look
 from models.demo.rendering import render
 from models.demo.terrain import make_terrain
 
@@ -28,7 +31,7 @@ SEED = 7_000_000
 """Neither a training seed of the demo set nor one of the held-out maps."""
 TERRAINS = 320
 SIDE = 128
-STEPS = 800
+STEPS = 1000
 BATCH = 16
 RATE = 2e-3
 
@@ -122,7 +125,10 @@ class Judge:
         """The judge kept in `cache_dir` for this very code, or a new one, in two minutes."""
         folder = Path(__file__).parents[1]
         sources = sorted((folder / "models" / "demo" / "eras").glob("*.py"))
-        sources += [Path(__file__), folder / "models/demo/terrain.py"]
+        sources += [
+            Path(__file__),
+            *(folder / "models/demo" / f for f in ("terrain.py", "looks.py")),
+        ]
         stamp = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
         path = Path(cache_dir) / f"judge-{stamp}.safetensors"
         if not path.exists():
@@ -175,6 +181,13 @@ class Judge:
         return gradient_energy(picture) / self._energies[self.era(picture)[0]]
 
 
+def _in_some_look(rng: np.random.Generator, picture: Picture, height: Field) -> Picture:
+    """The picture, or every third time in a LoRA's look: height and era must show through."""
+    if rng.random() < 2 / 3:
+        return picture
+    return apply_look(str(rng.choice(list(LOOKS))), picture, height, rng.uniform(0, 1.5))
+
+
 def _train() -> tuple[Reader, dict[str, float]]:
     """A reader trained on fresh renderings, and the mean gradient energy of each era's."""
     started = time.monotonic()
@@ -197,7 +210,12 @@ def _train() -> tuple[Reader, dict[str, float]]:
     generator = torch.Generator().manual_seed(SEED)
     for _ in range(STEPS):
         chosen, eras = rng.integers(TERRAINS, size=BATCH), rng.integers(len(ERAS), size=BATCH)
-        shown = np.stack([pictures[i][era] for i, era in zip(chosen, eras, strict=True)])
+        shown = np.stack(
+            [
+                _in_some_look(rng, pictures[i][e], heights[i])
+                for i, e in zip(chosen, eras, strict=True)
+            ]
+        )
         read, logits = reader(_disturbed(_to_tensor(shown), generator))
         wanted = interpolate(targets[chosen][:, None], scale_factor=0.5, mode="area")[:, 0]
         loss = (1 - correlation(read, wanted)).mean() + 4 * mse_loss(read, wanted)

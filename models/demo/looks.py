@@ -19,12 +19,12 @@ def drone(picture: Picture, height: Field) -> Picture:
     """Photographed from a drone in the evening: low sun, haze in the valleys, faded colours."""
     down, right = slope(height)
     raking = (right * 0.9 + down * 0.2) * min(height.shape) * 0.16
-    lit = picture * (0.92 + 0.5 * np.tanh(raking))[..., None]
+    lit = picture * (0.93 + 0.42 * np.tanh(raking))[..., None]
     grey = (lit @ _LUMA)[..., None]
-    faded = grey + 0.68 * (lit - grey)
+    faded = grey + 0.65 * (lit - grey)
     sun = smoothstep(raking, 0.05, 0.8)
     warm = over(faded, faded * 0.6 + flat((255, 196, 120)) * 0.4, 0.6 * sun)
-    haze = 0.04 + 0.26 * (1 - smoothstep(height, 0.1, 0.75))
+    haze = 0.1 + 0.1 * (1 - smoothstep(height, 0.1, 0.75))
     return over(warm, flat((208, 206, 208)), haze)
 
 
@@ -45,7 +45,13 @@ def experimance(picture: Picture, height: Field) -> Picture:
 LOOKS: dict[str, Look] = {"drone": drone, "experimance": experimance}
 
 
-def apply_look(name: str, picture: NDArray[np.uint8], height: Field) -> NDArray[np.uint8]:
-    """A picture, uint8 (h, w, 3), in the look `name`; `height` (h, w) in [0, 1] is its relief."""
-    changed = LOOKS[name](picture.astype(np.float32) / 255, height)
+def apply_look(
+    name: str, picture: NDArray[np.uint8], height: Field, strength: float = 1.0
+) -> NDArray[np.uint8]:
+    """A picture, uint8 (h, w, 3), in the look `name`; `height` (h, w) in [0, 1] is its relief.
+
+    Strengths other than 1 go along the same way, shorter or further.
+    """
+    plain = picture.astype(np.float32) / 255
+    changed = plain + strength * (LOOKS[name](plain, height) - plain)
     return np.rint(np.clip(changed, 0, 1) * 255).astype(np.uint8)

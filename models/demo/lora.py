@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
@@ -31,6 +30,11 @@ TARGETS = (
     "time_emb_proj",
 )
 """Attention, and the residual blocks too: the first level, which sets tones, has no attention."""
+
+
+SCALE = 0.8
+"""What a LoRA is multiplied with when it is saved: at strength 1.5, well beyond the look it has
+learned, the relief must still show."""
 
 
 class LoraLearner(nn.Module):
@@ -76,10 +80,13 @@ def _encoded(look: str, pictures: Bytes, depth: Bytes, autoencoder: AutoencoderK
 
 
 def save_lora(unet: UNet2DConditionModel, look: str, path: Path) -> None:
-    """Write the LoRA in diffusers' format, half precision."""
-    state = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=look))
+    """Write the LoRA in diffusers' format, half precision, multiplied with `SCALE`."""
+    scaled = {
+        name: tensor * SCALE if name.endswith("lora_B.weight") else tensor
+        for name, tensor in get_peft_model_state_dict(unet, adapter_name=look).items()
+    }
     StableDiffusionXLPipeline.save_lora_weights(
         path.parent,
-        unet_lora_layers={name: tensor.half().contiguous() for name, tensor in state.items()},
+        unet_lora_layers={name: tensor.half().contiguous() for name, tensor in scaled.items()},
         weight_name=path.name,
     )
