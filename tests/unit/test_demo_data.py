@@ -76,7 +76,7 @@ def test_eras_differ_in_mean_colour() -> None:
     height = make_terrain(8, (128, 128), "rolling").height
     means = [render(height, era, 1).mean((0, 1)) for era in ERAS]
     for number, first in enumerate(means):
-        assert all(np.abs(first - second).max() > 15 for second in means[:number])
+        assert all(np.abs(first - second).max() > 8 for second in means[:number])
 
 
 def test_degrading_changes_the_picture_and_keeps_its_form() -> None:

@@ -138,10 +138,15 @@ assert len(residency._components) == 1, "the variant's components stayed"
 again = residency.load_variant("base")
 assert again.unet is not first.unet
 assert all(torch.equal(a, b) for a, b in zip(again.unet.parameters(), first.unet.parameters()))
+student = residency.load_variant("hyper")
+assert student.unet is not again.unet
+assert student.vae is again.vae and student.tiny_decoder is again.tiny_decoder
+assert student.text_encoders == again.text_encoders and student.text_key == again.text_key
+residency.unload_variant("hyper")
 try:
-    residency.load_variant("hyper")
+    residency.load_variant("turbo")
 except LoadError as error:
-    assert "hyper" in str(error)
+    assert "turbo" in str(error)
 else:
     raise AssertionError
 residency.unload_variant("base")
@@ -167,8 +172,8 @@ catalog = load_catalog("{catalog}")
 device = Device(torch.device("cpu"), torch.float32)
 residency = Residency(catalog, require(catalog), device)
 variant = residency.load_variant("base")
-residency.load_loras("base", ["drone"])
-assert variant.adapters.names == ("drone",)
+residency.load_loras("base", ["own"])
+assert variant.adapters.names == ("own",)
 for name in ("broken", "absent"):
     try:
         residency.load_loras("base", [name])
@@ -181,10 +186,10 @@ assert residency.errors
 
 
 def test_loras_are_imported_and_read(tmp_path: Path) -> None:
-    lora_file(tmp_path / "drone.safetensors", demo_networks("base")[0].unet, "kohya", 1, rank=2)
+    lora_file(tmp_path / "own.safetensors", demo_networks("base")[0].unet, "kohya", 1, rank=2)
     (tmp_path / "broken.safetensors").write_bytes(b"junk")
     text = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
-    for name in ("drone", "broken"):
+    for name in ("own", "broken"):
         text += f'\n[loras.{name}]\nsource = "file:{name}.safetensors"\nlicence = "none"\n'
     catalog = tmp_path / "own.toml"
     catalog.write_text(text.replace("file:../demo/weights", f"file:{WEIGHTS}"), encoding="utf-8")
@@ -202,14 +207,14 @@ deadline = time.monotonic() + 60
 while host.status().state == "loading_models" and time.monotonic() < deadline:
     time.sleep(0.05)
 status = host.status()
-assert (status.state, status.loaded_models) == ("ready", ("base",)), status
+assert (status.state, status.loaded_models) == ("ready", ("lightning",)), status
 host.close()
 """
 
 
 def test_a_default_that_is_not_in_the_store_stops_nobody(home: Path, tmp_path: Path) -> None:
     text = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
-    text = text.replace('default_model = "base"', 'default_model = "absent"')
+    text = text.replace('default_model = "lightning"', 'default_model = "absent"')
     absent = (
         '[models.absent]\nsource = "file:absent"\nlicence = "none"\nnative_size = 256\n'
         'steps = 6\ncfg = 1.0\nscheduler = { class = "EulerDiscreteScheduler" }\n'
