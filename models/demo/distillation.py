@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -53,9 +52,9 @@ def hyper_goal() -> Goal:
 class Student(nn.Module):
     """A UNet in training beside the frozen rest of its teacher."""
 
-    def __init__(self, teacher: Denoiser, unet: UNet2DConditionModel | None = None) -> None:
+    def __init__(self, teacher: Denoiser) -> None:
         super().__init__()
-        self.unet = copy.deepcopy(unet or teacher.unet).requires_grad_(True)
+        self.unet = copy.deepcopy(teacher.unet).requires_grad_(True)
         # Not a submodule: it must neither be trained nor stored.
         self._teacher = [teacher]
 

@@ -69,7 +69,12 @@ class Trajectories:
 
     def hints(self, chosen: Tensor) -> Tensor:
         """Depth maps (n, 3, h, w) in [0, 1]."""
-        return (self.depths[chosen].float() / 255)[:, None].expand(-1, 3, -1, -1)
+        return as_hints(self.depths[chosen])
+
+
+def as_hints(depths: Tensor) -> Tensor:
+    """Depth maps uint8 (n, h, w) as the ControlNet reads them: (n, 3, h, w) in [0, 1]."""
+    return (depths.float() / 255)[:, None].expand(-1, 3, -1, -1)
 
 
 def teacher_grid() -> tuple[Tensor, Tensor]:
@@ -121,7 +126,7 @@ def _follow(
     tokens = tokenise(tokenizer, [prompts.make_prompt(rng, rng.choice(list(ERAS))) for _ in depths])
     kept = torch.from_numpy(rng.random(count) >= UNPROMPTED).float()
     scales = torch.from_numpy(rng.uniform(*CONTROL_SCALES, count)).float()
-    hints = (depths.float() / 255)[:, None].expand(-1, 3, -1, -1)
+    hints = as_hints(depths)
     x = torch.randn((count, 4, height // 8, width // 8), generator=generator)
     scheduler = _solver()
     points = [x]

@@ -73,6 +73,9 @@ def test_a_student_that_falls_short_is_named() -> None:
         "era recognition",
         "no sharper than base in 6 steps",
     ]
+    table["hyper", 6] = _readings(19, 0.9, 0.3)
+    table["base", 6] = _readings(19, 0.8, 0.2)
+    assert student_faults(table) == ["hyper: era no surer than base in 6 steps"]
 
 
 def test_a_lora_must_rise_with_its_strength_and_keep_to_the_depth() -> None:
