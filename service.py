@@ -32,6 +32,7 @@ from api.responses import (
 from api.settings import SettingsError, load_settings
 from api.status import health_of, loaded, models_of
 from models.catalog import CatalogError, load_catalog
+from models.shelf import Shelf
 from models.store import StoreError, require
 from runners.messages import CancelOrder, LoadOrder
 from runners.runner import SDXLRunner
@@ -88,7 +89,7 @@ class ImageService:
         configure_logs(settings)
         self._started = time.monotonic()
         catalog = load_catalog(settings.catalog)
-        self._resolver = Resolver(catalog, require(catalog))
+        self._resolver = Resolver(catalog, Shelf(catalog, settings.fetch_missing))
         self._gateway = Gateway(self.runner)
         self._painter = Painter(self._resolver, self._gateway)
 
@@ -97,10 +98,10 @@ class ImageService:
         """Stop the start with one line where the catalog or its weights do not suffice."""
         try:
             catalog = load_catalog(settings.catalog)
-            found = require(catalog)
+            there = catalog.models if settings.fetch_missing else require(catalog).models
             wanted = settings.preload_model
-            if wanted is not None and wanted not in found.models:
-                raise SettingsError(f"PRELOAD_MODEL: {wanted} is none of {', '.join(found.models)}")
+            if wanted is not None and wanted not in there:
+                raise SettingsError(f"PRELOAD_MODEL: {wanted} is none of {', '.join(there)}")
         except (SettingsError, CatalogError, StoreError) as error:
             raise SystemExit(f"cannot start: {error}") from None
 

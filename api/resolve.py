@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from api import __version__
-from api.errors import FieldProblem, InvalidRequest, UnknownName
+from api.errors import FieldProblem, InvalidRequest, Unavailable, UnknownName
 from api.requests import GenerateRequest
 from models.catalog import Catalog
+from models.shelf import Shelf
 from models.store import Entry, Inventory, default_name
 from runners.messages import LoadOrder, LoraWeight, PaintJob
 
@@ -22,6 +23,7 @@ _LATER = {
     "strength": None,
     "enable_deepcache": False,
 }
+_FETCH_RETRY_SECONDS = 10.0
 _WITHOUT_KARRAS = {"euler_a", "ddim", "lcm"}
 _CLASSES_WITHOUT_KARRAS = {"EulerAncestralDiscreteScheduler", "DDIMScheduler", "LCMScheduler"}
 
@@ -38,9 +40,14 @@ class Resolved:
 class Resolver:
     """Resolves requests against a catalog and what of it is in the store."""
 
-    def __init__(self, catalog: Catalog, inventory: Inventory) -> None:
+    def __init__(self, catalog: Catalog, shelf: Shelf) -> None:
         self.catalog = catalog
-        self.inventory = inventory
+        self._shelf = shelf
+
+    @property
+    def inventory(self) -> Inventory:
+        """What of the catalog is in the store."""
+        return self._shelf.inventory
 
     def resolve(
         self, request: GenerateRequest, request_id: str, arrived: float, previews: bool
@@ -56,6 +63,7 @@ class Resolver:
         Raises:
             InvalidRequest: a field that this version does not offer, or that does not fit.
             UnknownName: a model, ControlNet, era or LoRA that does not exist here.
+            Unavailable: one that is still being fetched.
         """
         _refuse_what_comes_later(request)
         model = self.model(request.model)
@@ -95,13 +103,14 @@ class Resolver:
 
     def model(self, name: str | None) -> str:
         """The variant's name, the catalog's default for None (or any that is there)."""
+        self._check_fetched("model", name, self.catalog.models, self.inventory.models)
         return _known("model", name, self.catalog.default_model, self.inventory.models)
 
     def controlnet(self, name: str | None) -> str:
         """The ControlNet's name, likewise."""
-        return _known(
-            "controlnet", name, self.catalog.default_controlnet, self.inventory.controlnets
-        )
+        there = self.inventory.controlnets
+        self._check_fetched("controlnet", name, self.catalog.controlnets, there)
+        return _known("controlnet", name, self.catalog.default_controlnet, there)
 
     def load_order(self, wanted: LoadOrder) -> LoadOrder:
         """What to load, with the catalog's defaults for what is not named."""
@@ -116,6 +125,18 @@ class Resolver:
         if unwanted.controlnet is not None:
             self.controlnet(unwanted.controlnet)
         return unwanted
+
+    def _check_fetched(
+        self, what: str, name: str | None, known: Iterable[str], there: Mapping[str, Entry]
+    ) -> None:
+        """Refuse for the moment what is on its way into the store."""
+        awaited = not there if name is None else name in known and name not in there
+        if awaited and self._shelf.growing:
+            raise Unavailable(
+                f"{name or f'the {what}'} is still being fetched; /healthcheck tells how far it is",
+                code="not_ready",
+                retry_after=_FETCH_RETRY_SECONDS,
+            )
 
     def _loras(self, request: GenerateRequest) -> tuple[tuple[LoraWeight, ...], list[str]]:
         """The LoRAs that act: the request's own if it gave any list, else the era's."""

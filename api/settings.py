@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
@@ -27,6 +28,17 @@ class Settings(BaseSettings):
     )
     api_token: SecretStr | None = Field(
         None, description="bearer token asked of every route but health"
+    )
+    fetch_missing: bool = Field(
+        False, description="import weights that are not in the model store at start"
+    )
+    models_dir: Path | None = Field(
+        None, description="where downloads lie until they are in the model store"
+    )
+    google_storage_base: str = Field(
+        "https://storage.googleapis.com/experimance_models/",
+        pattern=r"^https?://[^/]+/[^/]+/?$",
+        description="public form of the bucket, under which https: sources must lie",
     )
     max_queue: int = Field(64, ge=1, le=10_000, description="requests that may wait at once")
     attention_backend: Literal["sdpa"] = Field("sdpa", description="attention implementation")

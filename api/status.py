@@ -37,7 +37,8 @@ def health_of(resolver: Resolver, status: RunnerStatus, started: float) -> Healt
         uptime=round(time.monotonic() - started, 1),
         device=status.device,
         startup_status=StartupStatus(
-            startup_error="; ".join(problem for problem in problems if problem) or None
+            download_progress=status.downloads,
+            startup_error="; ".join(problem for problem in problems if problem) or None,
         ),
     )
 

@@ -45,20 +45,20 @@ def paint_alone(body: Body) -> list[bytes]:
     from api.images import decode_depth
     from api.requests import GenerateRequest
     from api.resolve import Resolver
-    from models.store import require
+    from models.shelf import Shelf
     from runners.device import Device
     from runners.engine import Engine
     from runners.loader import Loader
     from runners.messages import Done, Event, Failed
     from runners.residency import Residency
 
-    inventory = require(demo_catalog())
-    resolver = Resolver(demo_catalog(), inventory)
+    shelf = Shelf(demo_catalog())
+    resolver = Resolver(demo_catalog(), shelf)
     request = GenerateRequest.model_validate(body)
     job = resolver.resolve(request, "alone", time.monotonic(), previews=False).job
     depth = decode_depth(body["depth_map_b64"], job.width, job.height)
     device = Device.best()
-    loader = Loader(Residency(demo_catalog(), inventory, device))
+    loader = Loader(Residency(demo_catalog(), shelf, device))
     engine = Engine(loader, device)
     events: SimpleQueue[Event] = SimpleQueue()
     engine.start()

@@ -14,7 +14,8 @@ from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline
 from PIL import Image
 
 from models.catalog import Catalog, load_catalog
-from models.importing import component_folders
+from models.components import parts_of
+from models.sources import parse_source
 from runners.device import Device
 from runners.engine import Engine, EngineConfig
 from runners.messages import Event, PaintJob
@@ -29,6 +30,14 @@ CONTROLNET = "sdxl_small"
 def demo_catalog() -> Catalog:
     """The demo catalog as shipped."""
     return load_catalog("demo")
+
+
+def component_folders(catalog: Catalog, model: str) -> dict[str, Path]:
+    """Where a variant's components lie on this machine, by kind."""
+    return {
+        part.kind: Path(parse_source(part.source, catalog.folder).path, part.folder)
+        for part in parts_of(catalog, "models", model)
+    }
 
 
 @lru_cache
@@ -73,7 +82,8 @@ class ResidentLoader:
         networks = demo_networks(model) if self._networks is None else self._networks[model]
         catalog = demo_catalog()
         for name in set(loras) & set(catalog.loras):
-            networks[0].adapters.add(name, catalog.source_path(catalog.loras[name].source))
+            path = parse_source(catalog.loras[name].source, catalog.folder).path
+            networks[0].adapters.add(name, Path(path))
         return networks
 
 

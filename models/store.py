@@ -11,14 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import bentoml
 from bentoml.exceptions import BentoMLException, NotFound
 
 from models.catalog import Catalog
+from models.staging import place, set_latest, staging
 
 Section = Literal["models", "controlnets", "loras"]
 SECTIONS: tuple[Section, ...] = ("models", "controlnets", "loras")
@@ -49,6 +50,8 @@ class Entry:
     tag: str
     digest: str
     components: Mapping[str, Component]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """What it was made from; compared by the importer alone."""
 
     @property
     def size(self) -> int:
@@ -80,43 +83,43 @@ def digest_files(folder: Path, files: list[str]) -> str:
     return total.hexdigest()[:_DIGEST_LENGTH]
 
 
-def put_component(
-    kind: str, folder: Path, files: list[str], labels: Mapping[str, str]
-) -> tuple[str, bool]:
-    """Store a component's files; returns its tag and whether it was new."""
+def put_component(kind: str, folder: Path, catalog: str, source: str, licence: str) -> str:
+    """Store a folder from `staging` as a component; returns its tag.
+
+    A component of equal content that is there already stays, with the labels of its first import.
+    """
+    files = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
     digest = digest_files(folder, files)
     tag = f"sdxl-{kind}:{digest}"
-    if _find(tag) is not None:
-        return tag, False
-    with bentoml.models.create(tag, labels={**labels, "kind": kind}) as model:
-        target = Path(model.path)
-        for name in files:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            (target / name).write_bytes((folder / name).read_bytes())
-        if digest_files(target, files) != digest:
-            raise StoreError(f"{kind}: the copy differs from its source; import again")
-    return tag, True
+    if _find(tag) is None:
+        labels = {"kind": kind, "digest": digest, "catalog": catalog}
+        place(folder, tag, {**labels, **_origin(source, licence)}, {"source": source})
+    return tag
 
 
 def put_entry(
-    catalog: Catalog, section: Section, name: str, components: Mapping[str, str]
-) -> tuple[str, bool]:
-    """Store the list of an entry's component tags; returns its tag and whether it was new."""
-    manifest = json.dumps({"components": dict(sorted(components.items()))}, indent=1)
+    catalog: Catalog,
+    section: Section,
+    name: str,
+    components: Mapping[str, str],
+    recipe: Mapping[str, Any],
+) -> str:
+    """Store the list of an entry's component tags, and make it the one in use; returns its tag."""
+    content = {"components": dict(sorted(components.items())), "recipe": recipe}
+    manifest = json.dumps(content, indent=1, sort_keys=True)
     digest = hashlib.sha256(manifest.encode()).hexdigest()[:_DIGEST_LENGTH]
     tag = f"{entry_name(catalog, section, name)}:{digest}"
-    known = _find(tag)
-    if known is not None:
-        return tag, False
+    if _find(tag) is not None:
+        set_latest(tag)
+        return tag
     spec = getattr(catalog, section)[name]
-    labels = {
-        "catalog": catalog.name,
-        "source": _label(spec.source),
-        "licence": _label(spec.licence),
-    }
-    with bentoml.models.create(tag, labels=labels) as model:
-        Path(model.path, _MANIFEST).write_text(manifest, encoding="utf-8")
-    return tag, True
+    labels = {"catalog": catalog.name, "digest": digest, **_origin(spec.source, spec.licence)}
+    with staging() as folder:
+        made = folder / "entry"
+        made.mkdir()
+        (made / _MANIFEST).write_text(manifest, encoding="utf-8")
+        place(made, tag, labels, {"source": spec.source})
+    return tag
 
 
 def get_entry(catalog: Catalog, section: Section, name: str) -> Entry | None:
@@ -133,7 +136,8 @@ def get_entry(catalog: Catalog, section: Section, name: str) -> Entry | None:
         path = Path(found.path)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         components[kind] = Component(kind, tag, path, size)
-    return Entry(section, name, str(model.tag), str(model.tag.version), components)
+    tag, digest = str(model.tag), str(model.tag.version)
+    return Entry(section, name, tag, digest, components, manifest.get("recipe", {}))
 
 
 def inventory(catalog: Catalog) -> Inventory:
@@ -152,6 +156,24 @@ def default_name(there: Mapping[str, Entry], preferred: str) -> str:
     return preferred if preferred in there else next(iter(there))
 
 
+def missing(catalog: Catalog, found: Inventory) -> list[str]:
+    """What of the catalog is not in the store, as `section.name`."""
+    return [
+        f"{section}.{name}"
+        for section in SECTIONS
+        for name in getattr(catalog, section)
+        if name not in getattr(found, section)
+    ]
+
+
+def how_to_import(catalog: Catalog, names: list[str]) -> str:
+    """One sentence: what is missing, and the command that imports it."""
+    return (
+        f"weights of catalog {catalog.name!r} are missing from the model store: "
+        f"{', '.join(names)}. Import them with: python -m models import --catalog {catalog.name}"
+    )
+
+
 def require(catalog: Catalog) -> Inventory:
     """The inventory, if it suffices to serve: a variant and a ControlNet at least.
 
@@ -159,19 +181,13 @@ def require(catalog: Catalog) -> Inventory:
         StoreError: names what is missing and the command that imports it.
     """
     found = inventory(catalog)
-    missing = [f"models.{name}" for name in catalog.models if name not in found.models]
-    missing += [f"controlnets.{n}" for n in catalog.controlnets if n not in found.controlnets]
     if not found.models or not found.controlnets:
-        raise StoreError(
-            f"weights of catalog {catalog.name!r} are missing from the model store: "
-            f"{', '.join(missing)}. Import them with: "
-            f"python -m models import --catalog {catalog.name}"
-        )
+        raise StoreError(how_to_import(catalog, missing(catalog, found)))
     return found
 
 
-def damaged(found: Inventory) -> Iterator[str]:
-    """Tags of components whose files no longer match the digest in their tag."""
+def damaged(found: Inventory) -> Iterator[Component]:
+    """Components whose files no longer match the digest in their tag."""
     seen: set[str] = set()
     for section in SECTIONS:
         for entry in getattr(found, section).values():
@@ -185,7 +201,7 @@ def damaged(found: Inventory) -> Iterator[str]:
                     if file.is_file() and file.name != "model.yaml"
                 ]
                 if digest_files(component.path, files) != component.tag.partition(":")[2]:
-                    yield component.tag
+                    yield component
 
 
 def _find(tag: str) -> bentoml.Model | None:
@@ -195,7 +211,13 @@ def _find(tag: str) -> bentoml.Model | None:
         return None
 
 
+def _origin(source: str, licence: str) -> dict[str, str]:
+    return {"source": _label(source), "licence": _label(licence)}
+
+
 def _label(text: str) -> str:
     """Bento labels admit 63 letters, digits, `-`, `_` and `.` only."""
-    kept = "".join(char if char.isascii() and char.isalnum() else "-" for char in text)
-    return kept[-63:].strip("-")
+    kept = "".join(
+        char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in text
+    )
+    return kept[-63:].strip("._-")

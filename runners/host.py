@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import Future
+from threading import Thread
 
 import structlog
 
 from api.settings import Settings, load_settings
 from models.catalog import Catalog, load_catalog
-from models.store import default_name, require
+from models.progress import Progress
+from models.shelf import Shelf
+from models.store import default_name, how_to_import, missing
 from runners.device import Device
 from runners.engine import Engine, EngineConfig
 from runners.loader import Loader
@@ -25,16 +28,16 @@ class EngineHost:
     """One engine with its weights, from start to close."""
 
     def __init__(self, catalog: Catalog, settings: Settings, device: Device) -> None:
-        inventory = require(catalog)
+        self._catalog = catalog
+        self._settings = settings
         self._device = device
-        self._loader = Loader(Residency(catalog, inventory, device))
+        self._shelf = Shelf(catalog, settings.fetch_missing)
+        self._progress = Progress()
+        self._loader = Loader(Residency(catalog, self._shelf, device))
         self.engine = Engine(self._loader, device, EngineConfig(max_queue=settings.max_queue))
         self._state = "loading_models"
+        self._errors: dict[str, str] = {}
         self._startup_error: str | None = None
-        self._model = settings.preload_model or default_name(
-            inventory.models, catalog.default_model
-        )
-        self._controlnet = default_name(inventory.controlnets, catalog.default_controlnet)
 
     @classmethod
     def start(cls) -> EngineHost:
@@ -42,14 +45,18 @@ class EngineHost:
         settings = load_settings()
         host = cls(load_catalog(settings.catalog), settings, Device.best())
         host.engine.start()
-        first = host._loader.load(host._model, host._controlnet)
-        first.add_done_callback(host._warm_up)
+        if host._shelf.growing:
+            # A daemon: a stop need not wait for a download, which the next start goes on with.
+            Thread(target=host._fetch, name="fetch", daemon=True).start()
+        else:
+            host._load_first()
         return host
 
     async def load(self, order: LoadOrder) -> str | None:
         """Load what is named, the first ones for what is not; an error message or None."""
-        future = self._loader.load(order.model or self._model, order.controlnet or self._controlnet)
         try:
+            model, controlnet = self._first()
+            future = self._loader.load(order.model or model, order.controlnet or controlnet)
             await asyncio.wrap_future(future)
         except LoadError as error:
             return str(error)
@@ -70,7 +77,7 @@ class EngineHost:
         waiting, running, seconds = self.engine.snapshot()
         residency = self._loader.residency
         ram, gpu = self._device.memory()
-        errors = dict(residency.errors)
+        errors = self._errors | residency.errors
         return RunnerStatus(
             state="degraded" if self._state == "ready" and errors else self._state,
             loaded_models=tuple(residency.variants),
@@ -83,6 +90,7 @@ class EngineHost:
             device=str(self._device.torch_device),
             startup_error=self._startup_error,
             load_errors=errors,
+            downloads={file.name: file.as_dict() for file in self._progress.snapshot()},
         )
 
     def close(self) -> None:
@@ -90,32 +98,80 @@ class EngineHost:
         self.engine.close()
         self._loader.close()
 
-    def _warm_up(self, loaded: Future[None]) -> None:
+    def _first(self) -> tuple[str, str]:
+        """The variant and the ControlNet that are loaded first.
+
+        Raises:
+            LoadError: the store has none.
+        """
+        found = self._shelf.inventory
+        if not found.models or not found.controlnets:
+            raise LoadError(how_to_import(self._catalog, missing(self._catalog, found)))
+        return (
+            self._settings.preload_model or default_name(found.models, self._catalog.default_model),
+            default_name(found.controlnets, self._catalog.default_controlnet),
+        )
+
+    def _fetch(self) -> None:
+        """Import what is missing, then load; what is there is served even if that fails."""
+        # Imported here: Google's and the hub's clients take a second that other starts save.
+        from models.fetching import FetchOptions
+        from models.importing import ImportingError, import_catalog
+
+        started = time.monotonic()
+        options = FetchOptions.of(self._settings.models_dir, self._settings.google_storage_base)
+        try:
+            new = import_catalog(self._catalog, options, self._progress)
+            log.info("fetched", entries=new, seconds=round(time.monotonic() - started, 1))
+        except Exception as error:
+            log.exception("fetch failed")
+            known = isinstance(error, ImportingError)
+            self._errors["fetch"] = str(error) if known else "the missing weights were not fetched"
+        self._shelf.look()
+        self._load_first()
+
+    def _load_first(self) -> None:
+        absent = missing(self._catalog, self._shelf.inventory)
+        if absent:
+            log.warning(how_to_import(self._catalog, absent))
+        try:
+            model, controlnet = self._first()
+        except LoadError as error:
+            self._fail(str(error))
+            return
+        self._loader.load(model, controlnet).add_done_callback(
+            lambda loaded: self._warm_up(loaded, model, controlnet)
+        )
+
+    def _warm_up(self, loaded: Future[None], model: str, controlnet_name: str) -> None:
         error = loaded.exception()
         if error is not None:
-            self._state, self._startup_error = "error", str(error)
+            self._fail(str(error))
             return
         residency = self._loader.residency
-        variant = residency.load_variant(self._model)
-        controlnet = residency.load_controlnet(self._controlnet)
+        variant = residency.load_variant(model)
+        controlnet = residency.load_controlnet(controlnet_name)
         started = time.monotonic()
 
         def measure() -> None:
             warm_up(variant, controlnet, self._device, self.engine.cost)
 
-        self.engine.call(measure).add_done_callback(lambda done: self._ready(done, started))
+        self.engine.call(measure).add_done_callback(lambda done: self._ready(done, started, model))
 
-    def _ready(self, warmed: Future[None], started: float) -> None:
+    def _ready(self, warmed: Future[None], started: float, model: str) -> None:
         error = warmed.exception()
         if error is not None:
             log.error("warm-up failed", exc_info=error)
-            self._state, self._startup_error = "error", "the warm-up failed"
+            self._fail("the warm-up failed")
             return
         self._state = "ready"
         log.info(
             "ready",
-            model=self._model,
+            model=model,
             device=str(self._device.torch_device),
             max_rows=self.engine.cost.max_rows,
             warm_up_seconds=round(time.monotonic() - started, 2),
         )
+
+    def _fail(self, reason: str) -> None:
+        self._state, self._startup_error = "error", reason

@@ -160,6 +160,7 @@ class RunnerStatus:
     device: str = "cpu"
     startup_error: str | None = None
     load_errors: dict[str, str] = field(default_factory=dict)
+    downloads: dict[str, dict[str, float | int | str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.catalog import Catalog
-from models.store import Component, Entry, Inventory
+from models.shelf import Shelf
+from models.store import Component, Entry
 from runners.adapters import AdapterError
 from runners.device import Device
 from runners.networks import ControlNet, Variant, load_component, split_hint
@@ -26,9 +27,9 @@ class Residency:
     it alive, so unloading under a running request is safe.
     """
 
-    def __init__(self, catalog: Catalog, inventory: Inventory, device: Device) -> None:
+    def __init__(self, catalog: Catalog, shelf: Shelf, device: Device) -> None:
         self._catalog = catalog
-        self._inventory = inventory
+        self._shelf = shelf
         self._device = device
         self._variants: dict[str, Variant] = {}
         self._controlnets: dict[str, ControlNet] = {}
@@ -54,7 +55,7 @@ class Residency:
         """
         with self._loading:
             if name not in self._variants:
-                entry = self._entry("model", name, self._inventory.models)
+                entry = self._entry("model", name, self._shelf.inventory.models)
                 parts = self._load_parts("model", name, entry)
                 text_key = " ".join(entry.components[kind].tag for kind in _TEXT)
                 spec = self._catalog.models[name]
@@ -65,7 +66,7 @@ class Residency:
         """Load a ControlNet unless it is resident; raises LoadError like load_variant."""
         with self._loading:
             if name not in self._controlnets:
-                entry = self._entry("controlnet", name, self._inventory.controlnets)
+                entry = self._entry("controlnet", name, self._shelf.inventory.controlnets)
                 parts = self._load_parts("controlnet", name, entry)
                 self._controlnets[name] = split_hint(name, parts["controlnet"])
             return self._controlnets[name]
@@ -75,7 +76,7 @@ class Residency:
         with self._loading:
             variant = self._variants[model]
             for name in names:
-                entry = self._entry("lora", name, self._inventory.loras)
+                entry = self._entry("lora", name, self._shelf.inventory.loras)
                 (path,) = entry.components["lora"].path.glob("*.safetensors")
                 try:
                     variant.adapters.add(name, path)
@@ -127,8 +128,8 @@ class Residency:
         used = {
             component.tag
             for names, entries in (
-                (self._variants, self._inventory.models),
-                (self._controlnets, self._inventory.controlnets),
+                (self._variants, self._shelf.inventory.models),
+                (self._controlnets, self._shelf.inventory.controlnets),
             )
             for name in names
             for component in entries[name].components.values()

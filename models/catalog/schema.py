@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic import model_validator as pydantic_model_validator
 
+from models.sources import FILE_SUFFIXES
+
 SHIPPED = Path(__file__).parent
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]{0,47}$")]
@@ -60,6 +62,11 @@ class VariantSpec(_Weights):
 
     unet: Source | None = None
     """A UNet of its own, in place of the source's: how distilled variants are published."""
+    vae: Source | None = None
+    """An autoencoder in place of the source's, e.g. one that holds in half precision."""
+    tokenizer: Source | None = None
+    """The first text encoder's tokenizer; a single-file checkpoint has none."""
+    tokenizer_2: Source | None = None
     tiny_decoder: Source | None = None
     """A small decoder (AutoencoderTiny) for `decoder: tiny` and for previews."""
     native_size: int = Field(ge=256, le=2048, multiple_of=8)
@@ -68,6 +75,19 @@ class VariantSpec(_Weights):
     scheduler: SchedulerSpec
     force_zeros_for_empty_prompt: bool = True
     """Without a negative prompt, guide away from zero embeddings, as SDXL base was trained."""
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether the source is a single file rather than a folder of components."""
+        return Path(self.source).suffix in FILE_SUFFIXES
+
+    @pydantic_model_validator(mode="after")
+    def _single_files_need_tokenizers(self) -> VariantSpec:
+        if self.is_checkpoint and (self.tokenizer is None or self.tokenizer_2 is None):
+            raise ValueError(
+                "tokenizer, tokenizer_2: a single-file checkpoint has none; name their sources"
+            )
+        return self
 
 
 class ControlNetSpec(_Weights):
@@ -96,7 +116,9 @@ class Catalog(_Frozen):
     controlnets: dict[Name, ControlNetSpec] = Field(min_length=1)
     loras: dict[Name, LoraSpec] = Field(default_factory=dict)
     eras: dict[Name, EraSpec] = Field(default_factory=dict)
-    folder: Path = Field(default=SHIPPED, exclude=True)
+    dtype: Literal["float16", "bfloat16"] | None = None
+    """Precision in which the networks are stored; unset: as their sources have them."""
+    file: Path = Field(default=SHIPPED / "demo.toml", exclude=True)
 
     @pydantic_model_validator(mode="after")
     def _references_exist(self) -> Catalog:
@@ -111,12 +133,10 @@ class Catalog(_Frozen):
                 raise ValueError(f"eras.{era}.loras: {', '.join(unknown)} not among loras")
         return self
 
-    def source_path(self, source: str) -> Path:
-        """The local path of a `file:` source; relative ones start at the catalog's folder."""
-        scheme, _, rest = source.partition(":")
-        if scheme != "file":
-            raise CatalogError(f"{source} is not a file: source")
-        return (self.folder / rest.removeprefix("//")).resolve()
+    @property
+    def folder(self) -> Path:
+        """Where the catalog's relative `file:` sources start."""
+        return self.file.parent
 
 
 def load_catalog(name_or_path: str) -> Catalog:
@@ -139,9 +159,9 @@ def load_catalog(name_or_path: str) -> Catalog:
         content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CatalogError(f"catalog {path.name} is not valid TOML: {error}") from error
-    content.pop("folder", None)
+    content.pop("file", None)
     try:
-        return Catalog.model_validate({**content, "folder": path.parent.resolve()})
+        return Catalog.model_validate({**content, "file": path.resolve()})
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in item['loc']) or 'catalog'}: {item['msg']}"

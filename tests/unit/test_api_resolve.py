@@ -12,11 +12,16 @@ from api.errors import InvalidRequest, UnknownName
 from api.requests import SCHEDULERS, GenerateRequest
 from api.resolve import Resolved, Resolver, parameters
 from models.catalog import load_catalog
+from models.shelf import Shelf
 from models.store import Component, Entry, Inventory
 from runners.messages import LoadOrder, LoraWeight
 from runners.schedulers import NAMED, build_scheduler, has_karras_sigmas
 
 CATALOG = load_catalog("experimance")
+
+
+def shelf(found: Inventory, fetching: bool = False) -> Shelf:
+    return Shelf(CATALOG, fetching, found)
 
 
 def inventory(loras: tuple[str, ...] = ("drone", "experimance")) -> Inventory:
@@ -32,7 +37,7 @@ def inventory(loras: tuple[str, ...] = ("drone", "experimance")) -> Inventory:
 
 def resolved(resolver: Resolver | None = None, **fields: Any) -> Resolved:
     request = GenerateRequest(**{"prompt": "hills", "mock_depth": True, **fields})
-    resolver = resolver or Resolver(CATALOG, inventory())
+    resolver = resolver or Resolver(CATALOG, shelf(inventory()))
     return resolver.resolve(request, "id", arrived=100.0, previews=False)
 
 
@@ -74,7 +79,7 @@ def test_unknown_names_are_told_the_known(fields: dict[str, Any], code: str, lis
 
 def test_without_any_lora_the_message_says_so() -> None:
     with pytest.raises(UnknownName, match="none, for no lora"):
-        resolved(Resolver(CATALOG, inventory(())), loras=[{"name": "drone"}])
+        resolved(Resolver(CATALOG, shelf(inventory(()))), loras=[{"name": "drone"}])
 
 
 def weights(**fields: Any) -> tuple[LoraWeight, ...]:
@@ -98,7 +103,7 @@ def test_loras_replace_the_eras_also_when_empty() -> None:
 
 
 def test_an_era_whose_loras_are_not_there_paints_with_a_warning() -> None:
-    partly = resolved(Resolver(CATALOG, inventory(("drone",))), era="wilderness")
+    partly = resolved(Resolver(CATALOG, shelf(inventory(("drone",)))), era="wilderness")
     assert partly.job.loras == (LoraWeight("drone", 0.8),)
     assert "experimance" in partly.warnings[0]
     assert resolved(era="wilderness").warnings == ()
@@ -124,7 +129,7 @@ def test_the_tiny_decoder_only_where_the_variant_has_one() -> None:
     there = inventory()
     decoder = Component("tiny_decoder", "sdxl-tiny_decoder:1", Path(), 1)
     entry = replace(there.models["lightning"], components={"tiny_decoder": decoder})
-    resolver = Resolver(CATALOG, replace(there, models={"lightning": entry}))
+    resolver = Resolver(CATALOG, shelf(replace(there, models={"lightning": entry})))
     painted = resolved(resolver, decoder="tiny")
     assert painted.job.decoder == parameters(painted)["decoder"] == "tiny"
 
@@ -166,7 +171,7 @@ def test_parameters_suffice_to_paint_again() -> None:
 
 
 def test_load_orders() -> None:
-    resolver = Resolver(CATALOG, inventory())
+    resolver = Resolver(CATALOG, shelf(inventory()))
     assert resolver.load_order(LoadOrder()) == LoadOrder("lightning", "sdxl_small")
     assert resolver.unload_order(LoadOrder("base")) == LoadOrder("base")
     with pytest.raises(InvalidRequest, match="one of model, controlnet"):

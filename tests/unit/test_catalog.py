@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from models.catalog import CatalogError, load_catalog
 from models.catalog.schema import SHIPPED
 from models.demo.eras import ERAS
+from models.sources import parse_source
 
 DEMO = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
 
@@ -43,9 +44,8 @@ def test_both_catalogs_know_the_same_eras_with_the_same_loras() -> None:
 
 def test_the_demo_set_lies_in_the_repository() -> None:
     catalog = load_catalog("demo")
-    assert catalog.source_path(catalog.models["base"].source).is_dir()
-    with pytest.raises(CatalogError, match="gs:"):
-        catalog.source_path("gs://bucket/file")
+    for spec in (*catalog.models.values(), *catalog.controlnets.values(), *catalog.loras.values()):
+        assert Path(parse_source(spec.source, catalog.folder).path).exists()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,14 @@ def test_an_operators_own_file_resolves_its_own_folder(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_text(DEMO, encoding="utf-8")
     catalog = load_catalog(str(path))
-    assert catalog.source_path("file:weights") == (tmp_path / "weights").resolve()
+    assert parse_source("file:weights", catalog.folder).path == str(tmp_path.resolve() / "weights")
+
+
+def test_a_single_file_needs_tokenizers_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(DEMO.replace('"file:../demo/weights"', '"gs://b/x.safetensors"'), "utf-8")
+    with pytest.raises(CatalogError, match=r"models.base: Value error, tokenizer, tokenizer_2"):
+        load_catalog(str(path))
 
 
 def test_an_unknown_name_lists_what_ships() -> None:

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from benchmarks.gallery import paint_pairs, plan, true_renderings
 from benchmarks.heldout import heldout
 from benchmarks.lora_response import mean_change
+from benchmarks.workbench import component_folders
 from models.catalog import load_catalog
 from models.demo.looks import LOOKS, apply_look
-from models.importing import component_folders
 from runners.messages import LoraWeight
 
 WEIGHTS = Path(__file__).parents[2] / "models" / "demo" / "weights"

@@ -1,0 +1,106 @@
+"""Configurations of components, in one spelling: equal networks have equal files.
+
+Exporters differ in what they leave out and what they add. Here every setting is spelt out, with
+diffusers' and transformers' defaults (sdxl/defaults.json) for those that are not given, and what
+says nothing about the network is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from models.safetensors_file import WeightsError
+
+SDXL = Path(__file__).parent / "sdxl"
+"""SDXL's own four configurations, `<part>.json`, and the defaults of all classes."""
+CONFIG_NAME = "config.json"
+
+_CLASSES = {
+    "text_encoder": "clip_text_model",
+    "text_encoder_2": "clip_text_model",
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+    "tiny_decoder": "AutoencoderTiny",
+    "controlnet": "ControlNetModel",
+}
+_KEPT_PRIVATE = "_class_name"
+_NOISE = {"architectures", "dtype", "torch_dtype", "transformers_version", "return_dict"}
+
+
+def read_config(kind: str, folder: Path) -> dict[str, Any]:
+    """A component's configuration, complete and without noise.
+
+    Args:
+        kind: a component with weights, such as `unet`.
+        folder: where its config.json lies.
+
+    Raises:
+        WeightsError: absent, not JSON, or of another kind of network.
+    """
+    where = f"{folder.name}/{CONFIG_NAME}"
+    try:
+        content = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"{kind}: {where} does not exist") from None
+    except ValueError as error:
+        raise WeightsError(f"{kind}: {where} is not JSON") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{kind}: {where} is not an object")
+    return complete(kind, content)
+
+
+def complete(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with every default spelt out and without noise; sorted.
+
+    Raises:
+        WeightsError: it describes another kind of network, or a UNet that is not SDXL's.
+    """
+    label = "model_type" if kind.startswith("text_encoder") else _KEPT_PRIVATE
+    expected = _CLASSES[kind]
+    if (found := config.get(label, expected)) != expected:
+        raise WeightsError(f"{kind}: its configuration is one of {found}, not {expected}")
+    defaults = _defaults()[expected]
+    made = {
+        **defaults,
+        **{key: value for key, value in config.items() if not _is_noise(key)},
+        label: expected,
+    }
+    for key, default in defaults.items():
+        # Older exporters wrote null for a switch that is off.
+        if default is False and made[key] is None:
+            made[key] = False
+    if kind == "unet":
+        _check_unet(made)
+    return dict(sorted(made.items()))
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write a complete configuration, as config.json."""
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+
+def _is_noise(key: str) -> bool:
+    return key in _NOISE or (key.startswith("_") and key != _KEPT_PRIVATE)
+
+
+def _check_unet(config: Mapping[str, Any]) -> None:
+    channels = config["in_channels"]
+    if channels != 4:
+        raise WeightsError(
+            f"unet: it takes {channels} channels where 4 are expected; "
+            "inpainting and editing models cannot be served"
+        )
+    if config["addition_embed_type"] != "text_time":
+        raise WeightsError("unet: not SDXL's: it takes no picture size (addition_embed_type)")
+
+
+@cache
+def _defaults() -> dict[str, dict[str, Any]]:
+    text = (SDXL / "defaults.json").read_text(encoding="utf-8")
+    content: dict[str, dict[str, Any]] = json.loads(text)
+    return content
