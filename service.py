@@ -174,7 +174,10 @@ class ImageService:
         """The health answer, for both its routes."""
         status = await self._gateway.status()
         health = health_of(self._resolver, status, self._started)
-        return JSONResponse(health.model_dump(), 503 if health.status == "error" else 200)
+        # With its id the middleware takes a 503 for an answer, not for an error to be rewritten.
+        request_id = {"X-Request-Id": current_request().state.id}
+        status_code = 503 if health.status == "error" else 200
+        return JSONResponse(health.model_dump(), status_code, request_id)
 
     async def known_models(self) -> ModelsInfo:
         """The models answer, for both its routes."""

@@ -15,6 +15,7 @@ from api.responses import (
     QueueState,
     StartupStatus,
 )
+from models.store import default_name
 from runners.messages import LoadOutcome, RunnerStatus
 
 
@@ -52,8 +53,8 @@ def models_of(resolver: Resolver, status: RunnerStatus) -> ModelsInfo:
         available_schedulers=list(SCHEDULERS),
         available_loras=list(inventory.loras),
         available_eras=list(catalog.eras),
-        default_model=resolver.model(None),
-        default_controlnet=resolver.controlnet(None),
+        default_model=default_name(inventory.models, catalog.default_model),
+        default_controlnet=default_name(inventory.controlnets, catalog.default_controlnet),
         era_prompts={name: era.prompt for name, era in catalog.eras.items()},
         details={
             name: ModelDetails(

@@ -9,6 +9,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -55,6 +56,8 @@ class FaultyBucket:
         self.url = f"http://127.0.0.1:{port}"
         self.faults: list[Fault] = []
         self.bytes_sent = 0
+        self.delay = 0.0
+        """Seconds before every download."""
 
     @classmethod
     @contextlib.contextmanager
@@ -139,7 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
         if "alt=media" not in self.path:
             self._answer(*self.bucket.ask("GET", self.path, {}))
             return
-        fault = self.bucket.next_fault(self._object())
+        time.sleep(self.bucket.delay)
+        fault = self.bucket.next_fault(unquote(self._object()))
         if fault is not None and fault.kind == "status":
             self._answer(fault.status, {}, b"{}")
             return
@@ -175,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
         sent = body[:length]
         with contextlib.suppress(ConnectionError):
             self.wfile.write(sent)
-        if "alt=media" in self.path:
+        if "alt=media" in self.path and status < HTTPStatus.BAD_REQUEST:
             self.bucket.sent(len(sent))
 
     def _object(self) -> str:

@@ -15,8 +15,7 @@ from bentoml._internal.models import ModelStore
 
 from benchmarks.faulty_bucket import BUCKET, FaultyBucket
 from benchmarks.server import ROOT
-from models.catalog import Catalog, load_catalog
-from models.catalog.schema import SHIPPED
+from models.catalog import SHIPPED, Catalog, load_catalog
 from models.fetching import FetchOptions
 from models.importing import import_catalog
 from models.staging import staging_root

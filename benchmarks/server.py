@@ -35,7 +35,7 @@ def import_demo(home: Path) -> None:
 
 @contextlib.contextmanager
 def started_service(
-    home: Path, log: Path, settings: Mapping[str, str] | None = None
+    home: Path, log: Path, settings: Mapping[str, str] | None = None, *, ready: bool = True
 ) -> Iterator[str]:
     """Start `bentoml serve` on the store at `home`; yields its URL once it is ready.
 
@@ -43,6 +43,7 @@ def started_service(
         home: a Bento home into which models were imported.
         log: receives everything that the service prints.
         settings: further environment variables.
+        ready: whether to wait until it is ready; else until it answers at all.
     """
     port = free_port()
     environment = {
@@ -61,7 +62,7 @@ def started_service(
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait_ready(url, process, log)
+        _wait(f"{url}/readyz" if ready else f"{url}/livez", process, log)
         yield url
     finally:
         process.terminate()
@@ -85,11 +86,11 @@ def running_service(url: str | None = None) -> Iterator[str]:
             yield started
 
 
-def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/readyz").status_code == httpx.codes.OK:
+            if httpx.get(url).status_code == httpx.codes.OK:
                 return
         time.sleep(0.1)
     tail = log.read_text(errors="replace")[-2000:]

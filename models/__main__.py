@@ -85,7 +85,7 @@ def _verify(catalog: Catalog, settings: Settings, options: argparse.Namespace) -
         print("every component matches its digest")
         return 0
     print(f"damaged: {', '.join(bad)}")
-    print(f"replace with: python -m models import --verify --catalog {catalog.name}")
+    print(f"replace with: python -m models import --verify --catalog {catalog.argument}")
     return 1
 
 

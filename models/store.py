@@ -152,8 +152,8 @@ def inventory(catalog: Catalog) -> Inventory:
 
 
 def default_name(there: Mapping[str, Entry], preferred: str) -> str:
-    """The catalog's default where it is in the store, else the first that is."""
-    return preferred if preferred in there else next(iter(there))
+    """The catalog's default where it is in the store, else the first that is, if any."""
+    return preferred if preferred in there else next(iter(there), preferred)
 
 
 def missing(catalog: Catalog, found: Inventory) -> list[str]:
@@ -170,7 +170,8 @@ def how_to_import(catalog: Catalog, names: list[str]) -> str:
     """One sentence: what is missing, and the command that imports it."""
     return (
         f"weights of catalog {catalog.name!r} are missing from the model store: "
-        f"{', '.join(names)}. Import them with: python -m models import --catalog {catalog.name}"
+        f"{', '.join(names)}. Import them with: "
+        f"python -m models import --catalog {catalog.argument}"
     )
 
 

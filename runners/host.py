@@ -123,10 +123,12 @@ class EngineHost:
         try:
             new = import_catalog(self._catalog, options, self._progress)
             log.info("fetched", entries=new, seconds=round(time.monotonic() - started, 1))
-        except Exception as error:
+        except ImportingError as error:
+            log.error("fetch failed", reason=str(error))
+            self._errors["fetch"] = str(error)
+        except Exception:
             log.exception("fetch failed")
-            known = isinstance(error, ImportingError)
-            self._errors["fetch"] = str(error) if known else "the missing weights were not fetched"
+            self._errors["fetch"] = "the missing weights could not be fetched"
         self._shelf.look()
         self._load_first()
 

@@ -1,6 +1,7 @@
 """The catalog: which variants, ControlNets, LoRAs and eras exist, and their defaults."""
 
 from models.catalog.schema import (
+    SHIPPED,
     Catalog,
     CatalogError,
     ControlNetSpec,
@@ -12,6 +13,7 @@ from models.catalog.schema import (
 )
 
 __all__ = [
+    "SHIPPED",
     "Catalog",
     "CatalogError",
     "ControlNetSpec",

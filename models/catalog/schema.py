@@ -134,6 +134,11 @@ class Catalog(_Frozen):
         return self
 
     @property
+    def argument(self) -> str:
+        """What `--catalog` takes for this one, its folder left out."""
+        return self.name if self.folder == SHIPPED else self.file.name
+
+    @property
     def folder(self) -> Path:
         """Where the catalog's relative `file:` sources start."""
         return self.file.parent

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.catalog import CatalogError, load_catalog
-from models.catalog.schema import SHIPPED
+from models.catalog import SHIPPED, CatalogError, load_catalog
 from models.demo.eras import ERAS
 from models.sources import parse_source
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.workbench import DEVICE, WEIGHTS, demo_networks
-from models.catalog.schema import SHIPPED
+from models.catalog import SHIPPED
 from tests.unit.test_adapters import lora_file
 
 ROOT = Path(__file__).parents[2]

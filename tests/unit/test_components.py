@@ -1,0 +1,78 @@
+"""Which files of a source a component needs."""
+
+from __future__ import annotations
+
+import pytest
+
+from models.catalog import load_catalog
+from models.components import Part, parts_of, select
+from models.sources import SourceError
+
+UNET = Part("unet", "hf://owner/repo", "unet")
+BASE = [
+    "model_index.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.bin",
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.non_ema.safetensors",
+    "unet/diffusion_pytorch_model.safetensors",
+    "unet/model.onnx",
+    "unet/openvino_model.bin",
+    "tokenizer/merges.txt",
+    "tokenizer/vocab.json",
+]
+
+
+def test_half_precision_is_taken_where_it_is_stored() -> None:
+    half = select(UNET, BASE, "float16")
+    assert half == ["unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors"]
+    full = ["unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
+    assert select(UNET, BASE, "bfloat16") == full
+    assert select(UNET, BASE, None) == full
+    assert select(UNET, half, None) == half
+
+
+def test_shards_come_with_their_index() -> None:
+    names = [
+        "config.json",
+        "diffusion_pytorch_model-00001-of-00002.safetensors",
+        "diffusion_pytorch_model-00002-of-00002.safetensors",
+        "diffusion_pytorch_model.safetensors.index.json",
+    ]
+    assert select(Part("controlnet", "gs://b/x"), names, "float16") == names
+
+
+def test_tokenizers_have_texts_alone() -> None:
+    tokenizer = Part("tokenizer", "hf://owner/repo", "tokenizer")
+    assert select(tokenizer, BASE, None) == ["tokenizer/merges.txt", "tokenizer/vocab.json"]
+
+
+@pytest.mark.parametrize(
+    ("part", "names", "said"),
+    [
+        (UNET, ["vae/config.json"], "no folder unet"),
+        (UNET, ["unet/diffusion_pytorch_model.safetensors"], "no config.json for unet"),
+        (UNET, ["unet/config.json"], "no safetensors weights"),
+        (UNET, ["unet/config.json", "unet/x.ckpt"], "x.ckpt: only safetensors"),
+        (Part("lora", "file:x.pt"), ["x.pt"], "x.pt is not a safetensors file"),
+        (Part("lora", "hf://a/b"), ["a.safetensors", "b.safetensors"], "one safetensors file"),
+        (Part("unet", "gs://b/x.ckpt", checkpoint=True), ["x.ckpt"], "not a safetensors file"),
+    ],
+)
+def test_what_does_not_suffice_is_named(part: Part, names: list[str], said: str) -> None:
+    with pytest.raises(SourceError, match=said):
+        select(part, names, "float16")
+
+
+def test_the_production_set_shares_what_it_can() -> None:
+    catalog = load_catalog("experimance")
+    parts = {
+        name: {part.kind: part for part in parts_of(catalog, "models", name)}
+        for name in catalog.models
+    }
+    for shared in ("vae", "tiny_decoder"):
+        assert len({of[shared].source for of in parts.values()}) == 1
+    assert parts["lightning"]["tokenizer"] == parts["hyper"]["tokenizer"]
+    own = {kind for kind, part in parts["lightning"].items() if part.checkpoint}
+    assert own == {"text_encoder", "text_encoder_2", "unet"}
+    assert not any(part.checkpoint for part in parts["base"].values())
