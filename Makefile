@@ -1,6 +1,7 @@
 # make serve   make the environment, import the demo set, serve on 127.0.0.1:$(PORT)
 # make test    run the suite          make check   lint, types, format
 # make setup   the environment alone  make format  format the code
+# make bento   import CATALOG and build a Bento that carries it    make image  its container image
 PORT ?= 3000
 CATALOG ?= demo
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
@@ -10,10 +11,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+BENTO := build/bento-tag
+# The first that is at hand. A docker command without an engine does not count.
+BACKEND ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
+	for b in podman buildah; do command -v $$b >/dev/null && echo $$b && break; done)
+
 export CATALOG
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: setup serve import test check format demo-train bench-parity bench-fidelity bench-overhead bench-isolation clean
+.PHONY: setup serve import bento image test check format demo-train bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load clean
 
 setup: $(INSTALLED)
 
@@ -30,6 +36,18 @@ serve: import
 	@echo "Look at http://127.0.0.1:$(PORT) (API documentation), http://127.0.0.1:$(PORT)/healthcheck (ready when \"ready_for_inference\")"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/bentoml serve --host 127.0.0.1 --port $(PORT)
 
+# The catalog travels inside the Bento by its name, so it must be one of models/catalog/.
+bento: import
+	@test -f models/catalog/$(CATALOG).toml || { \
+		echo "CATALOG: put $(CATALOG) into models/catalog/ and give its name without .toml"; exit 1; }
+	@mkdir -p $(dir $(BENTO))
+	@$(BIN)/bentoml build --arg catalog=$(CATALOG) --label catalog=$(CATALOG) --output tag | tee $(BENTO)
+
+image: bento
+	@test -n "$(BACKEND)" || { echo "One of docker, podman, buildah is needed"; exit 1; }
+	$(BIN)/bentoml containerize $$(sed -n 's/^__tag__://p' $(BENTO)) --backend $(BACKEND) \
+		--image-tag experimance-controlnet:$(CATALOG)
+
 test: setup
 	$(BIN)/python -m pytest
 
@@ -45,8 +63,8 @@ format: setup
 demo-train: setup
 	$(BIN)/python -m models.demo.train
 
-bench-parity bench-fidelity bench-overhead bench-isolation: setup
-	$(BIN)/python -m benchmarks.$(@:bench-%=%)
+bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load: setup
+	$(BIN)/python -m benchmarks.$(subst -,_,$(@:bench-%=%))
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache

@@ -5,12 +5,15 @@ bentoml serve            (from this folder, in the environment that `make setup`
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import bentoml
 from fastapi import FastAPI
+from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from api.documentation import documented
@@ -31,12 +34,23 @@ from api.responses import (
 )
 from api.settings import SettingsError, load_settings
 from api.status import health_of, loaded, models_of
+from models.bundle import bundled
 from models.catalog import CatalogError, load_catalog
 from models.shelf import Shelf
 from models.store import StoreError, require
 from runners.messages import CancelOrder, LoadOrder
 from runners.runner import SDXLRunner
 
+
+class Arguments(BaseModel):
+    """What a Bento was built with: `bentoml build --arg catalog=experimance`."""
+
+    catalog: str = ""
+
+
+if not os.environ.get("CATALOG"):
+    # Every process of the service imports this file, so the runner reads it too.
+    os.environ["CATALOG"] = bentoml.use_arguments(Arguments).catalog
 try:
     settings = load_settings()
 except SettingsError as bad:
@@ -78,6 +92,7 @@ reads.post("/models", response_model=ModelsInfo, tags=["Service APIs"])(get_mode
     workers=1,
     traffic={"timeout": 1e9},
     http={"host": settings.model_server_host, "port": settings.model_server_port},
+    envs=[{"name": "CATALOG", "value": settings.catalog}],
 )
 @bentoml.asgi_app(reads, path="/")
 class ImageService:
@@ -185,6 +200,9 @@ class ImageService:
 
 
 ImageService.add_asgi_middleware(ContractMiddleware)  # type: ignore[attr-defined]
+with contextlib.suppress(CatalogError):
+    # A catalog that cannot be read stops the start in check_start, with its reason.
+    ImageService.models.extend(bundled(load_catalog(settings.catalog)))
 
 
 def _validated(fields: dict[str, Any]) -> GenerateRequest:

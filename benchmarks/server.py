@@ -35,7 +35,13 @@ def import_demo(home: Path) -> None:
 
 @contextlib.contextmanager
 def started_service(
-    home: Path, log: Path, settings: Mapping[str, str] | None = None, *, ready: bool = True
+    home: Path,
+    log: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    ready: bool = True,
+    bento: str | None = None,
+    folder: Path = ROOT,
 ) -> Iterator[str]:
     """Start `bentoml serve` on the store at `home`; yields its URL once it is ready.
 
@@ -44,6 +50,8 @@ def started_service(
         log: receives everything that the service prints.
         settings: further environment variables.
         ready: whether to wait until it is ready; else until it answers at all.
+        bento: the tag of a Bento at `home`; without it the service of this repository.
+        folder: the working folder.
     """
     port = free_port()
     environment = {
@@ -55,10 +63,10 @@ def started_service(
         "MODEL_SERVER_PORT": str(port),
         **(settings or {}),
     }
-    command = [sys.executable, "-m", "bentoml", "serve"]
+    command = [sys.executable, "-m", "bentoml", "serve", *([bento] if bento else [])]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
     try:
         url = f"http://127.0.0.1:{port}"
