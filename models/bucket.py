@@ -155,5 +155,12 @@ def _translated(label: str) -> Iterator[None]:
     except PreconditionFailed as error:
         raise _ReplacedError(f"{label} was replaced while it was being downloaded") from error
     except (GoogleAPIError, GoogleAuthError, requests.RequestException, OSError) as error:
-        reason = str(error).split(" for url", 1)[0].split("HTTPConnectionPool", 1)[0]
-        raise SourceError(f"{label} cannot be fetched: {type(error).__name__} {reason}") from error
+        # Texts of network errors hold addresses, which the health answer must not show.
+        raise SourceError(f"{label} cannot be fetched: {_kind(error)}") from error
+
+
+def _kind(error: Exception) -> str:
+    """The error's class, and the status where the bucket answered at all."""
+    cause = getattr(error, "cause", None) or error
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    return f"{type(cause).__name__} ({status})" if status else type(cause).__name__

@@ -22,7 +22,7 @@ from models.sources import (
     parse_source,
 )
 from models.staging import store_root
-from models.transfer import TransferOptions, sha256_of
+from models.transfer import TransferOptions, crc32c_of, sha256_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,8 @@ class Fetcher:
     def _bring_file(self, source: Source, file: SourceFile, target: Path) -> None:
         self._pins.enforce_size(source.text, file.name, file.size)
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_file() and not _matches(file, target):
+            target.unlink()
         if target.is_file():
             self._progress.begin(source.address(file.name), file.size, file.size)
         else:
@@ -141,3 +143,10 @@ class Fetcher:
 
 def _pin_of(path: Path) -> Pin:
     return Pin(sha256_of(path), path.stat().st_size)
+
+
+def _matches(file: SourceFile, path: Path) -> bool:
+    """Whether what an earlier import downloaded is still what the origin holds."""
+    if path.stat().st_size != file.size:
+        return False
+    return file.crc32c is None or crc32c_of(path) == file.crc32c

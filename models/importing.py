@@ -171,7 +171,11 @@ class _Importer:
         entry = get_entry(self._catalog, order.section, order.name)
         if entry is None or not all(map(self._fetcher.names, order.sources)):
             return None
-        chosen = self._choose(order, self._fetcher.names)
+        try:
+            chosen = self._choose(order, self._fetcher.names)
+        except SourceError:
+            # What is pinned does not suffice for the catalog as it is now.
+            return None
         return entry.tag if entry.recipe == self._recipe(order, chosen) else None
 
     def _choose(self, order: _Order, names: Callable[[str], Iterable[str]]) -> _Chosen:

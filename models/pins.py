@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+_READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class PinError(RuntimeError):
@@ -86,7 +89,7 @@ class Pins:
         try:
             beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             beside.replace(self._path)
-        except PermissionError:
-            return
         except OSError as error:
+            if error.errno in _READ_ONLY:
+                return
             raise PinError(f"{self._path.name} cannot be written: {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.faulty_bucket import Fault, FaultyBucket
 from models.bucket import Bucket
 from models.local import local_files
+from models.pins import Pin, PinError, Pins
+from models.progress import Progress
 from models.sources import Source, SourceError, check_name, parse_source
 from models.transfer import TransferOptions
 
@@ -99,3 +103,46 @@ def test_a_link_out_of_a_local_folder_is_refused(tmp_path: Path) -> None:
         local_files(parse_source("file:weights", tmp_path))
     with pytest.raises(SourceError, match="does not exist"):
         local_files(parse_source("file:absent", tmp_path))
+
+
+@pytest.mark.parametrize("status", [503, 500, 429])
+def test_a_bucket_that_never_answers_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int
+) -> None:
+    with FaultyBucket.running() as faulty:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", faulty.url)
+        faulty.put("x.safetensors", b"12345678")
+        faulty.faults = [Fault("status", times=10**6, status=status)]
+        bucket = Bucket(TransferOptions(retry_seconds=0.5))
+        source = parse_source("gs://weights/x.safetensors", tmp_path)
+        (file,) = bucket.files(source)
+        with pytest.raises(SourceError, match=rf"cannot be fetched: \w+ \({status}\)"):
+            bucket.fetch(source, file, tmp_path / "x", Progress())
+
+
+def test_a_bucket_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    bucket = Bucket(TransferOptions(retry_seconds=0.5))
+    with pytest.raises(SourceError, match=r"gs://weights/x cannot be fetched: ConnectionError$"):
+        bucket.files(parse_source("gs://weights/x", tmp_path))
+
+
+def test_pins_without_a_place_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    pins = Pins(tmp_path / "x.lock.json")
+    pins.enforce("gs://b/x", "x", Pin("ab" * 32, 5))
+    with pytest.raises(PinError, match="--repin"):
+        pins.enforce("gs://b/x", "x", Pin("cd" * 32, 5))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"gs://b/x": {"x": {"size": 1}}}', '{"a": 1}'])
+def test_a_lock_file_that_is_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.lock.json"
+    path.write_text(text)
+    with pytest.raises(PinError, match=r"x\.lock\.json is not a lock file"):
+        Pins(path)
