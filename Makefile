@@ -2,6 +2,7 @@
 # make test    run the suite          make check   lint, types, format
 # make setup   the environment alone  make format  format the code
 # make bento   import CATALOG and build a Bento that carries it    make image  its container image
+# make container-test   build and run the demo's image without a Docker engine (as root, on Debian)
 PORT ?= 3000
 CATALOG ?= demo
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
@@ -19,7 +20,7 @@ BACKEND ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
 export CATALOG
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: setup serve import bento image test check format demo-train bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load clean
+.PHONY: setup serve import bento image container-test test check format demo-train bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load clean
 
 setup: $(INSTALLED)
 
@@ -41,12 +42,16 @@ bento: import
 	@test -f models/catalog/$(CATALOG).toml || { \
 		echo "CATALOG: put $(CATALOG) into models/catalog/ and give its name without .toml"; exit 1; }
 	@mkdir -p $(dir $(BENTO))
-	@$(BIN)/bentoml build --arg catalog=$(CATALOG) --label catalog=$(CATALOG) --output tag | tee $(BENTO)
+	@$(BIN)/bentoml build --arg catalog=$(CATALOG) --label catalog=$(CATALOG) --output tag > $(BENTO)
+	@sed -n 's/^__tag__://p' $(BENTO)
 
 image: bento
 	@test -n "$(BACKEND)" || { echo "One of docker, podman, buildah is needed"; exit 1; }
 	$(BIN)/bentoml containerize $$(sed -n 's/^__tag__://p' $(BENTO)) --backend $(BACKEND) \
 		--image-tag experimance-controlnet:$(CATALOG)
+
+container-test: setup
+	@$(BIN)/python -m deploy.container
 
 test: setup
 	$(BIN)/python -m pytest

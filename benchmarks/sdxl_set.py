@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from models.component_config import SDXL, complete, write_config
-from models.half_precision import cast
+from models.half_precision import SAFETENSORS_NAME, Dtype, cast
 from models.safetensors_file import NewTensor, Shape, write_file
 from models.sdxl_keys import PREFIXES, Config, moves
 
@@ -25,7 +25,7 @@ CHECKPOINT = "checkpoint.safetensors"
 CONTROLNET = "controlnet"
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 _DEMO = Path(__file__).parent.parent / "models" / "demo" / "weights"
-_POOL = 2**22
+_POOL = 2**20
 
 _TEXT = {
     "vocab_size": 1280, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -33,14 +33,14 @@ _TEXT = {
 }  # fmt: skip
 _SMALL: dict[str, dict[str, Any]] = {
     "text_encoder": {**_TEXT, "projection_dim": 64},
-    "text_encoder_2": {**_TEXT, "hidden_act": "gelu", "projection_dim": 48},
+    "text_encoder_2": {**_TEXT, "hidden_size": 96, "hidden_act": "gelu", "projection_dim": 48},
     "unet": {
         "block_out_channels": [32, 64, 96],
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
         "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
         "transformer_layers_per_block": [1, 2, 3],
         "attention_head_dim": [2, 4, 6],
-        "cross_attention_dim": 128,
+        "cross_attention_dim": 64 + 96,
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 8,
         "projection_class_embeddings_input_dim": 48 + 6 * 8,
@@ -77,22 +77,22 @@ def write_configurations(folder: Path, small: bool) -> Path:
     return folder
 
 
-def write_checkpoint(path: Path, small: bool, seed: int = 0) -> None:
-    """A single-file checkpoint in bfloat16 with the original names; 6.9 GB unless small."""
+def write_checkpoint(path: Path, small: bool, dtype: Dtype, seed: int = 0) -> None:
+    """A single-file checkpoint with the original names; 6.9 GB unless small."""
     shapes: dict[str, Shape] = {}
     for part, config in configurations(small).items():
         for move in moves(part, config):
             shapes.setdefault(move.source, move.source_shapes[0])
-    _write(path, shapes, seed)
+    _write(path, shapes, dtype, seed)
 
 
-def write_unet(folder: Path, small: bool, seed: int) -> None:
+def write_unet(folder: Path, small: bool, dtype: Dtype, seed: int) -> None:
     """A UNet alone, as diffusers would save it: config.json and weights."""
     config = configurations(small)["unet"]
     folder.mkdir(parents=True)
     write_config(folder, config)
     shapes = {move.target: move.shape for move in moves("unet", config)}
-    _write(folder / "diffusion_pytorch_model.safetensors", shapes, seed)
+    _write(folder / "diffusion_pytorch_model.safetensors", shapes, dtype, seed)
 
 
 def controlnet_config(small: bool) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def controlnet_config(small: bool) -> dict[str, Any]:
     )
 
 
-def write_controlnet(folder: Path, small: bool, seed: int = 1) -> None:
+def write_controlnet(folder: Path, small: bool, dtype: Dtype, seed: int = 1) -> None:
     """The ControlNet of `controlnet_config`; its outputs are not zero, so that they count."""
     import torch
     from diffusers import ControlNetModel
@@ -125,7 +125,38 @@ def write_controlnet(folder: Path, small: bool, seed: int = 1) -> None:
     folder.mkdir(parents=True)
     write_config(folder, config)
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    _write(folder / "diffusion_pytorch_model.safetensors", shapes, seed)
+    _write(folder / "diffusion_pytorch_model.safetensors", shapes, dtype, seed)
+
+
+def write_catalog(folder: Path) -> Path:
+    """A catalog of the set: `first`, and `second`, which has a UNet of its own; returns its path.
+
+    Its sources are `checkpoint.safetensors`, `unet`, `controlnet` and `pipeline` in its folder.
+    """
+    shared = f"""
+source = "file:{CHECKPOINT}"
+tokenizer = "file:pipeline/tokenizer"
+tokenizer_2 = "file:pipeline/tokenizer_2"
+licence = "random numbers"
+native_size = 256
+steps = 2
+cfg = 1.0
+scheduler = {{ class = "EulerDiscreteScheduler" }}
+"""
+    text = f"""
+name = "load"
+dtype = "bfloat16"
+default_model = "first"
+default_controlnet = "depth"
+[models.first]{shared}
+[models.second]{shared}unet = "file:unet"
+[controlnets.depth]
+source = "file:{CONTROLNET}"
+licence = "random numbers"
+"""
+    path = folder / "load.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def write_pipeline_folder(folder: Path, small: bool) -> None:
@@ -140,26 +171,29 @@ def write_pipeline_folder(folder: Path, small: bool) -> None:
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
-def _write(path: Path, shapes: dict[str, Shape], seed: int) -> None:
+def _write(path: Path, shapes: dict[str, Shape], dtype: Dtype, seed: int) -> None:
     pool = np.random.default_rng(seed).standard_normal(_POOL, dtype=np.float32)
+    stored = SAFETENSORS_NAME[dtype]
     scaled: dict[float, bytes] = {}
     tensors = {}
     for number, (name, shape) in enumerate(shapes.items()):
-        scale = 0.0 if len(shape) == 1 else 2.0 ** round(-math.log2(math.prod(shape[1:])) / 2)
-        # Vectors are norms' scales and biases; ones and zeros keep random networks finite.
-        if scale == 0.0:
+        size = 2 * math.prod(shape)
+        if len(shape) == 1:
+            # Norms' scales are ones and biases zeros, so that deep random networks stay finite.
             value = 1.0 if name.endswith(".weight") else 0.0
-            content = np.full(shape, value, np.float32)
-            pieces = partial(list, [bytes(cast(content.data.cast("B"), "F32", "BF16"))])
-            tensors[name] = NewTensor("BF16", shape, pieces)
-            continue
-        if scale not in scaled:
-            scaled[scale] = bytes(cast((pool * np.float32(scale)).data.cast("B"), "F32", "BF16"))
-        start = 2 * (number * 7919 % (_POOL // 2))
-        tensors[name] = NewTensor(
-            "BF16", shape, partial(_tiles, scaled[scale], start, 2 * math.prod(shape))
-        )
+            scale, start = value, 0
+            scaled.setdefault(value, _cast(np.full(_POOL, value, np.float32), stored))
+        else:
+            scale = 2.0 ** -round(math.log2(math.prod(shape[1:])) / 2) / 1.01
+            start = 2 * (number * 7919 % _POOL)
+            if scale not in scaled:
+                scaled[scale] = _cast(pool * np.float32(scale), stored)
+        tensors[name] = NewTensor(stored, shape, partial(_tiles, scaled[scale], start, size))
     write_file(path, tensors)
+
+
+def _cast(values: np.ndarray[Any, Any], stored: str) -> bytes:
+    return bytes(cast(memoryview(values.tobytes()), "F32", stored))
 
 
 def _tiles(pool: bytes, start: int, size: int) -> Iterator[memoryview]:

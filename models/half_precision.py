@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ SAFETENSORS_NAME: dict[Dtype, str] = {"float16": "F16", "bfloat16": "BF16"}
 FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
 
 _NOT_A_NUMBER = 0x7FC0
+_EXPONENT = {"F16": 0x7C00, "BF16": 0x7F80}
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 Array = np.ndarray[Any, Any]
@@ -31,24 +33,37 @@ def cast(content: memoryview, source: str, target: str) -> memoryview:
     """
     if source == target:
         return content
-    with np.errstate(over="raise", under="ignore", invalid="ignore"):
-        try:
-            singles = _singles(content, source)
-            halves: Array = singles.astype("<f2") if target == "F16" else _bfloat16(singles)
-        except FloatingPointError as error:
-            raise WeightsError(f"a value is too large for {target}") from error
+    if source in _EXPONENT:
+        halves = _table(source, target)[np.frombuffer(content, "<u2")]
+    else:
+        halves = _rounded(_singles(content, source), target)
+    unbounded = halves & _EXPONENT[target] == _EXPONENT[target]
+    if unbounded.any() and np.isfinite(_singles(content, source)[unbounded]).any():
+        raise WeightsError(f"a value is too large for {target}")
     made: memoryview = halves.data
     return made.cast("B")
 
 
+@cache
+def _table(source: str, target: str) -> Array:
+    """Every 16-bit float of dtype `source` in dtype `target`: uint16 [65536]."""
+    every = np.arange(2**16, dtype="<u2")
+    return _rounded(_singles(every.data.cast("B"), source), target)
+
+
 def _singles(content: memoryview, source: str) -> Array:
+    """Floats of dtype `source` as float32 [n]."""
     if source == "BF16":
         return (np.frombuffer(content, "<u2").astype("<u4") << np.uint32(16)).view("<f4")
-    return np.frombuffer(content, _NUMPY[source]).astype("<f4", copy=False)
+    with np.errstate(all="ignore"):
+        return np.frombuffer(content, _NUMPY[source]).astype("<f4", copy=False)
 
 
-def _bfloat16(singles: Array) -> Array:
-    """The upper halves of float32 [n] as uint16 [n], rounded to nearest even."""
+def _rounded(singles: Array, target: str) -> Array:
+    """float32 [n] as the bits of `target`, uint16 [n]; infinite where they are too large."""
+    if target == "F16":
+        with np.errstate(all="ignore"):
+            return singles.astype("<f2").view("<u2")
     bits = singles.view("<u4")
     rounded = bits >> np.uint32(16)
     rounded &= np.uint32(1)
@@ -56,9 +71,6 @@ def _bfloat16(singles: Array) -> Array:
     rounded += bits
     rounded >>= np.uint32(16)
     halves = rounded.astype("<u2")
-    finite = np.isfinite(singles)
-    if not finite.all():
-        halves[np.isnan(singles)] = _NOT_A_NUMBER
-    if ((halves & 0x7F80 == 0x7F80) & finite).any():
-        raise FloatingPointError
+    # Rounding would carry some of these over into the sign.
+    halves[np.isnan(singles)] = _NOT_A_NUMBER
     return halves

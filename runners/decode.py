@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
@@ -15,11 +17,18 @@ PREVIEW_LATENTS = 64
 """Longest side of a preview's latents: 512 pixels, so that it costs the same at every size."""
 
 
+class NotFiniteError(RuntimeError):
+    """A decoder gave pixels that are no numbers; drawn, they would be a black picture."""
+
+
 @torch.inference_mode()
 def decode_latents(latents: torch.Tensor, variant: Variant, decoder: str = "full") -> Pixels:
     """Decode final latents, float32 [1, 4, h/8, w/8], to uint8 [h, w, 3] in host memory.
 
     `decoder` is `full`, or `tiny` for variants that have one.
+
+    Raises:
+        NotFiniteError: latents that are no numbers, or a decoder that overflows in its precision.
     """
     network = variant.vae if decoder == "full" else variant.tiny_decoder
     scaled = latents.to(network.dtype) / network.config.scaling_factor
@@ -31,7 +40,7 @@ def decode_latents(latents: torch.Tensor, variant: Variant, decoder: str = "full
 def preview(sample: Sample, noise_prediction: torch.Tensor) -> Pixels | None:
     """What the picture would be if it were finished now, at 512 pixels at most.
 
-    None where the variant has no tiny decoder.
+    None where the variant has no tiny decoder, or where it overflows: the picture itself may not.
     """
     if sample.variant.tiny_decoder is None:
         return None
@@ -39,7 +48,10 @@ def preview(sample: Sample, noise_prediction: torch.Tensor) -> Pixels | None:
     shrink = PREVIEW_LATENTS / max(denoised.shape[-2:])
     if shrink < 1:
         denoised = interpolate(denoised, scale_factor=shrink, mode="area")
-    return decode_latents(denoised, sample.variant, "tiny")
+    try:
+        return decode_latents(denoised, sample.variant, "tiny")
+    except NotFiniteError:
+        return None
 
 
 def _denoised(sample: Sample, noise_prediction: torch.Tensor) -> torch.Tensor:
@@ -59,6 +71,10 @@ def _denoised(sample: Sample, noise_prediction: torch.Tensor) -> torch.Tensor:
 
 def _to_pixels(picture: torch.Tensor) -> Pixels:
     """[3, h, w] in [0, 1] to uint8 [h, w, 3], rounded as diffusers rounds."""
+    # Not a number or infinite if any pixel is; on its way before the pixels, for which we wait.
+    total = picture.sum(dtype=torch.float32).to("cpu", non_blocking=True)
     scaled = picture.float().clamp(0, 1).mul(255).round().to(torch.uint8)
     pixels: Pixels = scaled.permute(1, 2, 0).cpu().numpy()
+    if not math.isfinite(total.item()):
+        raise NotFiniteError("the decoder gave pixels that are no numbers")
     return pixels

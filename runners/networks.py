@@ -7,29 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import torch
-import transformers
-from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from models.catalog import VariantSpec
 from runners.adapters import AdapterBank
 from runners.device import Device
-
-# Their progress bars would fill the service's log.
-transformers.utils.logging.disable_progress_bar()
-diffusers.utils.logging.disable_progress_bar()
-
-_NETWORKS: dict[str, Any] = {
-    "text_encoder": CLIPTextModel,
-    "text_encoder_2": CLIPTextModelWithProjection,
-    "unet": UNet2DConditionModel,
-    "vae": AutoencoderKL,
-    "tiny_decoder": AutoencoderTiny,
-    "controlnet": ControlNetModel,
-}
+from runners.weights import load_network
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,13 +64,7 @@ def load_component(kind: str, path: Path, device: Device) -> Any:
     """Load one component of the store: a network in eval mode on the device, or a tokenizer."""
     if kind.startswith("tokenizer"):
         return CLIPTokenizer.from_pretrained(path, local_files_only=True)
-    network = _NETWORKS[kind].from_pretrained(
-        path, use_safetensors=True, local_files_only=True, dtype=device.dtype
-    )
-    if kind == "vae" and device.dtype == torch.float16 and network.config.force_upcast:
-        # SDXL's own autoencoder overflows in half precision and would paint black.
-        network = network.float()
-    return network.to(device.torch_device).eval().requires_grad_(False)
+    return load_network(kind, path, device)
 
 
 def split_hint(name: str, network: Any) -> ControlNet:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import bentoml
 
+from runners.collector import collector_paused
 from runners.messages import (
     Cancelled,
     CancelOrder,
@@ -42,7 +43,8 @@ class SDXLRunner:
 
     def __init__(self) -> None:
         # Imported here: the public service imports this module and must not import torch.
-        from runners.host import EngineHost
+        with collector_paused():
+            from runners.host import EngineHost
 
         self._host: EngineHost = EngineHost.start()
 

@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from benchmarks.sdxl_set import write_configurations
 from models.component_config import SDXL
 from models.convert import (
     CHECKPOINT_PARTS,
@@ -24,13 +25,8 @@ from models.convert import (
 )
 from models.half_precision import SAFETENSORS_NAME, cast
 from models.safetensors_file import WeightsError, read_header
-from tests.unit.checkpoints import (
-    CONFIGS,
-    all_moves,
-    original_tensors,
-    write_checkpoint,
-    write_configs,
-)
+from models.sdxl_keys import PREFIXES
+from tests.unit.checkpoints import CONFIGS, original_tensors, write_checkpoint
 from tests.unit.test_sdxl_keys import converted
 
 WEIGHTS = Path(__file__).parents[2] / "models" / "demo" / "weights"
@@ -45,7 +41,7 @@ Tensors = dict[str, torch.Tensor]
 
 def split(tmp_path: Path, tensors: Tensors, dtype: Dtype | None = None, **more: Any) -> Any:
     checkpoint = write_checkpoint(tmp_path / "model.safetensors", tensors)
-    configs = write_configs(tmp_path / "configs")
+    configs = write_configurations(tmp_path / "configs", small=True)
     return split_checkpoint(checkpoint, tmp_path / "parts", dtype, configs=configs, **more)
 
 
@@ -311,4 +307,4 @@ def test_shards_stay_in_their_folder(tmp_path: Path) -> None:
 
 
 def test_embedded_configurations_are_where_conversion_looks() -> None:
-    assert {path.stem for path in SDXL.glob("*.json")} == {*all_moves(), "defaults"}
+    assert {path.stem for path in SDXL.glob("*.json")} == {*PREFIXES, "defaults"}

@@ -1,0 +1,1 @@
+"""Where the service runs, and proofs that it does."""

@@ -1,0 +1,51 @@
+"""A base image from Debian's packages, for machines that reach no container registry."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from deploy.container.commands import ContainerTestError, podman, run, say
+
+_SUITE = "bookworm"
+_PYTHON = (3, 11)
+_PACKAGES = ("python3", "python3-venv", "python3-pip", "ca-certificates")
+
+
+def base_image(folder: Path) -> str:
+    """The name of the base image; it is made in `folder` unless podman has it.
+
+    Raises:
+        ContainerTestError: the Bento would ask for another Python than this Debian has.
+    """
+    if sys.version_info[:2] != _PYTHON:
+        wanted = ".".join(map(str, _PYTHON))
+        raise ContainerTestError(
+            f"Debian {_SUITE} has Python {wanted}, and a Bento asks for the Python that built it: "
+            f"make clean setup PYTHON=python{wanted}"
+        )
+    recipe = hashlib.sha256(f"{_SUITE} {_PACKAGES}".encode()).hexdigest()[:12]
+    name = f"localhost/experimance-base:{recipe}"
+    if _exists(name):
+        say(f"base image {name} is there")
+        return name
+    tree, archive = folder / "base", folder / "base.tar"
+    shutil.rmtree(tree, ignore_errors=True)
+    try:
+        include = f"--include={','.join(_PACKAGES)}"
+        debootstrap = ["debootstrap", "--variant=minbase", include, _SUITE, str(tree)]
+        run(debootstrap, log=folder / "debootstrap.log")
+        run(["tar", "--directory", str(tree), "--create", "--file", str(archive), "."])
+        podman("import", str(archive), name)
+    finally:
+        shutil.rmtree(tree, ignore_errors=True)
+        archive.unlink(missing_ok=True)
+    return name
+
+
+def _exists(image: str) -> bool:
+    command = ["podman", "image", "exists", image]
+    return subprocess.run(command, check=False).returncode == 0

@@ -1,0 +1,89 @@
+"""What must hold of the container."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import psutil
+from PIL import Image, ImageStat
+
+from deploy.container.commands import ContainerTestError, say
+from deploy.container.container import Container, namespace
+from deploy.container.visitor import HEIGHT, WIDTH
+
+_FLAT = 5.0
+
+
+def check_without_root(container: Container) -> None:
+    """No process of it has a user, a group or a capability of root's."""
+    for pid in container.processes():
+        status = dict(
+            line.split(":\t", 1)
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+            if ":\t" in line
+        )
+        ids = {kind: set(status[kind].split()) for kind in ("Uid", "Gid", "Groups")}
+        _expect(not any("0" in found for found in ids.values()), f"{pid} is root: {ids}")
+        for kind in ("CapPrm", "CapEff", "CapBnd"):
+            _expect(int(status[kind], 16) == 0, f"{pid} has {kind} {status[kind]}")
+        _expect(status["NoNewPrivs"] == "1", f"{pid} may gain privileges")
+        say(f"  {status['Name']} ({pid}): user {sorted(ids['Uid'])}, no capabilities")
+
+
+def check_without_network(container: Container) -> None:
+    """There is no way out: a listener that this machine reaches cannot be reached from inside."""
+    _expect(container.inspect(".Mounts") == [], "something of this machine is mounted")
+    outside, inside = namespace(psutil.Process().pid), namespace(container.pid)
+    _expect(outside != inside, "it shares this machine's network")
+    for pid in container.processes():
+        _expect(namespace(pid) == inside, f"{pid} is in another network")
+    address = _address()
+    with socket.create_server(("", 0)) as listener:
+        port = listener.getsockname()[1]
+        socket.create_connection((address, port), timeout=5).close()
+        seen = container.visit("isolation", address, str(port))
+    _expect(set(seen["interfaces"]) == {"lo"}, f"interfaces: {seen['interfaces']}")
+    _expect(set(seen["routes"]) <= {"lo"}, f"routes by: {seen['routes']}")
+    _expect(seen["connection"] == "ENETUNREACH", f"a connection outwards: {seen['connection']}")
+    say(f"  interfaces {seen['interfaces']}, no route but theirs; outwards: {seen['connection']}")
+
+
+def check_picture(file: Path) -> None:
+    """It is a picture of the size that was asked for, and something is on it."""
+    with Image.open(file) as picture:
+        picture.load()
+        deviations = ImageStat.Stat(picture).stddev
+        _expect(picture.size == (WIDTH, HEIGHT), f"the picture's size is {picture.size}")
+    _expect(max(deviations) > _FLAT, f"the picture is flat: standard deviations {deviations}")
+    shown = ", ".join(f"{deviation:.0f}" for deviation in deviations)
+    say(f"  {picture.size} {picture.format}, standard deviations {shown}")
+
+
+def check_stop(container: Container) -> None:
+    """SIGTERM ends it with status 0, and only after the request in flight."""
+    with container.lingering() as visitor:
+        status = container.stop()
+        said, _ = visitor.communicate(timeout=30)
+    _expect('"status": 200' in said, f"the request in flight ended with {said.strip()!r}")
+    _expect(status == 0, f"it stopped with status {status}")
+    say("  the picture in flight was finished; exit status 0")
+
+
+def check_equal(what: str, found: Any, wanted: Any) -> None:
+    """The two are equal."""
+    _expect(found == wanted, f"{what}: {found}, not {wanted}")
+
+
+def _address() -> str:
+    for name, addresses in psutil.net_if_addrs().items():
+        for entry in addresses:
+            if name != "lo" and entry.family == socket.AF_INET:
+                return str(entry.address)
+    raise ContainerTestError("this machine has no network itself, so its absence proves nothing")
+
+
+def _expect(holds: bool, failure: str) -> None:
+    if not holds:
+        raise ContainerTestError(failure)

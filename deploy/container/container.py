@@ -1,0 +1,92 @@
+"""A container without root, capabilities and network, and a way to talk to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.container.commands import ROOT, ContainerTestError, podman, run
+
+URL = "http://127.0.0.1:3000"
+_NAME = "experimance-container-test"
+_GRACE_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A running container."""
+
+    name: str
+    pid: int
+
+    def processes(self) -> list[int]:
+        """All its processes, by their numbers on this machine."""
+        return [int(line) for line in podman("top", self.name, "hpid").splitlines()[1:]]
+
+    def inspect(self, what: str) -> Any:
+        """A part of what podman knows about it, e.g. `.State.ExitCode`."""
+        return json.loads(podman("inspect", "--format", f"{{{{json {what}}}}}", self.name))
+
+    def visit(self, *arguments: str) -> dict[str, Any]:
+        """Run a command of the visitor in its network namespace; returns the answer."""
+        answer: dict[str, Any] = json.loads(run(self._visitor(*arguments)))
+        return answer
+
+    @contextlib.contextmanager
+    def lingering(self) -> Iterator[subprocess.Popen[str]]:
+        """A visitor whose request is being worked on."""
+        command = self._visitor("linger", URL)
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as visitor:
+            try:
+                assert visitor.stdout is not None
+                if visitor.stdout.readline().strip() != "running":
+                    raise ContainerTestError("the request before the stop did not start")
+                yield visitor
+            finally:
+                visitor.kill()
+
+    def stop(self) -> int:
+        """SIGTERM, as a machine that shuts down sends it; returns the exit status."""
+        podman("stop", "--time", str(_GRACE_SECONDS), self.name)
+        status: int = self.inspect(".State.ExitCode")
+        return status
+
+    def _visitor(self, *arguments: str) -> list[str]:
+        enter = ["nsenter", "--target", str(self.pid), "--net", "--"]
+        return [*enter, sys.executable, "-m", "deploy.container.visitor", *arguments]
+
+
+@contextlib.contextmanager
+def started(image: str, log: Path) -> Iterator[Container]:
+    """A container of the image; what it said lies in `log` afterwards."""
+    _remove()
+    podman(
+        *("run", "--detach", "--name", _NAME, "--network", "none"),
+        *("--cap-drop", "all", "--security-opt", "no-new-privileges"),
+        # podman's own limits are higher than a sandbox lets root set.
+        *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"),
+        image,
+    )
+    try:
+        yield Container(_NAME, int(podman("inspect", "--format", "{{.State.Pid}}", _NAME)))
+    finally:
+        with log.open("w") as output:
+            command = ["podman", "logs", _NAME]
+            subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
+        _remove()
+
+
+def namespace(pid: int) -> str:
+    """The network namespace of a process."""
+    return str(Path(f"/proc/{pid}/ns/net").readlink())
+
+
+def _remove() -> None:
+    command = ["podman", "rm", "--force", "--ignore", "--time", "5", _NAME]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=False)

@@ -1,0 +1,69 @@
+"""The demo Bento, and the image that BentoML makes of it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from deploy.container.commands import ContainerTestError, podman, run, say
+
+IMAGE = "localhost/experimance-controlnet:container-test"
+_BENTO = "experimance-controlnet:container-test"
+# Once, while the CUDA libraries are installed: as they lie, as a layer, and as that unpacked.
+_BUILD_BYTES = 24e9
+
+
+def build_bento(folder: Path, catalog: str) -> str:
+    """Import the catalog into a Bento home of its own, build its Bento; returns the tag."""
+    home = folder / "bentoml"
+    shutil.rmtree(home / "bentos", ignore_errors=True)
+    settings = {"BENTOML_HOME": str(home), "CATALOG": catalog, "BENTOML_DO_NOT_TRACK": "True"}
+    run([sys.executable, "-m", "models", "import"], folder / "import.log", settings)
+    version = _BENTO.partition(":")[2]
+    build = ["build", "--arg", f"catalog={catalog}", "--version", version, "--output", "tag"]
+    run([sys.executable, "-m", "bentoml", *build], folder / "build.log", settings)
+    return _BENTO
+
+
+def containerize(bento: str, base: str, containers_conf: Path, folder: Path) -> None:
+    """Make `IMAGE` of the Bento by buildah; steps that did not change come from its cache.
+
+    Raises:
+        ContainerTestError: the build failed, or there is not enough space for it.
+    """
+    before = _image_id()
+    if before is None:
+        _require_space()
+    settings = {
+        "BENTOML_HOME": str(folder / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+        # Namespaces and mounts of its own are what a sandbox refuses to buildah.
+        "BUILDAH_ISOLATION": "chroot",
+        "CONTAINERS_CONF": str(containers_conf),
+    }
+    options = ["--backend", "buildah", "--opt", f"from={base}", "--opt", "layers"]
+    command = [sys.executable, "-m", "bentoml", "containerize", bento, *options, "-t", IMAGE]
+    run(command, folder / "containerize.log", settings)
+    after = _image_id()
+    if before is not None and before != after:
+        podman("image", "rm", before)
+    size = int(podman("image", "inspect", "--format", "{{.Size}}", IMAGE))
+    say(f"  image of {size / 1e9:.2f} GB")
+
+
+def _image_id() -> str | None:
+    command = ["podman", "image", "inspect", "--format", "{{.Id}}", IMAGE]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _require_space() -> None:
+    store = podman("info", "--format", "{{.Store.GraphRoot}}")
+    free = shutil.disk_usage(store).free
+    if free < _BUILD_BYTES:
+        raise ContainerTestError(
+            f"the build needs {_BUILD_BYTES / 1e9:.0f} GB for a while, "
+            f"and there are {free / 1e9:.0f} GB where podman keeps images"
+        )

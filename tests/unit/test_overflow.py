@@ -1,0 +1,103 @@
+"""Pixels that are no numbers never become a picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+import runners.engine
+from benchmarks.workbench import DEVICE, Listener, demo_networks, make_engine
+from models.convert import weight_name
+from runners.conditioning import Conditioner
+from runners.decode import NotFiniteError, Pixels, decode_latents, preview
+from runners.device import Device
+from runners.messages import Done, Failed
+from runners.networks import Variant, load_component
+from runners.sample import Sample
+from tests.unit.jobs import finish, job
+
+LATENTS = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(4))
+HALF = Device(torch.device("cpu"), torch.float16)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An autoencoder like SDXL's in small: beyond 65504 inside, about 1 at the end."""
+    torch.manual_seed(0)
+    network = AutoencoderKL(
+        block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, force_upcast=True,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    with torch.no_grad():
+        network.decoder.conv_in.weight.mul_(60_000 / network.decoder.conv_in.weight.abs().max())
+    network.half().save_pretrained(tmp_path / "vae")
+    return tmp_path / "vae"
+
+
+def variant_with(folder: Path, upcast: bool) -> Variant:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "force_upcast": upcast}))
+    return replace(demo_networks("base")[0], vae=load_component("vae", folder, HALF))
+
+
+def test_an_autoencoder_that_overflows_in_half_precision_is_loaded_in_single(folder: Path) -> None:
+    half = AutoencoderKL.from_pretrained(folder, use_safetensors=True, dtype=torch.float16)
+    with torch.inference_mode():
+        assert not half.decode(LATENTS.half()).sample.isfinite().all()
+    assert (folder / weight_name("vae")).is_file()
+    variant = variant_with(folder, upcast=True)
+    assert variant.vae.dtype == torch.float32
+    pixels = decode_latents(LATENTS, variant)
+    assert pixels.std() > 1
+
+
+def test_an_overflow_raises_and_is_not_a_black_picture(folder: Path) -> None:
+    variant = variant_with(folder, upcast=False)
+    assert variant.vae.dtype == torch.float16
+    with pytest.raises(NotFiniteError, match="no numbers"):
+        decode_latents(LATENTS, variant)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "value"), [("full", torch.nan), ("full", -torch.inf), ("tiny", torch.nan)]
+)
+def test_one_value_that_is_no_number_suffices(decoder: str, value: float) -> None:
+    latents = LATENTS.clone()
+    latents[0, 2, 3, 5] = value
+    variant = demo_networks("base")[0]
+    with pytest.raises(NotFiniteError):
+        decode_latents(latents, variant, decoder)
+
+
+def test_a_preview_that_overflows_is_left_out() -> None:
+    variant, controlnet = demo_networks("base")
+    made = job("preview", steps=2)
+    conditioning = Conditioner(DEVICE).condition(made, variant, controlnet)
+    sample = Sample(made, 0, variant, controlnet, conditioning, DEVICE)
+    assert preview(sample, torch.full_like(sample.latents, torch.nan)) is None
+
+
+def test_the_request_fails_alone() -> None:
+    def spoiled(latents: torch.Tensor, variant: Variant, decoder: str) -> Pixels:
+        if spoil.pop() == "broken":
+            latents = latents * torch.nan
+        return decode_latents(latents, variant, decoder)
+
+    spoil = ["whole", "broken"]
+    engine = make_engine()
+    listeners = [Listener(), Listener()]
+    with mock.patch.object(runners.engine, "decode_latents", spoiled):
+        for number, listener in enumerate(listeners):
+            engine.submit(job(str(number), steps=1), listener)
+        finish(engine)
+    endings = [listener.events[-1] for listener in listeners]
+    (failed,) = [event for event in endings if isinstance(event, Failed)]
+    assert failed.error == "internal"
+    (done,) = [event for event in endings if isinstance(event, Done)]
+    assert len(done.images) == 1
