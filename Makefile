@@ -2,6 +2,8 @@
 # make test    run the suite          make check   lint, types, format
 # make setup   the environment alone  make format  format the code
 # make bento   import CATALOG and build a Bento that carries it    make image  its container image
+# make image TARGET=vast   the image for vast.ai (FLAVOUR=slim: without models, fetched at start; BASE=…)
+# make vast-test  boot the demo under supervisor, laid out as that image (as root, on Debian)
 # make container-test   build and run the demo's image without a Docker engine (as root, on Debian)
 PORT ?= 3000
 CATALOG ?= demo
@@ -12,6 +14,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# With TARGET=vast: `full` carries the catalog's models, `slim` fetches them at its first start.
+FLAVOUR ?= full
+
 BENTO := build/bento-tag
 # The first that is at hand. A docker command without an engine does not count.
 BACKEND ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
@@ -20,7 +25,7 @@ BACKEND ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
 export CATALOG
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: setup serve import bento image container-test test check format demo-train bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load clean
+.PHONY: setup serve import bento image container-test vast-test test check format demo-train bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load clean
 
 setup: $(INSTALLED)
 
@@ -45,10 +50,19 @@ bento: import
 	@$(BIN)/bentoml build --arg catalog=$(CATALOG) --label catalog=$(CATALOG) --output tag > $(BENTO)
 	@sed -n 's/^__tag__://p' $(BENTO)
 
+ifeq ($(TARGET),vast)
+image: setup
+	@$(BIN)/python -m deploy.vast.image --catalog $(CATALOG) --flavour $(FLAVOUR) \
+		$(if $(BASE),--base $(BASE)) $(if $(BACKEND),--backend $(BACKEND))
+else
 image: bento
 	@test -n "$(BACKEND)" || { echo "One of docker, podman, buildah is needed"; exit 1; }
 	$(BIN)/bentoml containerize $$(sed -n 's/^__tag__://p' $(BENTO)) --backend $(BACKEND) \
 		--image-tag experimance-controlnet:$(CATALOG)
+endif
+
+vast-test: setup
+	@$(BIN)/python -m deploy.vast.boot_test
 
 container-test: setup
 	@$(BIN)/python -m deploy.container

@@ -22,6 +22,7 @@ from api.gateway import Gateway
 from api.logs import configure_logs
 from api.middleware import ContractMiddleware, current_request, stashed
 from api.painter import Painter
+from api.ready import refuse_start
 from api.requests import CancelRequest, GenerateRequest, LoadRequest
 from api.resolve import Resolver
 from api.responses import (
@@ -54,7 +55,7 @@ if not os.environ.get("CATALOG"):
 try:
     settings = load_settings()
 except SettingsError as bad:
-    raise SystemExit(f"cannot start: {bad}") from None
+    refuse_start(bad)
 
 # Brings the schema of the error body into the documentation.
 _ERRORS: dict[int | str, dict[str, Any]] = {500: {"model": ErrorBody}}
@@ -118,7 +119,7 @@ class ImageService:
             if wanted is not None and wanted not in there:
                 raise SettingsError(f"PRELOAD_MODEL: {wanted} is none of {', '.join(there)}")
         except (SettingsError, CatalogError, StoreError) as error:
-            raise SystemExit(f"cannot start: {error}") from None
+            refuse_start(error)
 
     @bentoml.api(input_spec=GenerateRequest)
     async def generate(self, **fields: Any) -> GenerateResponse:

@@ -21,6 +21,7 @@ from api.errors import (
     InvalidRequest,
     TooLarge,
     Unauthorized,
+    Unavailable,
     UnsupportedMediaType,
     from_status,
 )
@@ -30,7 +31,9 @@ from api.settings import load_settings
 log = structlog.get_logger(__name__)
 
 MAX_BODY = 32 * 2**20
-_OPEN_ROUTES = {"/livez", "/readyz", "/healthcheck"}
+_READINESS = "/readyz"
+_READINESS_SECONDS = 1.0
+_OPEN_ROUTES = {"/livez", _READINESS, "/healthcheck"}
 _MEDIA_TYPES = {"application/json", "multipart/form-data"}
 
 _current: ContextVar[Request] = ContextVar("request")
@@ -71,6 +74,12 @@ class ContractMiddleware:
         except ApiError as error:
             request.state.error = error
         except Exception:
+            if scope["path"] == _READINESS and not answer.started:
+                # BentoML asks the runner, which cannot answer while it imports, or after a crash.
+                silent = "the runner does not answer yet"
+                request.state.error = Unavailable(silent, retry_after=_READINESS_SECONDS)
+                await answer.refuse(scope, receive)
+                return
             log.exception("request failed", path=scope["path"])
             if answer.started:
                 # Too late for an error body; the server closes the connection, which tells.

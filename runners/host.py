@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from concurrent.futures import Future
+from concurrent.futures import CancelledError
 from threading import Thread
 
 import structlog
 
+from api.logs import configure_logs
+from api.ready import announce_ready
 from api.settings import Settings, load_settings
 from models.catalog import Catalog, load_catalog
 from models.progress import Progress
 from models.shelf import Shelf
 from models.store import default_name, how_to_import, missing
+from runners.boot import BootClock
 from runners.device import Device
 from runners.engine import Engine, EngineConfig
 from runners.loader import Loader
 from runners.messages import LoadOrder, RunnerStatus
+from runners.networks import ControlNet, Variant
 from runners.residency import LoadError, Residency
-from runners.warmup import warm_up
+from runners.warmup import WarmUpError, paint_sizes, warm_up
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +30,10 @@ log = structlog.get_logger(__name__)
 class EngineHost:
     """One engine with its weights, from start to close."""
 
-    def __init__(self, catalog: Catalog, settings: Settings, device: Device) -> None:
+    def __init__(
+        self, catalog: Catalog, settings: Settings, device: Device, clock: BootClock
+    ) -> None:
+        self._clock = clock
         self._catalog = catalog
         self._settings = settings
         self._device = device
@@ -43,13 +49,14 @@ class EngineHost:
     def start(cls) -> EngineHost:
         """Start the engine as the environment says; the first variant loads meanwhile."""
         settings = load_settings()
-        host = cls(load_catalog(settings.catalog), settings, Device.best())
+        configure_logs(settings)
+        clock = BootClock()
+        clock.finish("imports")
+        host = cls(load_catalog(settings.catalog), settings, Device.best(), clock)
+        clock.finish("store")
         host.engine.start()
-        if host._shelf.growing:
-            # A daemon: a stop need not wait for a download, which the next start goes on with.
-            Thread(target=host._fetch, name="fetch", daemon=True).start()
-        else:
-            host._load_first()
+        # A daemon: a stop need not wait for a download, which the next start goes on with.
+        Thread(target=host._boot, name="boot", daemon=True).start()
         return host
 
     async def load(self, order: LoadOrder) -> str | None:
@@ -112,17 +119,31 @@ class EngineHost:
             default_name(found.controlnets, self._catalog.default_controlnet),
         )
 
+    def _boot(self) -> None:
+        """From a running engine to a ready one; what is in the way ends up in the status."""
+        try:
+            if self._shelf.growing:
+                self._fetch()
+                self._clock.finish("fetch")
+            self._warm_up(*self._load_first())
+        except (LoadError, WarmUpError) as error:
+            self._fail(str(error))
+        except CancelledError:
+            log.info("stopped during the start")
+        except Exception:
+            log.exception("start failed")
+            self._fail("the warm-up failed")
+
     def _fetch(self) -> None:
-        """Import what is missing, then load; what is there is served even if that fails."""
+        """Import what is missing; what is there is served even if that fails."""
         # Imported here: Google's and the hub's clients take a second that other starts save.
         from models.fetching import FetchOptions
         from models.importing import ImportingError, import_catalog
 
-        started = time.monotonic()
         options = FetchOptions.of(self._settings.models_dir, self._settings.google_storage_base)
         try:
             new = import_catalog(self._catalog, options, self._progress)
-            log.info("fetched", entries=new, seconds=round(time.monotonic() - started, 1))
+            log.info("fetched", entries=new)
         except ImportingError as error:
             log.error("fetch failed", reason=str(error))
             self._errors["fetch"] = str(error)
@@ -130,50 +151,32 @@ class EngineHost:
             log.exception("fetch failed")
             self._errors["fetch"] = "the missing weights could not be fetched"
         self._shelf.look()
-        self._load_first()
 
-    def _load_first(self) -> None:
+    def _load_first(self) -> tuple[Variant, ControlNet]:
         absent = missing(self._catalog, self._shelf.inventory)
         if absent:
             log.warning(how_to_import(self._catalog, absent))
-        try:
-            model, controlnet = self._first()
-        except LoadError as error:
-            self._fail(str(error))
-            return
-        self._loader.load(model, controlnet).add_done_callback(
-            lambda loaded: self._warm_up(loaded, model, controlnet)
-        )
-
-    def _warm_up(self, loaded: Future[None], model: str, controlnet_name: str) -> None:
-        error = loaded.exception()
-        if error is not None:
-            self._fail(str(error))
-            return
+        model, controlnet = self._first()
+        self._loader.load(model, controlnet).result()
         residency = self._loader.residency
-        variant = residency.load_variant(model)
-        controlnet = residency.load_controlnet(controlnet_name)
-        started = time.monotonic()
+        loaded = residency.load_variant(model), residency.load_controlnet(controlnet)
+        self._clock.finish("load", model=model, controlnet=controlnet)
+        return loaded
 
+    def _warm_up(self, variant: Variant, controlnet: ControlNet) -> None:
         def measure() -> None:
             warm_up(variant, controlnet, self._device, self.engine.cost)
 
-        self.engine.call(measure).add_done_callback(lambda done: self._ready(done, started, model))
-
-    def _ready(self, warmed: Future[None], started: float, model: str) -> None:
-        error = warmed.exception()
-        if error is not None:
-            log.error("warm-up failed", exc_info=error)
-            self._fail("the warm-up failed")
-            return
+        self.engine.call(measure).result()
+        there = self._shelf.inventory.models
+        sizes = {self._catalog.models[name].native_size for name in there}
+        painted = paint_sizes(self.engine, variant, controlnet, sizes)
+        pictures = {str(size): round(seconds, 3) for size, seconds in painted.items()}
+        self._clock.finish("warm_up", max_rows=self.engine.cost.max_rows, pictures=pictures)
         self._state = "ready"
-        log.info(
-            "ready",
-            model=model,
-            device=str(self._device.torch_device),
-            max_rows=self.engine.cost.max_rows,
-            warm_up_seconds=round(time.monotonic() - started, 2),
-        )
+        self._clock.finish_all(model=variant.name, device=str(self._device.torch_device))
+        announce_ready()
 
     def _fail(self, reason: str) -> None:
+        log.error("not ready", reason=reason)
         self._state, self._startup_error = "error", reason

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from queue import SimpleQueue
 
+import structlog
 import torch
 
 from runners.conditioning import Conditioner
@@ -12,23 +15,26 @@ from runners.cost import CostModel
 from runners.decode import decode_latents
 from runners.denoise import predict_noise
 from runners.device import Device
-from runners.messages import PaintJob
+from runners.engine import Engine
+from runners.messages import Done, Event, Failed, PaintJob
 from runners.networks import ControlNet, Variant
 from runners.sample import Sample
 
+log = structlog.get_logger(__name__)
+
 _REPETITIONS = 2
+# What somebody else may do to the first pictures; they are not why a start fails.
+_DISTURBED = frozenset({"cancelled", "overloaded"})
+
+
+class WarmUpError(RuntimeError):
+    """A first picture that could not be painted; the message has its size and the reason."""
 
 
 def warm_up(variant: Variant, controlnet: ControlNet, device: Device, cost: CostModel) -> None:
     """Time steps and a decode at the variant's native size; sets the cost model's batch bound."""
     size = variant.spec.native_size
-    job = PaintJob(
-        request_id="warm-up", subscriber="", model=variant.name, controlnet=controlnet.name,
-        prompt="terrain", negative_prompt=None, seed=0, num_images=1, steps=2,
-        guidance_scale=1.0, controlnet_strength=1.0, control_guidance_start=0.0,
-        control_guidance_end=1.0, scheduler="euler", use_karras_sigmas=None, width=size,
-        height=size, output_format="jpeg", quality=90, depth=bytes(size * size),
-    )  # fmt: skip
+    job = _job(variant, controlnet, size)
     conditioning = Conditioner(device).condition(job, variant, controlnet)
 
     def measure(rows: int) -> float:
@@ -44,6 +50,62 @@ def warm_up(variant: Variant, controlnet: ControlNet, device: Device, cost: Cost
     started = time.perf_counter()
     decode_latents(latents, variant)
     cost.observe_decode(variant.name, "full", size * size, time.perf_counter() - started)
+
+
+def paint_sizes(
+    engine: Engine, variant: Variant, controlnet: ControlNet, sizes: Iterable[int]
+) -> Mapping[int, float]:
+    """Paint one picture of two steps per edge length, the whole way to its encoded file.
+
+    Not for the engine's own thread: it waits for the pictures.
+
+    Args:
+        engine: a running engine.
+        variant: what paints, resident.
+        controlnet: what it follows, resident.
+        sizes: edge lengths in pixels, multiples of 8.
+
+    Returns:
+        Seconds by size; a picture that somebody cancelled, or for which the queue had no room,
+        is left out.
+
+    Raises:
+        WarmUpError: the device could not paint a size.
+    """
+    took = {}
+    for size in sorted(set(sizes)):
+        ended: SimpleQueue[Done | Failed] = SimpleQueue()
+
+        def emit(event: Event, ended: SimpleQueue[Done | Failed] = ended) -> None:
+            if isinstance(event, Done | Failed):
+                ended.put(event)
+
+        started = time.perf_counter()
+        engine.submit(_real_job(variant, controlnet, size), emit)
+        end = ended.get()
+        if isinstance(end, Done):
+            took[size] = time.perf_counter() - started
+        elif end.error in _DISTURBED:
+            log.warning("warm-up picture left out", size=size, reason=end.error)
+        else:
+            raise WarmUpError(f"the warm-up at {size} x {size} failed: {end.message}")
+    return took
+
+
+def _job(variant: Variant, controlnet: ControlNet, size: int) -> PaintJob:
+    return PaintJob(
+        request_id=f"warm-up-{size}", subscriber="", model=variant.name,
+        controlnet=controlnet.name, prompt="terrain", negative_prompt=None, seed=0, num_images=1,
+        steps=2, guidance_scale=1.0, controlnet_strength=1.0, control_guidance_start=0.0,
+        control_guidance_end=1.0, scheduler="euler", use_karras_sigmas=None, width=size,
+        height=size, output_format="jpeg", quality=90, depth=bytes(size * size),
+    )  # fmt: skip
+
+
+def _real_job(variant: Variant, controlnet: ControlNet, size: int) -> PaintJob:
+    """As a request that says nothing has it, guidance and scheduler included."""
+    plain = _job(variant, controlnet, size)
+    return replace(plain, guidance_scale=variant.spec.cfg, scheduler="auto")
 
 
 def _timed(work: Callable[[], torch.Tensor]) -> float:

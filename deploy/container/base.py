@@ -15,8 +15,12 @@ _PYTHON = (3, 11)
 _PACKAGES = ("python3", "python3-venv", "python3-pip", "ca-certificates")
 
 
-def base_image(folder: Path) -> str:
+def base_image(folder: Path, more: tuple[str, ...] = ()) -> str:
     """The name of the base image; it is made in `folder` unless podman has it.
+
+    Args:
+        folder: where it is made.
+        more: further packages of Debian's.
 
     Raises:
         ContainerTestError: the Bento would ask for another Python than this Debian has.
@@ -27,7 +31,8 @@ def base_image(folder: Path) -> str:
             f"Debian {_SUITE} has Python {wanted}, and a Bento asks for the Python that built it: "
             f"make clean setup PYTHON=python{wanted}"
         )
-    recipe = hashlib.sha256(f"{_SUITE} {_PACKAGES}".encode()).hexdigest()[:12]
+    packages = _PACKAGES + more
+    recipe = hashlib.sha256(f"{_SUITE} {packages}".encode()).hexdigest()[:12]
     name = f"localhost/experimance-base:{recipe}"
     if _exists(name):
         say(f"base image {name} is there")
@@ -35,7 +40,7 @@ def base_image(folder: Path) -> str:
     tree, archive = folder / "base", folder / "base.tar"
     shutil.rmtree(tree, ignore_errors=True)
     try:
-        include = f"--include={','.join(_PACKAGES)}"
+        include = f"--include={','.join(packages)}"
         debootstrap = ["debootstrap", "--variant=minbase", include, _SUITE, str(tree)]
         run(debootstrap, log=folder / "debootstrap.log")
         run(["tar", "--directory", str(tree), "--create", "--file", str(archive), "."])

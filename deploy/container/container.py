@@ -6,7 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from deploy.container.commands import ROOT, ContainerTestError, podman, run
 URL = "http://127.0.0.1:3000"
 _NAME = "experimance-container-test"
 _GRACE_SECONDS = 60
+_ALONE = ("--cap-drop", "all", "--security-opt", "no-new-privileges")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,9 @@ class Container:
         return answer
 
     @contextlib.contextmanager
-    def lingering(self) -> Iterator[subprocess.Popen[str]]:
+    def lingering(self, url: str = URL) -> Iterator[subprocess.Popen[str]]:
         """A visitor whose request is being worked on."""
-        command = self._visitor("linger", URL)
+        command = self._visitor("linger", url)
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as visitor:
             try:
                 assert visitor.stdout is not None
@@ -63,23 +64,32 @@ class Container:
 
 
 @contextlib.contextmanager
-def started(image: str, log: Path) -> Iterator[Container]:
-    """A container of the image; what it said lies in `log` afterwards."""
-    _remove()
+def started(
+    image: str, log: Path, options: Sequence[str] = _ALONE, name: str = _NAME
+) -> Iterator[Container]:
+    """A container of the image without network; what it said lies in `log` afterwards.
+
+    Args:
+        image: its name.
+        log: receives what the container writes.
+        options: of `podman run`; by default it has no capabilities and gains none.
+        name: the container's; one of that name is removed first.
+    """
+    _remove(name)
     podman(
-        *("run", "--detach", "--name", _NAME, "--network", "none"),
-        *("--cap-drop", "all", "--security-opt", "no-new-privileges"),
+        *("run", "--detach", "--name", name, "--network", "none"),
+        *options,
         # podman's own limits are higher than a sandbox lets root set.
         *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"),
         image,
     )
     try:
-        yield Container(_NAME, int(podman("inspect", "--format", "{{.State.Pid}}", _NAME)))
+        yield Container(name, int(podman("inspect", "--format", "{{.State.Pid}}", name)))
     finally:
         with log.open("w") as output:
-            command = ["podman", "logs", _NAME]
+            command = ["podman", "logs", name]
             subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
-        _remove()
+        _remove(name)
 
 
 def namespace(pid: int) -> str:
@@ -87,6 +97,6 @@ def namespace(pid: int) -> str:
     return str(Path(f"/proc/{pid}/ns/net").readlink())
 
 
-def _remove() -> None:
-    command = ["podman", "rm", "--force", "--ignore", "--time", "5", _NAME]
+def _remove(name: str) -> None:
+    command = ["podman", "rm", "--force", "--ignore", "--time", "5", name]
     subprocess.run(command, stdout=subprocess.DEVNULL, check=False)

@@ -1,0 +1,28 @@
+"""What a supervisor may rely on: the line that says ready, the status that says do not retry."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+READY_LINE = "experimance-controlnet ready"
+"""Printed to stdout exactly once in the life of a runner, when requests would start at once."""
+
+CONFIGURATION_ERROR = os.EX_CONFIG
+"""The exit status (78) of a start that would fail again until somebody changes a setting."""
+
+
+def announce_ready() -> None:
+    """Print the ready line, at once, whatever stdout is."""
+    print(READY_LINE, flush=True)
+
+
+def refuse_start(reason: object) -> NoReturn:
+    """End the process with `CONFIGURATION_ERROR` and one line on stderr.
+
+    Raises:
+        SystemExit: always.
+    """
+    print(f"cannot start: {reason}", file=sys.stderr, flush=True)
+    raise SystemExit(CONFIGURATION_ERROR)

@@ -1,0 +1,26 @@
+# shellcheck shell=bash
+# Settings of both programs: what the instance's environment does not say.
+
+# What this image was built with: CATALOG and FETCH_MISSING.
+# shellcheck source=/dev/null
+. /opt/experimance/image.env
+
+: "${CATALOG:=$IMAGE_CATALOG}" "${FETCH_MISSING:=$IMAGE_FETCH_MISSING}"
+# The disk of the instance outlives a stop of the container; the image's layers do not.
+: "${WORKSPACE:=/workspace}"
+: "${BENTOML_HOME:=$WORKSPACE/bentoml}" "${MODELS_DIR:=$WORKSPACE/models}"
+: "${MODEL_SERVER_PORT:=5001}" "${BENTOML_DO_NOT_TRACK:=True}"
+# Not a choice: what reaches the service from outside comes through the portal's proxy, or the
+# serverless worker.
+MODEL_SERVER_HOST=127.0.0.1
+: "${MODEL_SERVER_URL:=http://$MODEL_SERVER_HOST:$MODEL_SERVER_PORT}"
+: "${MODEL_LOG:=/var/log/portal/experimance.log}"
+export CATALOG FETCH_MISSING WORKSPACE BENTOML_HOME MODELS_DIR BENTOML_DO_NOT_TRACK
+export MODEL_SERVER_HOST MODEL_SERVER_PORT MODEL_SERVER_URL MODEL_LOG
+
+wait_for_provisioning() {
+    while [[ -e /.provisioning ]]; do
+        echo "$PROC_NAME waits for the end of provisioning (/.provisioning is there)"
+        sleep 2
+    done
+}

@@ -1,0 +1,9 @@
+#!/bin/bash
+# Rotates the logs of both programs; the base image has no cron that is sure to run.
+
+state=/var/lib/logrotate/experimance.status
+mkdir -p "${state%/*}"
+while :; do
+    logrotate --state "$state" /etc/logrotate.d/experimance
+    sleep 600
+done

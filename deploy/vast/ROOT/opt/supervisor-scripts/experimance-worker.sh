@@ -1,0 +1,24 @@
+#!/bin/bash
+# The serverless worker, where the instance is one.
+
+utils=/opt/supervisor-scripts/utils
+# shellcheck source=/dev/null
+. "$utils/logging.sh"
+# shellcheck source=/dev/null
+. "$utils/cleanup_generic.sh"
+# shellcheck source=/dev/null
+. "$utils/environment.sh"
+# shellcheck source-path=SCRIPTDIR source=../experimance/settings.sh
+. /opt/experimance/settings.sh
+
+if [[ ${SERVERLESS,,} != true ]]; then
+    echo "$PROC_NAME is for serverless instances (SERVERLESS=true)"
+    # The base's portal hides what is named here; supervisor takes a sooner end for a failure.
+    mkdir -p /tmp/supervisor-skip && touch "/tmp/supervisor-skip/$PROC_NAME"
+    sleep 6
+    exit 0
+fi
+
+wait_for_provisioning
+cd /opt/experimance/worker || exit 78
+/opt/experimance/worker-venv/bin/python -m deploy.vast.worker

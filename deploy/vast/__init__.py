@@ -1,0 +1,1 @@
+"""The service on vast.ai: its image, its boot, and the template that rents it."""

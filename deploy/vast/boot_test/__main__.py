@@ -1,0 +1,64 @@
+"""Boot the demo under supervisor, laid out as on vast.ai, and break it.
+
+python -m deploy.vast.boot_test
+
+The base image cannot be had everywhere, so its part is played by Debian's packages and by scripts
+that do what vast.ai documents of its own (deploy/vast/boot_test/base). The Python environment is
+this machine's, mounted: what deploy/vast/Dockerfile installs is not tested here.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from deploy.container.commands import ROOT, ContainerTestError, require_tools, say
+from deploy.container.image import build_bento
+from deploy.vast.boot_test import checks
+from deploy.vast.boot_test.machine import remove_images, running, test_image
+
+_CATALOG = "demo"
+_FOLDER = ROOT / "build" / "vast-test"
+
+
+def main() -> int:
+    """Run the test; returns the exit status (1: failed, with the reason on stderr)."""
+    began = time.monotonic()
+    log = _FOLDER / "instance.log"
+    try:
+        require_tools()
+        _FOLDER.mkdir(parents=True, exist_ok=True)
+        test_image(build_bento(_FOLDER, _CATALOG), _CATALOG, _FOLDER)
+        _boot()
+        remove_images(_FOLDER)
+    except ContainerTestError as error:
+        said = log.read_text(errors="replace")[-4000:] if log.exists() else "nothing"
+        print(f"vast-test failed: {error}\nThe instance said:\n{said}", file=sys.stderr)
+        return 1
+    say(f"vast-test passed in {time.monotonic() - began:.0f} s")
+    return 0
+
+
+def _boot() -> None:
+    with running(_CATALOG, _FOLDER / "instance.log") as machine:
+        say("at its start:")
+        checks.check_waits_for_provisioning(machine)
+        checks.check_ready(machine)
+        checks.check_portal(machine)
+        checks.check_others(machine)
+        checks.check_serves(machine, _FOLDER / "picture.png")
+        checks.check_rotation(machine)
+        say("when it is broken:")
+        checks.check_runner_restart(machine)
+        checks.check_restart(machine, "the server", "pgrep -f '[-]m bentoml serve'")
+        checks.check_restart(machine, "its script", "supervisorctl pid experimance")
+        say("at its end:")
+        checks.check_stop(machine)
+        checks.check_configuration_error(machine)
+        status = machine.container.stop()
+        if status != 0:
+            raise ContainerTestError(f"the instance stopped with status {status}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

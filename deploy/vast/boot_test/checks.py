@@ -1,0 +1,159 @@
+"""What must hold of the boot."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from api.ready import READY_LINE
+from deploy.container.checks import check_equal, check_picture
+from deploy.container.commands import ContainerTestError, say
+from deploy.vast.boot_test.machine import LOG, PORT, URL, Machine
+from deploy.vast.template import load_template
+
+SERVICE, WORKER, LOGS = "experimance", "experimance-worker", "experimance-logs"
+# For machines that do other things too.
+_START_SECONDS = 300
+_LISTENING = "0A"
+_LOOPBACK = "0100007F"
+
+
+def check_waits_for_provisioning(machine: Machine) -> None:
+    """While /.provisioning is there, nothing of the service runs."""
+    machine.await_that("it says that it waits", lambda: "waits for the end" in machine.read(LOG))
+    _expect(machine.serving() == [], "the service runs before the end of provisioning")
+    say("  waits while /.provisioning is there")
+
+
+def check_ready(machine: Machine) -> None:
+    """It becomes ready, says so once, and until then /readyz is not 200."""
+    early = machine.get("/readyz")
+    _expect(early != 200, "ready before its start")
+    seconds = await_ready(machine)
+    text = machine.read(LOG)
+    _expect(text.splitlines().count(READY_LINE) == 1, "the ready line is not there once")
+    phases = [line for line in text.splitlines() if '"event": "boot"' in line]
+    check_equal("boot phases", len(phases), 5)
+    check_equal("state", machine.state(SERVICE), "RUNNING")
+    say(f"  ready after {seconds:.0f} s (/readyz before: {early}); the line is printed once")
+    for line in phases:
+        say(f"    {line}")
+
+
+def check_serves(machine: Machine, picture: Path) -> None:
+    """It paints, and listens on the loopback interface only."""
+    machine.container.visit("paint", URL, str(picture), str(machine.container.pid))
+    check_picture(picture)
+    table = machine.shell("cat /proc/net/tcp /proc/net/tcp6")
+    rows = [line.split() for line in table.splitlines() if ":" in line]
+    heard = {row[1] for row in rows if row[3] == _LISTENING}
+    _expect(f"{_LOOPBACK}:{PORT:04X}" in heard, f"nothing listens on 127.0.0.1:{PORT}: {heard}")
+    outside = {address for address in heard if not address.startswith(f"{_LOOPBACK}:")}
+    _expect(not outside, f"it listens outside of the loopback interface: {outside}")
+    say("  listens on 127.0.0.1 only")
+
+
+def check_portal(machine: Machine) -> None:
+    """The portal's file has what the template declares."""
+    written: dict[str, Any] = yaml.safe_load(machine.read("/etc/portal.yaml"))["applications"]
+    declared = load_template().portal
+    check_equal("portal", list(written), [entry.name for entry in declared])
+    for entry in declared:
+        ports = written[entry.name]["external_port"], written[entry.name]["internal_port"]
+        check_equal(entry.name, ports, (entry.external, entry.internal))
+    say(f"  portal: {', '.join(written)}")
+
+
+def check_others(machine: Machine) -> None:
+    """The worker ends where it has no place; the rotation runs."""
+    machine.await_that("the worker ends", lambda: machine.state(WORKER) == "EXITED")
+    check_equal(LOGS, machine.state(LOGS), "RUNNING")
+    say(f"  {WORKER} EXITED (not serverless), {LOGS} RUNNING")
+
+
+def check_rotation(machine: Machine) -> None:
+    """A rotated log is emptied in place, and the service goes on writing to it."""
+    before = len(machine.read(LOG))
+    machine.shell("logrotate --force --state /tmp/state /etc/logrotate.d/experimance")
+    _expect(len(machine.read(f"{LOG}.1")) >= before, "the rotated log is not whole")
+    _expect(len(machine.read(LOG)) < before, "the log was not emptied")
+    machine.get("/models")
+    machine.await_that("it writes to the log", lambda: "/models" in machine.read(LOG), 10)
+    say(f"  {before} bytes of log rotated; the next lines are in the new one")
+
+
+def check_restart(machine: Machine, what: str, victim: str) -> None:
+    """After a SIGKILL of one process nothing of the old ones stays, and it is ready again.
+
+    Args:
+        machine: the instance.
+        what: the process in words.
+        victim: a shell command that prints its number.
+    """
+    old = machine.serving()
+    pid = machine.shell(victim).split()
+    _expect(len(pid) == 1, f"not one process: {victim}: {pid}")
+    machine.shell(f"kill -KILL {pid[0]}")
+    machine.await_that("the old processes are gone", lambda: not set(old) & set(machine.serving()))
+    seconds = await_ready(machine)
+    check_equal("ready lines", machine.read(LOG).splitlines().count(READY_LINE), 1)
+    say(f"  kill -9 of {what}: ready again after {seconds:.0f} s, none of {len(old)} old processes")
+
+
+def check_runner_restart(machine: Machine) -> None:
+    """After a SIGKILL of the runner alone, BentoML starts another."""
+    find = "pgrep -f '[/]venv/main/bin/python.*SDXLRunner'"
+    (old,) = machine.shell(find).split()
+    ready = machine.read(LOG).splitlines().count(READY_LINE)
+    machine.shell(f"kill -KILL {old}")
+    seconds = machine.await_that(
+        "the new runner is ready",
+        lambda: machine.read(LOG).splitlines().count(READY_LINE) > ready,
+        _START_SECONDS,
+    )
+    check_equal("state", machine.state(SERVICE), "RUNNING")
+    say(f"  kill -9 of the runner: another is ready after {seconds:.0f} s, by BentoML")
+
+
+def check_stop(machine: Machine) -> None:
+    """`supervisorctl stop` lets the picture in flight be finished."""
+    with machine.container.lingering(URL) as visitor:
+        machine.shell(f"supervisorctl stop {SERVICE}")
+        try:
+            said, _ = visitor.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            raise ContainerTestError("the request in flight never ended") from None
+    _expect('"status": 200' in said, f"the request in flight ended with {said.strip()!r}")
+    check_equal("state", machine.state(SERVICE), "STOPPED")
+    check_equal("processes left", machine.serving(), [])
+    say("  the picture in flight was finished; STOPPED, no process left")
+
+
+def check_configuration_error(machine: Machine) -> None:
+    """A bad setting stops it with its message, and it is not started again."""
+    machine.shell('echo MAX_QUEUE=0 > "$WORKSPACE/.env"; : > /var/log/portal/experimance.log')
+    machine.shell(f"supervisorctl start {SERVICE}")
+    machine.await_that("it ends", lambda: machine.state(SERVICE) == "EXITED")
+    first = machine.read(LOG)
+    _expect("MAX_QUEUE: Input should be greater than or equal to 1" in first, first)
+    said = machine.shell(
+        "grep -c 'spawned: .experimance. ' /var/log/supervisor/supervisord.log; sleep 10;"
+        "grep -c 'spawned: .experimance. ' /var/log/supervisor/supervisord.log"
+    ).split()
+    _expect(len(set(said)) == 1, f"started again: {said}")
+    check_equal("state", machine.state(SERVICE), "EXITED")
+    _expect("exit status 78" in machine.read("/var/log/supervisor/supervisord.log"), "not 78")
+    say("  MAX_QUEUE=0: its message, exit status 78, EXITED, no further start in 10 s")
+
+
+def await_ready(machine: Machine) -> float:
+    """Wait until the service would paint at once; returns the seconds."""
+    return machine.await_that("ready", lambda: machine.get("/readyz") == 200, _START_SECONDS)
+
+
+def _expect(holds: bool, failure: str) -> None:
+    if not holds:
+        raise ContainerTestError(failure)

@@ -1,0 +1,93 @@
+"""Build the image for vast.ai.
+
+python -m deploy.vast.image [--catalog NAME] [--flavour full|slim] [--base IMAGE] [--backend NAME]
+    [--context-only]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from deploy.container.commands import ROOT, ContainerTestError, run, say
+from deploy.vast.context import Flavour, assemble
+
+_FOLDER = ROOT / "build" / "vast"
+_BASE = re.compile(r".+:\d+\.\d+\.\d+-cu\d+-cuda-\d+\.\d+-mini-py312-\d{4}-\d\d-\d\d(@sha256:.+)?")
+_BACKENDS = ("docker", "podman", "buildah")
+
+
+class ImageError(RuntimeError):
+    """What is wrong with the arguments or this machine."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build the Bento, assemble the context, build the image; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.vast.image", description=__doc__)
+    parser.add_argument("--catalog", default="experimance", help="one of models/catalog/")
+    parser.add_argument("--flavour", choices=("full", "slim"), default="full")
+    parser.add_argument("--base", help="a vastai/pytorch image in place of the Dockerfile's")
+    parser.add_argument("--backend", choices=_BACKENDS, help="unset: the first that is installed")
+    parser.add_argument("--context-only", action="store_true", help="stop before the build")
+    options = parser.parse_args(arguments)
+    context = _FOLDER / "context"
+    try:
+        _check(options.catalog, options.base)
+        _assemble(options.catalog, options.flavour, context)
+        if not options.context_only:
+            _build(context, options)
+    except (ImageError, ContainerTestError) as error:
+        print(f"no image: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _check(catalog: str, base: str | None) -> None:
+    if not (ROOT / "models" / "catalog" / f"{catalog}.toml").is_file():
+        raise ImageError(f"--catalog: put {catalog} into models/catalog/, give it without .toml")
+    if base is not None and not _BASE.fullmatch(base):
+        raise ImageError(
+            f"--base: {base} is not pinned; give vastai/pytorch:"
+            "<torch>-<cuda>-cuda-<version>-mini-py312-<date>"
+        )
+
+
+def _assemble(catalog: str, flavour: Flavour, context: Path) -> None:
+    _FOLDER.mkdir(parents=True, exist_ok=True)
+    # A slim Bento is built where no model is, so that it lists none.
+    home = _FOLDER / "empty-home" if flavour == "slim" else _bento_home()
+    settings = {"BENTOML_HOME": str(home), "CATALOG": catalog, "BENTOML_DO_NOT_TRACK": "True"}
+    if flavour == "full":
+        command = [sys.executable, "-m", "models", "import", "--catalog", catalog]
+        run(command, _FOLDER / "import.log", settings)
+    build = ["build", "--arg", f"catalog={catalog}", "--output", "tag"]
+    said = run([sys.executable, "-m", "bentoml", *build], settings=settings)
+    tag = said.splitlines()[-1].removeprefix("__tag__:")
+    assemble(home, tag, catalog, flavour, context)
+    size = sum(file.stat().st_size for file in context.rglob("*") if file.is_file())
+    say(f"context of {size / 1e9:.2f} GB in {context.relative_to(ROOT)}")
+
+
+def _bento_home() -> Path:
+    return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
+
+
+def _build(context: Path, options: argparse.Namespace) -> None:
+    backend = options.backend or next((name for name in _BACKENDS if shutil.which(name)), None)
+    if backend is None:
+        raise ImageError(f"one of {', '.join(_BACKENDS)} is needed")
+    image = f"experimance-controlnet:vast-{options.catalog}-{options.flavour}"
+    base = ["--build-arg", f"BASE={options.base}"] if options.base else []
+    # SHELL, which the Dockerfile needs, is not part of the OCI format.
+    form = [] if backend == "docker" else ["--format", "docker"]
+    command = [backend, "build", *form, *base, "--tag", image, str(context)]
+    run(command, _FOLDER / "build.log")
+    say(image)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

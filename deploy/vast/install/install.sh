@@ -1,0 +1,53 @@
+#!/bin/bash
+# Install the service's requirements beside the base image's torch, which stays as it is.
+#
+# install.sh REQUIREMENTS [XFORMERS_VERSION]      the environment is $VENV (/venv/main)
+
+set -euo pipefail
+requirements=$1 xformers=${2:-}
+venv=${VENV:-/venv/main}
+python=$venv/bin/python
+here=$(dirname "$(readlink -f "$0")")
+
+install() {
+    if command -v uv >/dev/null; then
+        uv pip install --no-cache --python "$python" "$@"
+    else
+        "$python" -m pip install --no-cache-dir --disable-pip-version-check "$@"
+    fi
+}
+
+# The base's builds of torch and of what is compiled against it, as they are installed.
+held() {
+    "$python" - <<'PYTHON'
+from importlib.metadata import PackageNotFoundError, version
+
+for name in ("torch", "torchvision", "torchaudio", "triton"):
+    try:
+        print(f"{name}=={version(name)}")
+    except PackageNotFoundError:
+        pass
+PYTHON
+}
+
+constraints=$(mktemp)
+held >"$constraints"
+grep -q '^torch==' "$constraints" || { echo "the base image has no torch in $venv" >&2; exit 1; }
+
+install --requirement "$requirements" --constraint "$constraints"
+if [[ $xformers ]]; then
+    if install --no-deps "xformers==$xformers" && "$python" "$here/probe_xformers.py"; then
+        echo "xformers $xformers stays"
+    else
+        echo "xformers $xformers does not run beside $(head -n 1 "$constraints"): left out"
+        if command -v uv >/dev/null; then
+            uv pip uninstall --python "$python" xformers || true
+        else
+            "$python" -m pip uninstall --yes xformers || true
+        fi
+    fi
+fi
+
+held | diff "$constraints" - || { echo "the installation moved the base image's torch" >&2; exit 1; }
+rm "$constraints"
+"$python" -c 'import torch, bentoml, diffusers, transformers'

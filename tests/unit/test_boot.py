@@ -1,0 +1,206 @@
+"""A start: its clock, its warm-up, and what the host does when either fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from api.middleware import ContractMiddleware
+from api.ready import READY_LINE
+from api.settings import Settings
+from benchmarks.workbench import DEVICE, demo_catalog, demo_networks, make_engine
+from models.store import Inventory
+from runners.boot import BootClock
+from runners.engine import Engine
+from runners.host import EngineHost
+from runners.messages import CancelOrder
+from runners.networks import ControlNet, Variant
+from runners.residency import LoadError
+from runners.warmup import WarmUpError, paint_sizes
+
+
+class Seconds:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_phases_follow_each_other_and_the_total_is_their_sum() -> None:
+    seconds = Seconds()
+    told: list[tuple[str, float]] = []
+    clock = BootClock(990.0, lambda phase, took: told.append((phase, took)), seconds)
+    assert clock.finish("imports") == 10.0
+    seconds.now += 2.5
+    assert clock.finish("load", model="base") == 2.5
+    assert clock.finish_all() == 12.5
+    assert dict(clock.phases) == {"imports": 10.0, "load": 2.5, "ready": 12.5}
+    assert told == list(clock.phases.items())
+
+
+def test_the_first_phase_begins_with_the_process() -> None:
+    lived = time.time() - psutil.Process().create_time()
+    assert BootClock().finish("imports") == pytest.approx(lived, abs=0.5)
+
+
+def test_a_clock_that_is_set_back_exports_no_negative_time() -> None:
+    seconds = Seconds()
+    clock = BootClock(1000.0, clock=seconds)
+    seconds.now -= 60
+    clock.finish("imports")
+    assert clock.phases["imports"] == 0.0
+
+
+@pytest.fixture
+def loop() -> Iterator[Engine]:
+    engine = make_engine()
+    engine.start()
+    yield engine
+    engine.close()
+
+
+def test_one_picture_per_size(loop: Engine) -> None:
+    took = paint_sizes(loop, *demo_networks("lightning"), [256, 128, 256])
+    assert list(took) == [128, 256]
+    assert all(seconds > 0 for seconds in took.values())
+    assert loop.snapshot()[:2] == (0, 0)
+
+
+def test_a_size_that_fails_ends_the_warm_up(loop: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no kernel image is available at /usr/lib/libcuda.so")
+
+    variant, controlnet = demo_networks("lightning")
+    monkeypatch.setattr("runners.engine.predict_noise", broken)
+    with pytest.raises(WarmUpError, match="the warm-up at 128 x 128 failed: internal error"):
+        paint_sizes(loop, variant, controlnet, [128])
+
+
+def test_a_cancelled_warm_up_picture_is_left_out(
+    loop: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = loop.submit
+
+    def submit_and_cancel(job: Any, emit: Callable[[Any], None]) -> None:
+        submit(job, emit)
+        loop.cancel(CancelOrder(request_id=job.request_id))
+
+    monkeypatch.setattr(loop, "submit", submit_and_cancel)
+    assert paint_sizes(loop, *demo_networks("lightning"), [128]) == {}
+
+
+class Shelved:
+    """A store that holds two variants and a ControlNet, without files."""
+
+    growing = False
+
+    def __init__(self) -> None:
+        self.inventory = Inventory(
+            models={"lightning": _ENTRY, "base": _ENTRY},
+            controlnets={"sdxl_small": _ENTRY},
+            loras={},
+        )
+
+
+_ENTRY: Any = object()
+
+
+class Resident:
+    """Weights that are there as soon as they are asked for."""
+
+    def __init__(self, *_: Any) -> None:
+        self.errors: dict[str, str] = {}
+        self.variants: dict[str, Variant] = {}
+        self.controlnets: dict[str, ControlNet] = {}
+
+    def load_variant(self, name: str) -> Variant:
+        if name == "absent":
+            raise LoadError("model absent is not in the model store")
+        return self.variants.setdefault(name, demo_networks(name)[0])
+
+    def load_controlnet(self, name: str) -> ControlNet:
+        return self.controlnets.setdefault(name, demo_networks("lightning")[1])
+
+    def load_loras(self, model: str, names: Sequence[str]) -> None:
+        assert not names
+
+
+@pytest.fixture
+def demo_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., EngineHost]]:
+    """Hosts on the demo set that have not begun their start."""
+    hosts = []
+    monkeypatch.setattr("runners.host.Shelf", lambda *_: Shelved())
+    monkeypatch.setattr("runners.host.Residency", Resident)
+
+    def make(**settings: Any) -> EngineHost:
+        clock = BootClock(time.time())
+        host = EngineHost(demo_catalog(), Settings(**settings), DEVICE, clock)
+        host.engine.start()
+        hosts.append(host)
+        return host
+
+    yield make
+    for host in hosts:
+        host.close()
+
+
+def test_the_ready_line_is_the_last_thing_said(
+    demo_host: Callable[..., EngineHost], capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = demo_host()
+    assert host.status().state == "loading_models"
+    host._boot()
+    assert host.status().state == "ready"
+    assert list(host._clock.phases) == ["load", "warm_up", "ready"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count(READY_LINE) == 1
+    assert lines[-1] == READY_LINE
+
+
+def test_without_its_first_picture_it_is_never_ready(
+    demo_host: Callable[..., EngineHost],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("runners.engine.decode_latents", broken)
+    host = demo_host()
+    host._boot()
+    status = host.status()
+    assert status.state == "error"
+    assert status.startup_error == "the warm-up at 256 x 256 failed: internal error"
+    assert READY_LINE not in capsys.readouterr().out
+
+
+def test_a_variant_that_cannot_be_loaded_is_told(demo_host: Callable[..., EngineHost]) -> None:
+    host = demo_host(preload_model="absent")
+    host._boot()
+    assert host.status().startup_error == "model absent is not in the model store"
+
+
+async def test_a_runner_that_does_not_answer_yet_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def silent(request: Request) -> Response:
+        raise TimeoutError
+
+    monkeypatch.delenv("API_TOKEN", raising=False)
+    app = ContractMiddleware(Starlette(routes=[Route("/readyz", silent), Route("/x", silent)]))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as web:
+        answer = await web.get("/readyz")
+        assert (answer.status_code, answer.json()["error"]) == (503, "not_ready")
+        assert answer.headers["Retry-After"] == "1"
+        assert (await web.get("/x")).status_code == 500
