@@ -75,6 +75,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     for name in ("api", "runners", "models", "tests"):
         skipped = shutil.ignore_patterns("weights", "__pycache__")
         shutil.copytree(ROOT / name, source / name, ignore=skipped)
+    stray = source / "build" / "bentoml" / "service.py"
+    stray.parent.mkdir(parents=True)
+    stray.touch()
     weights = SHIPPED.parent / "demo" / "weights"
     (source / "models" / "catalog" / "mine.toml").write_text(MINE.format(weights=weights))
     run(home, ROOT, "models", "import", "--catalog", "demo")
@@ -118,6 +121,7 @@ def test_its_sources_are_what_serving_needs(built: Built) -> None:
     assert (sources / "models" / "catalog" / "mine.toml").is_file()
     assert (sources / "models" / "sdxl" / "unet.json").is_file()
     assert not (sources / "tests").exists()
+    assert not (sources / "build").exists()
     assert not (sources / "models" / "demo").exists()
     assert not list(sources.rglob("*.safetensors"))
 
