@@ -25,7 +25,7 @@ BACKEND ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
 export CATALOG
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: setup serve import bento image container-test vast-test test check format demo-train bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load clean
+.PHONY: setup serve import shipped backend bento image container-test vast-test test check format demo-train bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load bench-scaling-sim clean
 
 setup: $(INSTALLED)
 
@@ -43,20 +43,24 @@ serve: import
 	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/bentoml serve --host 127.0.0.1 --port $(PORT)
 
 # The catalog travels inside the Bento by its name, so it must be one of models/catalog/.
-bento: import
+shipped:
 	@test -f models/catalog/$(CATALOG).toml || { \
 		echo "CATALOG: put $(CATALOG) into models/catalog/ and give its name without .toml"; exit 1; }
+
+backend:
+	@test -n "$(BACKEND)" || { echo "One of docker, podman, buildah is needed"; exit 1; }
+
+bento: shipped import
 	@mkdir -p $(dir $(BENTO))
 	@$(BIN)/bentoml build --arg catalog=$(CATALOG) --label catalog=$(CATALOG) --output tag > $(BENTO)
 	@sed -n 's/^__tag__://p' $(BENTO)
 
 ifeq ($(TARGET),vast)
-image: setup
+image: shipped setup
 	@$(BIN)/python -m deploy.vast.image --catalog $(CATALOG) --flavour $(FLAVOUR) \
 		$(if $(BASE),--base $(BASE)) $(if $(BACKEND),--backend $(BACKEND))
 else
-image: bento
-	@test -n "$(BACKEND)" || { echo "One of docker, podman, buildah is needed"; exit 1; }
+image: backend bento
 	$(BIN)/bentoml containerize $$(sed -n 's/^__tag__://p' $(BENTO)) --backend $(BACKEND) \
 		--image-tag experimance-controlnet:$(CATALOG)
 endif
@@ -82,7 +86,7 @@ format: setup
 demo-train: setup
 	$(BIN)/python -m models.demo.train
 
-bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load: setup
+bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load bench-scaling-sim: setup
 	$(BIN)/python -m benchmarks.$(subst -,_,$(@:bench-%=%))
 
 clean:

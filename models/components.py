@@ -18,7 +18,7 @@ OWN_SOURCES = ("tokenizer", "tokenizer_2", "unet", "vae", "tiny_decoder")
 
 TOKENIZERS = frozenset({"tokenizer", "tokenizer_2"})
 _TEXT_SUFFIXES = frozenset({".json", ".txt"})
-_SHARDS = ".safetensors.index.json"
+_SHARDS = (".safetensors.index.json", ".safetensors.index.fp16.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def _single_file(part: Part, inside: list[str]) -> list[str]:
 
 def _weights(part: Part, here: list[str], dtype: str | None) -> list[str]:
     """The safetensors files of one precision: all the plain ones, or all the `.fp16.` ones."""
-    found = [name for name in here if name.endswith((".safetensors", _SHARDS))]
+    found = [name for name in here if name.endswith((".safetensors", *_SHARDS))]
     stems = {"model", "diffusion_pytorch_model"}
     found = [name for name in found if _stem(name) in stems]
     half = [name for name in found if ".fp16" in name]

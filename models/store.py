@@ -18,6 +18,7 @@ from typing import Any, Literal
 import bentoml
 from bentoml.exceptions import BentoMLException, NotFound
 
+from models.built import built_versions
 from models.catalog import Catalog
 from models.staging import place, set_latest, staging
 
@@ -123,8 +124,12 @@ def put_entry(
 
 
 def get_entry(catalog: Catalog, section: Section, name: str) -> Entry | None:
-    """The entry as last imported, or None when it, or one of its components, is missing."""
-    model = _find(f"{entry_name(catalog, section, name)}:latest")
+    """The entry, or None when it, or one of its components, is missing.
+
+    It is the one as last imported; inside a Bento, the one that the Bento was built with.
+    """
+    known = entry_name(catalog, section, name)
+    model = _find(f"{known}:{built_versions().get(known, 'latest')}")
     if model is None:
         return None
     manifest = json.loads(Path(model.path, _MANIFEST).read_text(encoding="utf-8"))

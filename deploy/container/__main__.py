@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import time
 
 from deploy.container.base import base_image
 from deploy.container.checks import (
@@ -17,11 +16,13 @@ from deploy.container.checks import (
     check_stop,
     check_without_network,
     check_without_root,
+    check_writes,
 )
-from deploy.container.commands import ROOT, ContainerTestError, podman, require_tools, say
+from deploy.container.commands import ROOT, ContainerTestError, podman, require_tools
 from deploy.container.container import URL, started
 from deploy.container.host import containers_conf
-from deploy.container.image import IMAGE, build_bento, containerize
+from deploy.container.image import IMAGE, build_bento, containerize, size_of
+from deploy.container.phases import Phases
 from models.catalog import load_catalog
 
 _CATALOG = "demo"
@@ -29,45 +30,60 @@ _FOLDER = ROOT / "build" / "container"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the test; returns the exit status (1: failed, with the reason on stderr)."""
+    """Run the test; returns the exit status (1: failed, with the reason on stderr).
+
+    The last line of stdout is JSON: whether it passed, the seconds of each phase, the sizes.
+    """
     parser = argparse.ArgumentParser(prog="python -m deploy.container", description=__doc__)
     parser.add_argument("--clean", action="store_true", help="remove images and files afterwards")
     options = parser.parse_args(arguments)
-    began = time.monotonic()
+    phases = Phases()
     try:
-        require_tools()
-        _FOLDER.mkdir(parents=True, exist_ok=True)
-        base = base_image(_FOLDER)
-        bento = build_bento(_FOLDER, _CATALOG)
-        containerize(bento, base, containers_conf(_FOLDER), _FOLDER)
-        _serve()
+        _run(phases)
         if options.clean:
-            podman("image", "rm", "--force", IMAGE, base)
+            podman("image", "rm", "--force", IMAGE, phases.facts["base"])
             shutil.rmtree(_FOLDER)
     except ContainerTestError as error:
         print(f"container-test failed: {error}", file=sys.stderr)
+        print(phases.report(passed=False))
         return 1
-    say(f"container-test passed in {time.monotonic() - began:.0f} s")
+    print(phases.report(passed=True))
     return 0
 
 
-def _serve() -> None:
+def _run(phases: Phases) -> None:
+    require_tools()
+    _FOLDER.mkdir(parents=True, exist_ok=True)
+    with phases.phase("base image"):
+        base = base_image(_FOLDER)
+    phases.facts |= {"base": base, "base_bytes": size_of(base)}
+    with phases.phase("bento"):
+        bento = build_bento(_FOLDER, _CATALOG)
+    with phases.phase("containerize"):
+        containerize(bento, base, containers_conf(_FOLDER), _FOLDER)
+    phases.facts["image_bytes"] = size_of(IMAGE)
+    _serve(phases)
+
+
+def _serve(phases: Phases) -> None:
     log, picture = _FOLDER / "service.log", _FOLDER / "picture.png"
     try:
         with started(IMAGE, log) as container:
-            say("at its start:")
-            check_without_root(container)
-            check_without_network(container)
-            painted = container.visit("paint", URL, str(picture), str(container.pid))
-            ready, took = painted["ready_seconds"], painted["picture_seconds"]
-            say(f"  ready after {ready} s, painted in {took} s")
-            check_equal("variants", painted["models"], list(load_catalog(_CATALOG).models))
-            check_picture(picture)
-            say("while it serves:")
-            check_without_root(container)
-            check_without_network(container)
-            say("at its end:")
-            check_stop(container)
+            with phases.phase("isolation at the start"):
+                check_without_root(container)
+                check_without_network(container)
+            with phases.phase("picture"):
+                painted = container.visit("paint", URL, str(picture), str(container.pid))
+                check_equal("variants", painted["models"], list(load_catalog(_CATALOG).models))
+                check_picture(picture)
+            phases.facts |= {name: painted[name] for name in ("ready_seconds", "picture_seconds")}
+            with phases.phase("isolation while it serves"):
+                check_without_root(container)
+                check_without_network(container)
+            with phases.phase("stop"):
+                check_stop(container)
+            with phases.phase("what it wrote"):
+                check_writes(container)
     except ContainerTestError as error:
         said = log.read_text(errors="replace")[-4000:] if log.exists() else "nothing"
         raise ContainerTestError(f"{error}\nThe container said:\n{said}") from error

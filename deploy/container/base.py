@@ -12,6 +12,8 @@ from deploy.container.commands import ContainerTestError, podman, run, say
 
 _SUITE = "bookworm"
 _PYTHON = (3, 11)
+# debootstrap copies these from the machine that it runs on.
+_COPIED = ("etc/resolv.conf", "etc/hostname")
 _PACKAGES = ("python3", "python3-venv", "python3-pip", "ca-certificates")
 
 
@@ -32,7 +34,7 @@ def base_image(folder: Path, more: tuple[str, ...] = ()) -> str:
             f"make clean setup PYTHON=python{wanted}"
         )
     packages = _PACKAGES + more
-    recipe = hashlib.sha256(f"{_SUITE} {packages}".encode()).hexdigest()[:12]
+    recipe = hashlib.sha256(f"{_SUITE} {packages} {_COPIED}".encode()).hexdigest()[:12]
     name = f"localhost/experimance-base:{recipe}"
     if _exists(name):
         say(f"base image {name} is there")
@@ -43,6 +45,8 @@ def base_image(folder: Path, more: tuple[str, ...] = ()) -> str:
         include = f"--include={','.join(packages)}"
         debootstrap = ["debootstrap", "--variant=minbase", include, _SUITE, str(tree)]
         run(debootstrap, log=folder / "debootstrap.log")
+        for copied in _COPIED:
+            (tree / copied).write_text("")
         run(["tar", "--directory", str(tree), "--create", "--file", str(archive), "."])
         podman("import", str(archive), name)
     finally:

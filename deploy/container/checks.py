@@ -14,6 +14,9 @@ from deploy.container.container import Container, namespace
 from deploy.container.visitor import HEIGHT, WIDTH
 
 _FLAT = 5.0
+_HOMES = ("/home/bentoml/", "/tmp/")  # noqa: S108
+# podman makes the mount points of /etc/hosts and the like.
+_PODMANS = frozenset({"/etc", "/home", "/home/bentoml", "/tmp"})  # noqa: S108
 
 
 def check_without_root(container: Container) -> None:
@@ -69,6 +72,19 @@ def check_stop(container: Container) -> None:
     _expect('"status": 200' in said, f"the request in flight ended with {said.strip()!r}")
     _expect(status == 0, f"it stopped with status {status}")
     say("  the picture in flight was finished; exit status 0")
+
+
+def check_writes(container: Container) -> None:
+    """It wrote below its user's home and /tmp, and deleted nothing of the image."""
+    changes = [line.split(maxsplit=1) for line in container.changes()]
+    strange = [
+        f"{kind} {path}"
+        for kind, path in changes
+        if kind == "D" or (path not in _PODMANS and not path.startswith(_HOMES))
+    ]
+    _expect(not strange, f"it wrote where it should not: {strange}")
+    added = [path for kind, path in changes if kind == "A" and "__pycache__" not in path]
+    say(f"  {len(added)} files and folders beside bytecode, all below {' and '.join(_HOMES)}")
 
 
 def check_equal(what: str, found: Any, wanted: Any) -> None:

@@ -34,6 +34,10 @@ class Container:
         """A part of what podman knows about it, e.g. `.State.ExitCode`."""
         return json.loads(podman("inspect", "--format", f"{{{{json {what}}}}}", self.name))
 
+    def changes(self) -> list[str]:
+        """What differs from the image: `A`, `C` or `D`, and the path."""
+        return podman("diff", self.name).splitlines()
+
     def visit(self, *arguments: str) -> dict[str, Any]:
         """Run a command of the visitor in its network namespace; returns the answer."""
         answer: dict[str, Any] = json.loads(run(self._visitor(*arguments)))

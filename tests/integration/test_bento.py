@@ -16,8 +16,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from benchmarks.imports import store_at
 from benchmarks.server import ROOT, started_service
 from models.catalog import SHIPPED
+from models.staging import place, staging
 
 MINE = """
 name = "mine"
@@ -75,6 +77,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     for name in ("api", "runners", "models", "tests"):
         skipped = shutil.ignore_patterns("weights", "__pycache__")
         shutil.copytree(ROOT / name, source / name, ignore=skipped)
+    stray = source / "build" / "bentoml" / "service.py"
+    stray.parent.mkdir(parents=True)
+    stray.touch()
     weights = SHIPPED.parent / "demo" / "weights"
     (source / "models" / "catalog" / "mine.toml").write_text(MINE.format(weights=weights))
     run(home, ROOT, "models", "import", "--catalog", "demo")
@@ -118,6 +123,7 @@ def test_its_sources_are_what_serving_needs(built: Built) -> None:
     assert (sources / "models" / "catalog" / "mine.toml").is_file()
     assert (sources / "models" / "sdxl" / "unet.json").is_file()
     assert not (sources / "tests").exists()
+    assert not (sources / "build").exists()
     assert not (sources / "models" / "demo").exists()
     assert not list(sources.rglob("*.safetensors"))
 
@@ -137,10 +143,17 @@ def test_its_image_is_described(built: Built) -> None:
 def test_it_serves_its_catalog_from_an_empty_folder(built: Built, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
+    pinned = next((built.home / "models" / "mine.models.only").glob("*/model.yaml")).parent
+    with store_at(built.home), staging() as folder:
+        # Imported after the Bento was built, so it is not the Bento's; nor is it whole.
+        (folder / "newer").mkdir()
+        (folder / "newer" / "entry.json").write_text('{"components": {"unet": "sdxl-unet:gone"}}')
+        place(folder / "newer", "mine.models.only:newer", {}, {})
     with started_service(
         built.home, tmp_path / "log", {"CATALOG": ""}, bento=built.tag, folder=empty
     ) as url:
-        assert httpx.get(f"{url}/models").json()["available_models"] == ["only"]
+        details = httpx.get(f"{url}/models").json()["details"]
+        assert {name: each["digest"] for name, each in details.items()} == {"only": pinned.name}
         body = {"prompt": "hills", "mock_depth": True, "output_format": "png"}
         answer = httpx.post(
             f"{url}/generate", json=body, headers={"Accept": "image/png"}, timeout=120
