@@ -20,6 +20,7 @@ from runners.device import Device
 from runners.engine import Engine, EngineConfig
 from runners.loader import Loader
 from runners.messages import LoadOrder, RunnerStatus
+from runners.metrics import QUEUE_SECONDS, record_boot_phase
 from runners.networks import ControlNet, Variant
 from runners.residency import LoadError, Residency
 from runners.warmup import WarmUpError, paint_sizes, warm_up
@@ -50,7 +51,7 @@ class EngineHost:
         """Start the engine as the environment says; the first variant loads meanwhile."""
         settings = load_settings()
         configure_logs(settings)
-        clock = BootClock()
+        clock = BootClock(record=record_boot_phase)
         clock.finish("imports")
         host = cls(load_catalog(settings.catalog), settings, Device.best(), clock)
         clock.finish("store")
@@ -79,9 +80,14 @@ class EngineHost:
             dropped.append(order.controlnet)
         return tuple(dropped)
 
+    def export_queue(self) -> None:
+        """Tell Prometheus how long the queue is now: after arrivals, endings and health checks."""
+        QUEUE_SECONDS.set(self.engine.snapshot()[2])
+
     def status(self) -> RunnerStatus:
         """The runner at this moment."""
         waiting, running, seconds = self.engine.snapshot()
+        QUEUE_SECONDS.set(seconds)
         residency = self._loader.residency
         ram, gpu = self._device.memory()
         errors = self._errors | residency.errors

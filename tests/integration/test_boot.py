@@ -57,7 +57,7 @@ def test_a_killed_runner_comes_back_and_says_so(demo_home: Path, tmp_path: Path)
             process
             for process in psutil.Process().children(recursive=True)
             if "SDXLRunner" in " ".join(process.cmdline())
-            and str(demo_home) == process.environ().get("BENTOML_HOME")
+            and url.endswith(f":{process.environ().get('MODEL_SERVER_PORT')}")
         )
         os.kill(runner.pid, signal.SIGKILL)
         deadline = time.monotonic() + 60

@@ -19,6 +19,11 @@ if [[ ${SERVERLESS,,} != true ]]; then
     exit 0
 fi
 
+if [[ ! -e /opt/experimance/worker/deploy/vast/worker.py ]]; then
+    echo "this image has no serverless worker"
+    exit 78
+fi
+
 wait_for_provisioning
 cd /opt/experimance/worker || exit 78
 /opt/experimance/worker-venv/bin/python -m deploy.vast.worker
