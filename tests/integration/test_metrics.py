@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 import yaml
 
-from benchmarks.server import ROOT
+from benchmarks.server import ROOT, import_demo, started_service
 
 MANIFEST = ROOT / "deploy" / "kubernetes" / "autoscaler.yaml"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A service with a home of its own: BentoML empties the metrics of its home at every start."""
+    home = tmp_path_factory.mktemp("home")
+    import_demo(home)
+    log = tmp_path_factory.mktemp("log") / "log"
+    with started_service(home, log) as url, httpx.Client(base_url=url, timeout=120) as made:
+        yield made
 
 
 def value(client: httpx.Client, name: str) -> float:
@@ -30,20 +40,18 @@ def test_the_start_is_exported(client: httpx.Client) -> None:
     assert abs(parts - float(phases["ready"])) < 0.1
 
 
-def test_what_the_autoscaler_asks_for_follows_the_queue(
-    client: httpx.Client, background: Callable[[dict[str, Any]], Future[httpx.Response]]
-) -> None:
+def test_what_the_autoscaler_asks_for_follows_the_queue(client: httpx.Client) -> None:
     (asked,) = yaml.safe_load(MANIFEST.read_text(encoding="utf-8"))["spec"]["metrics"]
     name = asked["pods"]["metric"]["name"]
     client.get("/healthcheck")
     assert value(client, name) == 0.0
-    answers = [
-        background({"prompt": "x", "mock_depth": True, "steps": 50, "width": 512, "height": 512})
-        for _ in range(3)
-    ]
+    body = {"prompt": "x", "mock_depth": True, "steps": 50, "width": 512, "height": 512}
     busy = 0.0
-    while not all(answer.done() for answer in answers):
-        busy = max(busy, value(client, name))
+    with ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(client.post, "/generate", json=body) for _ in range(3)]
+        while not all(answer.done() for answer in answers):
+            busy = max(busy, value(client, name))
+    assert [answer.result().status_code for answer in answers] == [200] * 3
     assert busy > 0.5
     client.get("/healthcheck")
     assert value(client, name) == 0.0
