@@ -84,7 +84,7 @@ def test_junk_counts_as_the_default(production: Workload, junk: dict[str, Any]) 
 
 def test_nobody_can_weigh_more_than_the_service_allows(production: Workload) -> None:
     most = {"steps": 50, "num_images": 4, "width": 2048, "height": 2048, "cfg": 20}
-    beyond = dict.fromkeys(most, 10 ** 12)
+    beyond = dict.fromkeys(most, 10**12)
     bounded = production.of_request({**REQUEST, **most})
     assert production.of_request({**REQUEST, **beyond}) == bounded
     assert production.of_request({**REQUEST, "steps": -5}) > 0
