@@ -129,25 +129,26 @@ def _tables() -> Iterator[str]:
 
 def _table(name: str, controlnets: dict[Any, Networks]) -> str:
     variant, controlnet, device = controlnets["small"]
-    lines = [f"\n[{name}]"]
-    lines.append(f"unet = {_fit(lambda side: _step(side, variant, controlnet, device, 0.0))}")
-    lines.append(f"context = {_fit(lambda side: _context(side, variant, controlnet, device))}")
-    lines.append(f"hint = {_fit(lambda side: _hint(side, controlnet, device))}")
     prompt = counted(lambda: embed_prompt(variant, "", None, guided=False))
-    lines.append(f"text = {prompt / _TERA:.6g}")
-    lines.append(f"\n[{name}.controlnets]")
-    for size, (_, network, _) in controlnets.items():
-        lines.append(f"{size} = {_fit(lambda side, n=network: _control(side, variant, n, device))}")
-    lines.append(f"\n[{name}.decoders]")
-    for decoder, network in (("full", variant.vae), ("tiny", variant.tiny_decoder)):
-        lines.append(f"{decoder} = {_fit(lambda side, n=network: _decode(side, n, device))}")
+    lines = [
+        f"\n[{name}]",
+        f"unet = {_fit(_step, variant, controlnet, device)}",
+        f"context = {_fit(_context, variant, controlnet, device)}",
+        f"hint = {_fit(_hint, controlnet, device)}",
+        f"text = {prompt / _TERA:.6g}",
+        f"\n[{name}.controlnets]",
+        *(f"{size} = {_fit(_control, *networks)}" for size, networks in controlnets.items()),
+        f"\n[{name}.decoders]",
+        f"full = {_fit(_decode, variant.vae, device)}",
+        f"tiny = {_fit(_decode, variant.tiny_decoder, device)}",
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _fit(count: Callable[[int], int]) -> str:
+def _fit(count: Callable[..., int], *networks: Any) -> str:
     """The polynomial through the counts, whatever small terms rounding makes of zeros left out."""
     megapixels = [side * side / 1e6 for side in _SIDES]
-    counts = [count(side) / _TERA for side in _SIDES]
+    counts = [count(side, *networks) / _TERA for side in _SIDES]
     linear, quadratic = np.polynomial.Polynomial.fit(megapixels, counts, 2).convert().coef[1:]
     constant = counts[0] - megapixels[0] * (linear + megapixels[0] * quadratic)
     terms = (
@@ -161,7 +162,7 @@ def _step(
     variant: Variant,
     controlnet: ControlNet,
     device: Device,
-    strength: float,
+    strength: float = 0.0,
     prompt: str = "",
 ) -> int:
     """Operations of one step of one row."""
@@ -182,12 +183,12 @@ def _context(side: int, variant: Variant, controlnet: ControlNet, device: Device
     """What each further chunk of text adds to a step of the UNet."""
     long = _step(side, variant, controlnet, device, 0.0, _LONG)
     chunks = count_chunks(variant, parse_prompt(_LONG))
-    return (long - _step(side, variant, controlnet, device, 0.0)) // (chunks - 1)
+    return (long - _step(side, variant, controlnet, device)) // (chunks - 1)
 
 
 def _control(side: int, variant: Variant, controlnet: ControlNet, device: Device) -> int:
     with_control = _step(side, variant, controlnet, device, 1.0)
-    return with_control - _step(side, variant, controlnet, device, 0.0)
+    return with_control - _step(side, variant, controlnet, device)
 
 
 def _hint(side: int, controlnet: ControlNet, device: Device) -> int:

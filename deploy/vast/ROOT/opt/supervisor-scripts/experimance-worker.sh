@@ -22,4 +22,9 @@ fi
 wait_for_provisioning
 # The folder also keeps what the worker measured of this machine, for its next start.
 cd /opt/experimance/worker || exit 78
-exec /opt/experimance/worker-venv/bin/python -m deploy.vast.worker
+SECONDS=0
+/opt/experimance/worker-venv/bin/python -m deploy.vast.worker
+status=$?
+# A wrong setting; supervisor would take a sooner end for a failed start, and try again.
+((status == 78 && SECONDS < 6)) && sleep 6
+exit "$status"
