@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import io
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,30 +20,21 @@ import psutil
 import pytest
 from PIL import Image
 
-from benchmarks.server import ROOT, free_port, import_demo, started_service
+from benchmarks.server import free_port, import_demo, started_service
+from deploy.vast.boot_test.worker_environment import worker_environment
 from deploy.vast.context import copy_worker
 from deploy.vast.workload import Workload
 from tests.integration.calls import QUICK
 from tests.integration.vast_platform import MASTER_TOKEN, Platform
 
 TOKEN = "the-services-token"
-REQUIREMENTS = ROOT / "deploy" / "vast" / "worker-requirements.txt"
 # So heavy that whoever comes next would wait for longer than the worker lets them.
 HEAVY = {**QUICK, "model": "base", "steps": 50, "width": 512, "height": 512, "num_images": 4}
 
 
 @pytest.fixture(scope="module")
 def python() -> str:
-    """The interpreter of the worker's own environment, made once per set of requirements."""
-    pinned = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    venv = ROOT / "build" / f"worker-venv-{pinned}"
-    done = venv / ".installed"
-    if not done.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
-        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([venv / "bin" / "python", *install, "-r", REQUIREMENTS], check=True)
-        done.touch()
-    return str(venv / "bin" / "python")
+    return str(worker_environment() / "bin" / "python")
 
 
 @pytest.fixture
