@@ -17,7 +17,14 @@ Flavour = Literal["full", "slim"]
 HERE = Path(__file__).parent
 # What the worker's programs import beside each other.
 _WORKER = ("api/__init__.py", "api/ready.py", "deploy/__init__.py", "deploy/vast/__init__.py")
-_NOT_THE_WORKERS = {"context.py", "image.py", "print_template.py", "requirements.py", "template.py"}
+_NOT_THE_WORKERS = {
+    "context.py",
+    "cost_table.py",
+    "image.py",
+    "print_template.py",
+    "requirements.py",
+    "template.py",
+}
 
 
 def assemble(home: Path, tag: str, catalog: str, flavour: Flavour, context: Path) -> None:

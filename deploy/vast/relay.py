@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from typing import Any
 
 from aiohttp import (
     ClientHandlerType,
@@ -45,6 +46,18 @@ def relayed(handler: Handler) -> Handler:
         return await handler(request.clone(client_max_size=LARGEST_BODY))
 
     return handle
+
+
+def unwrapped(payload: dict[str, Any]) -> dict[str, Any]:
+    """The service's part of a payload; `accept` in it is the header of that name.
+
+    The platform's own client cannot send the header.
+    """
+    body = dict(payload)
+    accept = body.pop("accept", None)
+    if isinstance(accept, str) and accept.isascii() and accept.isprintable():
+        _caller.set({**_caller.get({}), "Accept": accept})
+    return body
 
 
 async def no_sessions(_: web.Request) -> web.Response:

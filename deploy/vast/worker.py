@@ -87,6 +87,7 @@ def configuration(settings: Settings, workload: Workload) -> WorkerConfig:
     painting: dict[str, Any] = {
         "allow_parallel_requests": True,
         "max_queue_time": MAX_QUEUE_SECONDS,
+        "request_parser": relay.unwrapped,
         "workload_calculator": workload.of_request,
         "response_generator": relay.answer,
     }

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from deploy.vast.context import copy_worker
 from deploy.vast.workload import Workload
 from tests.integration.calls import QUICK
 from tests.integration.vast_platform import MASTER_TOKEN, Platform
+from tests.unit.test_docs import PAGES, commands
 
 TOKEN = "the-services-token"
 # So heavy that whoever comes next would wait for longer than the worker lets them.
@@ -159,10 +161,15 @@ def test_the_same_picture_as_from_the_service(chain: Chain) -> None:
 
 
 def test_pictures_pass_as_themselves(chain: Chain) -> None:
-    answer = chain.post("/generate", QUICK, {"Accept": "image/webp"})
-    assert answer.headers["Content-Type"] == "image/webp"
-    assert Image.open(io.BytesIO(answer.content)).format == "WEBP"
-    assert answer.headers["X-Seed"] == "5"
+    # The platform's client sends no header of its own, so the payload can say it too.
+    for payload, headers in (
+        (QUICK, {"Accept": "image/webp"}),
+        ({**QUICK, "accept": "image/webp"}, {}),
+    ):
+        answer = chain.post("/generate", payload, headers)
+        assert answer.headers["Content-Type"] == "image/webp"
+        assert Image.open(io.BytesIO(answer.content)).format == "WEBP"
+        assert answer.headers["X-Seed"] == "5"
 
 
 def test_events_pass_as_they_come(chain: Chain) -> None:
@@ -231,6 +238,28 @@ def test_overload_is_answered_and_a_caller_who_leaves_is_forgotten(chain: Chain)
         time.sleep(0.1)
     assert chain.platform.ended[number]["status"] == "Cancelled"
     assert chain.post("/generate", QUICK).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(words, id=" ".join(words[:3]))
+        for page in PAGES
+        for line in commands(page)
+        if "vastai" in line
+        for words in [line[line.index("vastai") :]]
+    ],
+)
+def test_the_pages_commands_are_the_platforms(python: str, command: list[str]) -> None:
+    """Verb, noun and options are those of the command line in the worker's environment."""
+    program = str(Path(python).with_name("vastai"))
+    shown = subprocess.run(
+        [program, *command[1:3], "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert f"vastai {' '.join(command[1:3])} " in shown
+    for word in command[3:]:
+        if word.startswith("--"):
+            assert re.search(rf"{re.escape(word)}\b", shown), word
 
 
 def test_a_service_that_cannot_start_is_reported(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from benchmarks.workload import BAR, CASES, Case
+from deploy.container.commands import ROOT
+from deploy.vast.cost_table import main as cost_table
 from deploy.vast.workload import Workload
 
 REQUEST: dict[str, Any] = {"prompt": "hills", "mock_depth": True}
@@ -101,3 +104,29 @@ def test_an_operators_catalog(tmp_path: Any) -> None:
     # A ControlNet that does not call itself small has attention.
     small = own.of_request({**REQUEST, "controlnet": "small"})
     assert own.of_request(REQUEST) > small
+
+
+def test_the_documents_cost_table_is_what_the_command_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cost_table([]) == 0
+    text = (ROOT / "docs" / "serverless.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"<!-- cost_table: begin -->\n(.*)<!-- cost_table: end -->", text, re.S)
+    assert capsys.readouterr().out == shown
+
+
+def test_costs_follow_prices_and_efficiency(capsys: pytest.CaptureFixture[str]) -> None:
+    def costs(*arguments: str) -> list[float]:
+        assert cost_table(["--efficiency", "1", "--utilisation", "1", *arguments]) == 0
+        (line,) = (row for row in capsys.readouterr().out.splitlines() if "RTX 4090" in row)
+        return [float(number) for number in re.findall(r"(\d+\.\d+)", line.split("|", 3)[3])]
+
+    price, first, *_ = costs()
+    # 53.0 TFLOP at 165 TFLOP/s.
+    assert first == pytest.approx(0.32, abs=0.005)
+    assert costs("--price", "RTX 4090=4")[2] == pytest.approx(
+        1000 * 53.0 / 165 / 3600 * 4, abs=0.01
+    )
+    assert price == 0.40
+    with pytest.raises(SystemExit):
+        cost_table(["--price", "Voodoo 2=1"])
