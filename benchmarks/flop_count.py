@@ -88,12 +88,17 @@ def demo(model: str) -> tuple[Variant, ControlNet, Device]:
 def sdxl(model: str, size: ControlNetSize = "small") -> tuple[Variant, ControlNet, Device]:
     """A variant of the catalog `experimance` with SDXL's shapes and no weights."""
     spec = load_catalog("experimance").models[model]
-    variant = Variant.of(model, spec, _sdxl_parts(), text_key="sdxl")
-    return variant, _sdxl_controlnet(size), META
+    variant = Variant.of(model, spec, _shared_parts(), text_key="sdxl")
+    return variant, _split_controlnet(size), META
 
 
 @lru_cache
-def _sdxl_parts() -> dict[str, Any]:
+def _shared_parts() -> dict[str, Any]:
+    return sdxl_parts()
+
+
+def sdxl_parts() -> dict[str, Any]:
+    """SDXL's networks without weights, and tokenizers, by kind; new ones at each call."""
     configs = configurations(small=False)
     with META.torch_device:
         parts = {
@@ -110,8 +115,8 @@ def _sdxl_parts() -> dict[str, Any]:
     return {**networks, "tokenizer": _WordTokenizer(), "tokenizer_2": _WordTokenizer()}
 
 
-@lru_cache
-def _sdxl_controlnet(size: ControlNetSize) -> ControlNet:
+def sdxl_controlnet(size: ControlNetSize) -> ControlNetModel:
+    """A depth ControlNet with SDXL's shapes and no weights, whole."""
     config = controlnet_config(small=False)
     if size == "full":
         layers = configurations(small=False)["unet"]["transformer_layers_per_block"]
@@ -123,4 +128,9 @@ def _sdxl_controlnet(size: ControlNetSize) -> ControlNet:
         }
     with META.torch_device:
         network = ControlNetModel.from_config(config)
-    return split_hint(size, network.eval().to(META.dtype))
+    return network.eval().to(META.dtype)
+
+
+@lru_cache
+def _split_controlnet(size: ControlNetSize) -> ControlNet:
+    return split_hint(size, sdxl_controlnet(size))

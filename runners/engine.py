@@ -17,6 +17,7 @@ from queue import SimpleQueue
 import structlog
 import torch
 
+from runners.batch import BatchCache
 from runners.conditioning import Conditioner
 from runners.cost import CostModel
 from runners.decode import decode_latents, preview
@@ -77,6 +78,7 @@ class Engine:
         self._queue = TaskQueue(self._config.max_queue, self._seconds_of)
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._conditioner = Conditioner(device)
+        self._batches = BatchCache(device)
         self._picker = GroupPicker(self._config.quantum)
         self._pacer = Pacer(device)
         self._encoders = ThreadPoolExecutor(self._config.encoder_threads, "encode")
@@ -137,6 +139,8 @@ class Engine:
         picked = self._picker.pick(list(pending), self.cost.max_rows, self._clock())
         if picked:
             self._step({sample: pending[sample] for sample in picked})
+        else:
+            self._batches.forget()
         return bool(picked) or called
 
     def _run(self) -> None:
@@ -194,7 +198,7 @@ class Engine:
         started = self._clock()
         samples = list(batch)
         try:
-            predictions = predict_noise(samples, self._device)
+            predictions = predict_noise(samples, self._device, self._batches)
         except Exception as error:
             self._recover(batch, error)
             return
@@ -225,6 +229,7 @@ class Engine:
 
         Nothing has advanced yet, so trying again changes no result.
         """
+        self._batches.clear()
         self._device.release_cache()
         pairs = list(batch.items())
         if len(pairs) == 1:
