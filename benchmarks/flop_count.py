@@ -22,6 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from benchmarks.sdxl_set import configurations, controlnet_config
 from benchmarks.workbench import DEVICE, demo_networks
 from models.catalog import load_catalog
+from runners.batch import BatchCache
 from runners.conditioning import Conditioner
 from runners.denoise import predict_noise
 from runners.device import Device
@@ -66,11 +67,12 @@ def operations(job: PaintJob, variant: Variant, controlnet: ControlNet, device: 
 def _paint(job: PaintJob, variant: Variant, controlnet: ControlNet, device: Device) -> None:
     conditioning = Conditioner(device).condition(job, variant, controlnet)
     decoder = variant.vae if job.decoder == "full" else variant.tiny_decoder
+    batches = BatchCache(device)
     for number in range(job.num_images):
         single = replace(job, seed=job.seed + number)
         sample = Sample(single, single.seed, variant, controlnet, conditioning, device)
         while not sample.done:
-            (prediction,) = predict_noise([sample], device)
+            (prediction,) = predict_noise([sample], device, batches)
             # On the meta device there is nothing to step with, and steps cost no products.
             if device is META:
                 sample.index += 1

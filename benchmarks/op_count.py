@@ -28,7 +28,7 @@ _VIEWS = frozenset(
 _WAITING = frozenset({"_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select"})
 
 
-class OperatorCount(TorchDispatchMode):
+class OperatorCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what touches the device while it is entered.
 
     `launches` by operator, without views; `waits` by operator: reads of device values by the host
@@ -36,7 +36,7 @@ class OperatorCount(TorchDispatchMode):
     """
 
     def __init__(self, device: str = "meta") -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._device = device
         self.launches: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()

@@ -20,6 +20,7 @@ from benchmarks.workbench import make_job
 from deploy.vast.workload import COSTS, Workload
 from models.catalog import load_catalog
 from models.sources import parse_source
+from runners.batch import BatchCache
 from runners.conditioning import Conditioner, count_chunks, embed_prompt
 from runners.denoise import predict_noise
 from runners.device import Device
@@ -129,13 +130,12 @@ def _tables() -> Iterator[str]:
 
 def _table(name: str, controlnets: dict[Any, Networks]) -> str:
     variant, controlnet, device = controlnets["small"]
-    prompt = counted(lambda: embed_prompt(variant, "", None, guided=False))
     lines = [
         f"\n[{name}]",
         f"unet = {_fit(_step, variant, controlnet, device)}",
         f"context = {_fit(_context, variant, controlnet, device)}",
         f"hint = {_fit(_hint, controlnet, device)}",
-        f"text = {prompt / _TERA:.6g}",
+        f"text = {_text(controlnets['small']) / _TERA:.6g}",
         f"\n[{name}.controlnets]",
         *(f"{size} = {_fit(_control, *networks)}" for size, networks in controlnets.items()),
         f"\n[{name}.decoders]",
@@ -147,25 +147,22 @@ def _table(name: str, controlnets: dict[Any, Networks]) -> str:
 
 def _fit(count: Callable[..., int], *networks: Any) -> str:
     """The polynomial through the counts, whatever small terms rounding makes of zeros left out."""
-    megapixels = [side * side / 1e6 for side in _SIDES]
-    counts = [count(side, *networks) / _TERA for side in _SIDES]
-    linear, quadratic = np.polynomial.Polynomial.fit(megapixels, counts, 2).convert().coef[1:]
-    constant = counts[0] - megapixels[0] * (linear + megapixels[0] * quadratic)
-    terms = (
-        0.0 if abs(term) < 1e-9 * max(counts) else term for term in (constant, linear, quadratic)
-    )
+    megapixels = np.array([side * side / 1e6 for side in _SIDES])
+    counts = np.array([count(side, *networks) / _TERA for side in _SIDES])
+    solved = np.linalg.solve(np.vander(megapixels, increasing=True), counts)
+    terms = (0.0 if abs(term) < 1e-9 * max(counts) else term for term in solved)
     return "[" + ", ".join(f"{term:.6g}" for term in terms) + "]"
 
 
-def _step(
+def _steps(
     side: int,
     variant: Variant,
     controlnet: ControlNet,
     device: Device,
     strength: float = 0.0,
     prompt: str = "",
-) -> int:
-    """Operations of one step of one row."""
+) -> tuple[int, int]:
+    """Operations of the first step of one row, which reads the text, and of those after it."""
     job = make_job(
         np.zeros((side, side), np.uint8),
         prompt=prompt,
@@ -176,18 +173,32 @@ def _step(
     with torch.inference_mode():
         conditioning = Conditioner(device).condition(job, variant, controlnet)
         sample = Sample(job, 0, variant, controlnet, conditioning, device)
-    return counted(lambda: predict_noise([sample], device))
+    batches = BatchCache(device)
+    first = counted(lambda: predict_noise([sample], device, batches))
+    return first, counted(lambda: predict_noise([sample], device, batches))
+
+
+def _step(side: int, variant: Variant, controlnet: ControlNet, device: Device) -> int:
+    return _steps(side, variant, controlnet, device)[1]
 
 
 def _context(side: int, variant: Variant, controlnet: ControlNet, device: Device) -> int:
     """What each further chunk of text adds to a step of the UNet."""
-    long = _step(side, variant, controlnet, device, 0.0, _LONG)
+    _, long = _steps(side, variant, controlnet, device, prompt=_LONG)
     chunks = count_chunks(variant, parse_prompt(_LONG))
     return (long - _step(side, variant, controlnet, device)) // (chunks - 1)
 
 
+def _text(networks: Networks) -> int:
+    """What a chunk of text costs once: its encoders, and the UNet's keys and values of it."""
+    variant, _, _ = networks
+    first, further = _steps(_SIDES[0], *networks)
+    encoders = counted(lambda: embed_prompt(variant, "", None, guided=False))
+    return encoders + first - further
+
+
 def _control(side: int, variant: Variant, controlnet: ControlNet, device: Device) -> int:
-    with_control = _step(side, variant, controlnet, device, 1.0)
+    _, with_control = _steps(side, variant, controlnet, device, 1.0)
     return with_control - _step(side, variant, controlnet, device)
 
 

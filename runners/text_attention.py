@@ -109,4 +109,5 @@ def keys_values(attention: Attention, source: torch.Tensor) -> KeyValue:
 
 def _heads(tensor: torch.Tensor, heads: int) -> torch.Tensor:
     """[R, L, C] to [R, heads, L, C / heads], a view."""
-    return tensor.unflatten(2, (heads, -1)).transpose(1, 2)
+    rows, length, channels = tensor.shape
+    return tensor.view(rows, length, heads, channels // heads).transpose(1, 2)
