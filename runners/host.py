@@ -53,7 +53,8 @@ class EngineHost:
         configure_logs(settings)
         clock = BootClock(record=record_boot_phase)
         clock.finish("imports")
-        host = cls(load_catalog(settings.catalog), settings, Device.best(), clock)
+        catalog = load_catalog(settings.catalog)
+        host = cls(catalog, settings, Device.best(catalog.dtype), clock)
         clock.finish("store")
         host.engine.start()
         # A daemon: a stop need not wait for a download, which the next start goes on with.

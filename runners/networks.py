@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -36,6 +37,10 @@ class Variant:
     @classmethod
     def of(cls, name: str, spec: VariantSpec, parts: Mapping[str, Any], text_key: str) -> Variant:
         """A variant of loaded components, by kind; its LoRAs are its own."""
+        for kind in ("vae", "tiny_decoder"):
+            if kind in parts and parts[kind].dtype != torch.float32:
+                # Nearly all convolutions, which in half precision are faster so.
+                parts[kind].to(memory_format=torch.channels_last)
         return cls(
             name=name,
             spec=spec,
