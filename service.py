@@ -107,7 +107,7 @@ class ImageService:
     runner = bentoml.depends(SDXLRunner)
 
     def __init__(self) -> None:
-        configure_logs(settings)
+        configure_logs(settings, "api")
         configure_tracing(settings)
         self._started = time.monotonic()
         catalog = load_catalog(settings.catalog)

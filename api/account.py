@@ -6,10 +6,12 @@ import time
 
 from starlette.datastructures import Headers
 
+from api.errors import STATUSES
 from api.metrics import NO_MODEL, REQUEST_SECONDS, REQUESTS, SUCCESS
 from api.tracing import RequestSpan
 
 PAINTING_ROUTES = {"/generate", "/generate_stream"}
+_FAULTS = {code for status, codes in STATUSES.items() if status >= 500 for code in codes}
 
 
 class Account:
@@ -46,4 +48,5 @@ class Account:
         REQUESTS.labels(self._outcome, self._model).inc()
         if self._outcome == SUCCESS:
             REQUEST_SECONDS.labels(self._model).observe(time.monotonic() - self._started)
-        self._span.end(request_id, self._model, self._outcome)
+        attributes = {"request_id": request_id, "model": self._model, "outcome": self._outcome}
+        self._span.end(attributes, is_fault=self._outcome in _FAULTS)

@@ -72,11 +72,10 @@ class RequestSpan:
         _PROPAGATOR.inject(carrier, trace.set_span_in_context(self._span, Context()))
         return carrier.get("traceparent", "")
 
-    def end(self, request_id: str, model: str, outcome: str) -> None:
-        """The answer is out; `outcome` is success or the error's code."""
+    def end(self, attributes: Mapping[str, str], *, is_fault: bool) -> None:
+        """The answer is out; a fault is the service's, not the caller's."""
         if self._span.is_recording():
-            attributes = {"request_id": request_id, "model": model, "outcome": outcome}
-            self._span.set_attributes(attributes)
-            if outcome != "success":
-                self._span.set_status(Status(StatusCode.ERROR, outcome))
+            self._span.set_attributes(dict(attributes))
+            if is_fault:
+                self._span.set_status(Status(StatusCode.ERROR))
         self._span.end()

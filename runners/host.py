@@ -57,7 +57,7 @@ class EngineHost:
     def start(cls) -> EngineHost:
         """Start the engine as the environment says; the first variant loads meanwhile."""
         settings = load_settings()
-        configure_logs(settings)
+        configure_logs(settings, "runner")
         configure_tracing(settings)
         clock = BootClock(record=record_boot_phase)
         clock.finish("imports")
