@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
+from runners.batch import Batch, BatchCache
 from runners.device import Device
+from runners.networks import ControlNet
 from runners.sample import Sample
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
-    """A batch as the networks see it: the guided samples' unconditional rows, then one
-    conditional row per sample. R = rows."""
-
-    latents: torch.Tensor  # [R, 4, h, w]
-    timesteps: torch.Tensor  # [R]
-    embeds: torch.Tensor  # [R, L, D]
-    pooled: torch.Tensor  # [R, P]
-    time_ids: torch.Tensor  # [R, 6]
-
-
 @torch.inference_mode()
-def predict_noise(samples: Sequence[Sample], device: Device) -> list[torch.Tensor]:
+def predict_noise(
+    samples: Sequence[Sample], device: Device, batches: BatchCache | None = None
+) -> list[torch.Tensor]:
     """Evaluate ControlNet and UNet once for samples of one group, and apply guidance.
 
     Guidance is classifier-free (Ho and Salimans, 2022): uncond + scale * (cond - uncond), for the
@@ -33,25 +24,29 @@ def predict_noise(samples: Sequence[Sample], device: Device) -> list[torch.Tenso
 
     Args:
         samples: of equal group key, none of them done.
+        device: where and in which precision.
+        batches: where what stays from step to step is kept; without it nothing is.
 
     Returns:
         One float32 prediction per sample, [1, 4, h/8, w/8].
     """
     guided = [sample for sample in samples if sample.guided]
-    owners = [*guided, *samples]
-    rows = _gather(guided, samples, device)
-    down, middle = _control(owners, rows, device)
     variant = samples[0].variant
     with variant.adapters.active(samples[0].job.loras):
-        output = variant.unet(
-            rows.latents,
-            rows.timesteps,
-            encoder_hidden_states=rows.embeds,
-            added_cond_kwargs={"text_embeds": rows.pooled, "time_ids": rows.time_ids},
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-            return_dict=False,
-        )[0]
+        batch = (batches or BatchCache(device)).batch(samples)
+        _write_latents(batch)
+        timesteps = torch.stack([owner.timestep for owner in batch.owners])
+        down, middle = _control(batch, timesteps, device)
+        with variant.text.bound(batch.text.unet):
+            output = variant.unet(
+                batch.latents,
+                timesteps,
+                encoder_hidden_states=batch.text.embeds,
+                added_cond_kwargs={"text_embeds": batch.text.pooled, "time_ids": batch.time_ids},
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=middle,
+                return_dict=False,
+            )[0]
     prediction = output.float()
     unconditional = dict(zip(map(id, guided), prediction[: len(guided)], strict=True))
     result = []
@@ -63,58 +58,51 @@ def predict_noise(samples: Sequence[Sample], device: Device) -> list[torch.Tenso
     return result
 
 
-def _gather(guided: Sequence[Sample], samples: Sequence[Sample], device: Device) -> _Rows:
-    inputs = {id(sample): sample.model_input().to(device.dtype) for sample in samples}
-    owners = [*guided, *samples]
-    embeds, pooled = [], []
-    for sample in guided:
-        prompt = sample.conditioning.prompt
-        assert prompt.negative_embeds is not None
-        assert prompt.negative_pooled is not None
-        embeds.append(prompt.negative_embeds)
-        pooled.append(prompt.negative_pooled)
-    for sample in samples:
-        embeds.append(sample.conditioning.prompt.embeds)
-        pooled.append(sample.conditioning.prompt.pooled)
-    timesteps = torch.stack([sample.timesteps[sample.index] for sample in owners])
-    return _Rows(
-        latents=torch.cat([inputs[id(sample)] for sample in owners]),
-        timesteps=timesteps.float().to(device.torch_device, non_blocking=True),
-        embeds=torch.cat(embeds),
-        pooled=torch.cat(pooled),
-        time_ids=torch.cat([sample.conditioning.time_ids for sample in owners]),
-    )
+def _write_latents(batch: Batch) -> None:
+    """Every sample's scaled latents into its rows, cast on the way."""
+    inputs: dict[int, torch.Tensor] = {}
+    for row, owner in enumerate(batch.owners):
+        known = inputs.get(id(owner))
+        if known is None:
+            known = inputs[id(owner)] = owner.model_input()
+        batch.latents[row : row + 1].copy_(known)
 
 
 def _control(
-    owners: Sequence[Sample], rows: _Rows, device: Device
+    batch: Batch, timesteps: torch.Tensor, device: Device
 ) -> tuple[list[torch.Tensor] | None, torch.Tensor | None]:
     """The ControlNet's residuals for every row, or None where it acts on none."""
-    scales = [sample.control_scale for sample in owners]
-    acting = [row for row, scale in enumerate(scales) if scale != 0.0]
+    acting = [row for row, owner in enumerate(batch.owners) if owner.control_scale != 0.0]
     if not acting:
         return None, None
-    everywhere = len(acting) == len(owners)
+    network = batch.owners[0].controlnet
+    if len(acting) == len(batch.owners):
+        with network.text.bound(batch.text.controlnet):
+            return _residuals(network, batch, timesteps, slice(None))
     index = torch.tensor(acting, device=device.torch_device)
-
-    def pick(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor if everywhere else tensor.index_select(0, index)
-
-    scale = torch.tensor([scales[row] for row in acting], dtype=device.dtype)
-    down, middle = owners[0].controlnet.network(
-        pick(rows.latents),
-        pick(rows.timesteps),
-        encoder_hidden_states=pick(rows.embeds),
-        controlnet_cond=torch.cat([owners[row].conditioning.hint for row in acting]),
-        conditioning_scale=scale.to(device.torch_device).view(-1, 1, 1, 1),
-        added_cond_kwargs={"text_embeds": pick(rows.pooled), "time_ids": pick(rows.time_ids)},
-        return_dict=False,
-    )
-    if everywhere:
-        return list(down), middle
+    down, middle = _residuals(network, batch, timesteps, index)
 
     def spread(tensor: torch.Tensor) -> torch.Tensor:
-        whole = tensor.new_zeros((len(owners), *tensor.shape[1:]))
+        whole = tensor.new_zeros((len(batch.owners), *tensor.shape[1:]))
         return whole.index_copy_(0, index, tensor)
 
     return [spread(tensor) for tensor in down], spread(middle)
+
+
+def _residuals(
+    network: ControlNet, batch: Batch, timesteps: torch.Tensor, rows: torch.Tensor | slice
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """What the ControlNet adds to the UNet's features on some of the rows."""
+    down, middle = network.network(
+        batch.latents[rows],
+        timesteps[rows],
+        encoder_hidden_states=batch.text.embeds[rows],
+        controlnet_cond=batch.hints[rows],
+        conditioning_scale=batch.strengths[rows],
+        added_cond_kwargs={
+            "text_embeds": batch.text.pooled[rows],
+            "time_ids": batch.time_ids[rows],
+        },
+        return_dict=False,
+    )
+    return list(down), middle

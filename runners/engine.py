@@ -15,22 +15,21 @@ from functools import partial
 from queue import SimpleQueue
 
 import structlog
-import torch
 
+from runners.batch import BatchCache
 from runners.conditioning import Conditioner
 from runners.cost import CostModel
 from runners.decode import Pixels, decode_latents, preview
 from runners.denoise import predict_noise
 from runners.device import Device, Pacer
 from runners.encode import encode_picture, encode_preview
+from runners.failure import failure_of
 from runners.journal import Journal
 from runners.loader import Loader
 from runners.messages import CancelOrder, PaintJob
 from runners.picker import GroupPicker
 from runners.queue import TaskQueue
-from runners.residency import LoadError
 from runners.sample import Sample
-from runners.schedulers import SchedulerChoiceError
 from runners.task import Emit, Task
 
 log = structlog.get_logger(__name__)
@@ -77,6 +76,7 @@ class Engine:
         self._queue = TaskQueue(self._config.max_queue, self._seconds_of)
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._conditioner = Conditioner(device)
+        self._batches = BatchCache(device)
         self._picker = GroupPicker(self._config.quantum)
         self._pacer = Pacer(device)
         self._journal = Journal()
@@ -138,6 +138,8 @@ class Engine:
         picked = self._picker.pick(list(pending), self.cost.max_rows, self._clock())
         if picked:
             self._step({sample: pending[sample] for sample in picked})
+        else:
+            self._batches.forget()
         return bool(picked) or called
 
     def _run(self) -> None:
@@ -196,7 +198,7 @@ class Engine:
         started = self._clock()
         samples = list(batch)
         try:
-            predictions = predict_noise(samples, self._device)
+            predictions = predict_noise(samples, self._device, self._batches)
         except Exception as error:
             self._recover(batch, error)
             return
@@ -228,6 +230,7 @@ class Engine:
 
         Nothing has advanced yet, so trying again changes no result.
         """
+        self._batches.clear()
         self._device.release_cache()
         pairs = list(batch.items())
         if len(pairs) == 1:
@@ -278,15 +281,9 @@ class Engine:
 
     def _fail(self, task: Task, error: Exception) -> None:
         self._journal.failed(task, error)
+        failure = failure_of(error)
         with self._queue.lock:
-            if isinstance(error, SchedulerChoiceError):
-                task.fail("invalid_request", str(error))
-            elif isinstance(error, torch.OutOfMemoryError):
-                task.fail("out_of_memory", "the device's memory does not suffice", 5.0)
-            elif isinstance(error, LoadError):
-                task.fail("not_ready", str(error), 30.0)
-            else:
-                task.fail("internal", "internal error")
+            task.fail(failure.error, failure.message, failure.retry_after)
             self._queue.prune()
 
     def _preview_due(self, task: Task) -> bool:

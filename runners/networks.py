@@ -13,6 +13,7 @@ from transformers import CLIPTokenizer
 from models.catalog import VariantSpec
 from runners.adapters import AdapterBank
 from runners.device import Device
+from runners.text_attention import TextBank
 from runners.weights import load_network
 
 
@@ -30,6 +31,7 @@ class Variant:
     vae: Any
     tiny_decoder: Any
     adapters: AdapterBank
+    text: TextBank
 
     @classmethod
     def of(cls, name: str, spec: VariantSpec, parts: Mapping[str, Any], text_key: str) -> Variant:
@@ -44,6 +46,7 @@ class Variant:
             vae=parts["vae"],
             tiny_decoder=parts.get("tiny_decoder"),
             adapters=AdapterBank(parts["unet"]),
+            text=TextBank(parts["unet"]),
         )
 
 
@@ -58,6 +61,7 @@ class ControlNet:
     name: str
     network: Any
     hint: nn.Module
+    text: TextBank
 
 
 def load_component(kind: str, path: Path, device: Device) -> Any:
@@ -71,4 +75,4 @@ def split_hint(name: str, network: Any) -> ControlNet:
     """Take the hint embedding out of a ControlNet."""
     hint = network.controlnet_cond_embedding
     network.controlnet_cond_embedding = nn.Identity()
-    return ControlNet(name, network, hint)
+    return ControlNet(name, network, hint, TextBank(network))

@@ -33,6 +33,7 @@ class Sample:
         "scheduler",
         "step_arguments",
         "timesteps",
+        "timesteps_there",
         "variant",
     )
 
@@ -59,6 +60,7 @@ class Sample:
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(0)
         self.timesteps: list[torch.Tensor] = list(self.scheduler.timesteps)
+        self.timesteps_there = torch.stack(self.timesteps).float().to(device.torch_device)
         channels = variant.unet.config.in_channels
         shape = (1, channels, job.height // 8, job.width // 8)
         noise = torch.randn(shape, generator=self.generator, dtype=torch.float32)
@@ -111,6 +113,11 @@ class Sample:
             or (self.index + 1) / steps > job.control_guidance_end
         )
         return 0.0 if outside else job.controlnet_strength
+
+    @property
+    def timestep(self) -> torch.Tensor:
+        """The current timestep on the device, float32, no dimensions."""
+        return self.timesteps_there[self.index]
 
     def model_input(self) -> torch.Tensor:
         """The latents as the UNet wants them at the current step."""

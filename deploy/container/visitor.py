@@ -54,7 +54,7 @@ def paint(url: str, file: str, pid: str) -> dict[str, Any]:
 def linger(url: str) -> dict[str, Any]:
     """Ask for a picture, say `running` once it is being painted, and wait for it."""
     with ThreadPoolExecutor(1) as pool:
-        body = _request(steps=50)
+        body = _request(steps=30)
         answer = pool.submit(httpx.post, f"{url}/generate", json=body, timeout=_PICTURE_SECONDS)
         while not answer.done():
             if httpx.get(f"{url}/healthcheck").json()["queue"]["running"]:

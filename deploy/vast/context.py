@@ -17,7 +17,14 @@ Flavour = Literal["full", "slim"]
 HERE = Path(__file__).parent
 # What the worker's programs import beside each other.
 _WORKER = ("api/__init__.py", "api/ready.py", "deploy/__init__.py", "deploy/vast/__init__.py")
-_NOT_THE_WORKERS = {"context.py", "image.py", "print_template.py", "requirements.py", "template.py"}
+_NOT_THE_WORKERS = {
+    "context.py",
+    "cost_table.py",
+    "image.py",
+    "print_template.py",
+    "requirements.py",
+    "template.py",
+}
 
 
 def assemble(home: Path, tag: str, catalog: str, flavour: Flavour, context: Path) -> None:
@@ -46,7 +53,7 @@ def assemble(home: Path, tag: str, catalog: str, flavour: Flavour, context: Path
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     (context / "requirements.txt").write_text(without_torch(lock), encoding="utf-8")
     write_image_env(context / "image.env", catalog, flavour)
-    _copy_worker(context / "worker")
+    copy_worker(context / "worker")
 
 
 def write_image_env(file: Path, catalog: str, flavour: Flavour) -> None:
@@ -75,9 +82,13 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _copy_worker(folder: Path) -> None:
+def copy_worker(folder: Path) -> None:
+    """Lay out what the serverless worker's programs import and read."""
     own = (path for path in HERE.iterdir() if path.suffix in {".py", ".json", ".toml"})
     names = [str(path.relative_to(ROOT)) for path in own if path.name not in _NOT_THE_WORKERS]
-    for name in {*_WORKER, *names}:
+    catalogs = [
+        str(path.relative_to(ROOT)) for path in (ROOT / "models" / "catalog").glob("*.toml")
+    ]
+    for name in {*_WORKER, *names, *catalogs}:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)

@@ -9,6 +9,7 @@ import torch
 
 import runners.engine
 from benchmarks.workbench import make_engine
+from runners.batch import BatchCache
 from runners.denoise import predict_noise
 from runners.device import Device
 from runners.engine import Engine
@@ -27,9 +28,9 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The request ids of every batch that is computed."""
     seen: list[list[str]] = []
 
-    def spy(samples: Sequence[Sample], device: Device) -> list[torch.Tensor]:
+    def spy(samples: Sequence[Sample], device: Device, batches: BatchCache) -> list[torch.Tensor]:
         seen.append([sample.job.request_id for sample in samples])
-        return predict_noise(samples, device)
+        return predict_noise(samples, device, batches)
 
     monkeypatch.setattr(runners.engine, "predict_noise", spy)
     return seen

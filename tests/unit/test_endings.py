@@ -10,6 +10,7 @@ import torch
 
 import runners.engine
 from benchmarks.workbench import Listener, make_engine
+from runners.batch import BatchCache
 from runners.denoise import predict_noise
 from runners.device import Device
 from runners.engine import Engine, EngineConfig
@@ -128,7 +129,7 @@ def test_a_full_queue_refuses_with_the_time_to_come_back() -> None:
 
 
 def test_a_failing_request_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(samples: Sequence[Sample], device: Device) -> list[torch.Tensor]:
+    def broken(samples: Sequence[Sample], device: Device, _: BatchCache) -> list[torch.Tensor]:
         if any(sample.job.request_id == "bad" for sample in samples):
             raise RuntimeError("secret /path")
         return predict_noise(samples, device)
@@ -153,7 +154,9 @@ def test_out_of_memory_shrinks_the_batch_before_anyone_sees_an_error(
 ) -> None:
     sizes: list[int] = []
 
-    def small_device(samples: Sequence[Sample], device: Device) -> list[torch.Tensor]:
+    def small_device(
+        samples: Sequence[Sample], device: Device, _: BatchCache
+    ) -> list[torch.Tensor]:
         sizes.append(len(samples))
         if len(samples) > 2:
             raise torch.OutOfMemoryError
@@ -169,7 +172,7 @@ def test_out_of_memory_shrinks_the_batch_before_anyone_sees_an_error(
 
 
 def test_out_of_memory_alone_is_said_so(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(samples: Sequence[Sample], device: Device) -> list[torch.Tensor]:
+    def full(samples: Sequence[Sample], device: Device, _: BatchCache) -> list[torch.Tensor]:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(runners.engine, "predict_noise", full)

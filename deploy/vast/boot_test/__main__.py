@@ -55,6 +55,7 @@ def _boot() -> None:
         say("at its end:")
         checks.check_stop(machine)
         checks.check_configuration_error(machine)
+        checks.check_serverless(machine)
         status = machine.container.stop()
         if status != 0:
             raise ContainerTestError(f"the instance stopped with status {status}")

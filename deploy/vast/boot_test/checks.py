@@ -149,6 +149,28 @@ def check_configuration_error(machine: Machine) -> None:
     say("  MAX_QUEUE=0: its message, exit status 78, EXITED, no further start in 10 s")
 
 
+def check_serverless(machine: Machine) -> None:
+    """On a serverless instance the worker runs and listens; with a wrong setting it stops."""
+    settings = {
+        "SERVERLESS": "true", "WORKER_PORT": "3000", "VAST_TCP_PORT_3000": "3000",
+        "PUBLIC_IPADDR": "127.0.0.1", "CONTAINER_ID": "1", "REPORT_ADDR": "http://127.0.0.1:9",
+    }  # fmt: skip
+    lines = "\n".join(f"{name}={value}" for name, value in settings.items())
+    machine.shell(f"printf '%s\n' '{lines}' > \"$WORKSPACE/.env\"")
+    machine.shell(f"supervisorctl start {WORKER}")
+    port = f":{int(settings['WORKER_PORT']):04X}"
+    machine.await_that(
+        "the worker listens", lambda: port in machine.shell("cat /proc/net/tcp /proc/net/tcp6")
+    )
+    check_equal("state", machine.state(WORKER), "RUNNING")
+    machine.shell('echo MODEL_SERVER_URL=nowhere >> "$WORKSPACE/.env"')
+    machine.shell(f"supervisorctl restart {WORKER}")
+    machine.await_that("it ends", lambda: machine.state(WORKER) == "EXITED")
+    said = machine.read(f"/var/log/portal/{WORKER}.log")
+    _expect("cannot start: MODEL_SERVER_URL: 'nowhere'" in said, said)
+    say("  SERVERLESS=true: the worker listens; MODEL_SERVER_URL=nowhere: its message, EXITED")
+
+
 def await_ready(machine: Machine) -> float:
     """Wait until the service would paint at once; returns the seconds."""
     return machine.await_that("ready", lambda: machine.get("/readyz") == 200, _START_SECONDS)

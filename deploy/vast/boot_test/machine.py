@@ -14,6 +14,7 @@ from pathlib import Path
 from deploy.container.base import base_image
 from deploy.container.commands import ContainerTestError, podman, run, say
 from deploy.container.container import Container, started
+from deploy.vast.boot_test.worker_environment import worker_environment
 from deploy.vast.context import HERE, assemble
 from deploy.vast.template import load_template
 
@@ -90,7 +91,11 @@ def running(catalog: str, log: Path) -> Iterator[Machine]:
     """An instance as the template's entry point mode describes it, without network."""
     variables = {**load_template().variables("entrypoint"), "CATALOG": catalog}
     options = [word for item in variables.items() for word in ("--env", "=".join(item))]
-    mounts = {sys.prefix: "/venv/main", sys.base_prefix: sys.base_prefix}
+    mounts = {
+        sys.prefix: "/venv/main",
+        sys.base_prefix: sys.base_prefix,
+        str(worker_environment()): "/opt/experimance/worker-venv",
+    }
     if sys.base_prefix.startswith("/usr"):
         del mounts[sys.base_prefix]
     for source, target in mounts.items():

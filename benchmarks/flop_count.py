@@ -1,0 +1,138 @@
+"""Floating-point operations of the engine, counted: on the demo set, and on SDXL without weights.
+
+Counted by torch's FlopCounterMode, which sees matrix products, convolutions and attention; one
+multiply-add is two operations. On the meta device nothing is computed, so SDXL at full size is
+counted in seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from benchmarks.sdxl_set import configurations, controlnet_config
+from benchmarks.workbench import DEVICE, demo_networks
+from models.catalog import load_catalog
+from runners.batch import BatchCache
+from runners.conditioning import Conditioner
+from runners.denoise import predict_noise
+from runners.device import Device
+from runners.messages import PaintJob
+from runners.networks import ControlNet, Variant, split_hint
+from runners.sample import Sample
+
+ControlNetSize = Literal["small", "full"]
+
+META = Device(torch.device("meta"), torch.float16)
+_ATTENTION_BLOCKS = ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
+
+
+class _WordTokenizer:
+    """In place of CLIP's, whose vocabulary is not in this repository: a token for each word and
+    each mark, which is what CLIP's gives for common English words."""
+
+    model_max_length = 77
+    bos_token_id = eos_token_id = pad_token_id = 0
+
+    def __call__(self, texts: list[str], **_: object) -> SimpleNamespace:
+        """Ids of nothing but the right number."""
+        return SimpleNamespace(input_ids=[[1] * len(re.findall(r"\w+|[^\w\s]", t)) for t in texts])
+
+
+def counted(work: Callable[[], object]) -> int:
+    """The operations of one call on this thread."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def operations(job: PaintJob, variant: Variant, controlnet: ControlNet, device: Device) -> int:
+    """The operations of one request in the engine's own steps, its prompt not yet known.
+
+    Previews and what is no tensor arithmetic (schedulers, encoding of files) do not count.
+    """
+    return counted(lambda: _paint(job, variant, controlnet, device))
+
+
+@torch.inference_mode()
+def _paint(job: PaintJob, variant: Variant, controlnet: ControlNet, device: Device) -> None:
+    conditioning = Conditioner(device).condition(job, variant, controlnet)
+    decoder = variant.vae if job.decoder == "full" else variant.tiny_decoder
+    batches = BatchCache(device)
+    for number in range(job.num_images):
+        single = replace(job, seed=job.seed + number)
+        sample = Sample(single, single.seed, variant, controlnet, conditioning, device)
+        while not sample.done:
+            (prediction,) = predict_noise([sample], device, batches)
+            # On the meta device there is nothing to step with, and steps cost no products.
+            if device is META:
+                sample.index += 1
+            else:
+                sample.advance(prediction)
+        decoder.decode(sample.latents.to(decoder.dtype), return_dict=False)
+
+
+def demo(model: str) -> tuple[Variant, ControlNet, Device]:
+    """A variant of the demo set, as the workbench has it."""
+    return (*demo_networks(model), DEVICE)
+
+
+@lru_cache
+def sdxl(model: str, size: ControlNetSize = "small") -> tuple[Variant, ControlNet, Device]:
+    """A variant of the catalog `experimance` with SDXL's shapes and no weights."""
+    spec = load_catalog("experimance").models[model]
+    variant = Variant.of(model, spec, _shared_parts(), text_key="sdxl")
+    return variant, _split_controlnet(size), META
+
+
+@lru_cache
+def _shared_parts() -> dict[str, Any]:
+    return sdxl_parts()
+
+
+def sdxl_parts() -> dict[str, Any]:
+    """SDXL's networks without weights, and tokenizers, by kind; new ones at each call."""
+    configs = configurations(small=False)
+    with META.torch_device:
+        parts = {
+            "unet": UNet2DConditionModel.from_config(configs["unet"]),
+            "vae": AutoencoderKL.from_config(configs["vae"]),
+            # TAESDXL has the shapes that diffusers' class has by default.
+            "tiny_decoder": AutoencoderTiny(),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
+            "text_encoder_2": CLIPTextModelWithProjection(
+                CLIPTextConfig(**configs["text_encoder_2"])
+            ),
+        }
+    networks = {kind: network.eval().to(META.dtype) for kind, network in parts.items()}
+    return {**networks, "tokenizer": _WordTokenizer(), "tokenizer_2": _WordTokenizer()}
+
+
+def sdxl_controlnet(size: ControlNetSize) -> ControlNetModel:
+    """A depth ControlNet with SDXL's shapes and no weights, whole."""
+    config = controlnet_config(small=False)
+    if size == "full":
+        layers = configurations(small=False)["unet"]["transformer_layers_per_block"]
+        config = {
+            **config,
+            "down_block_types": _ATTENTION_BLOCKS,
+            "mid_block_type": "UNetMidBlock2DCrossAttn",
+            "transformer_layers_per_block": layers,
+        }
+    with META.torch_device:
+        network = ControlNetModel.from_config(config)
+    return network.eval().to(META.dtype)
+
+
+@lru_cache
+def _split_controlnet(size: ControlNetSize) -> ControlNet:
+    return split_hint(size, sdxl_controlnet(size))

@@ -1,0 +1,83 @@
+"""diffusers' pipeline at SDXL's size on the meta device, to be counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from diffusers import (
+    EulerDiscreteScheduler,
+    StableDiffusionXLControlNetPipeline,
+)
+from PIL import Image
+
+from benchmarks.flop_count import ControlNetSize, sdxl_controlnet, sdxl_parts
+from benchmarks.workbench import demo_networks
+from runners.messages import PaintJob
+
+
+class _HostScheduler(EulerDiscreteScheduler):  # type: ignore[misc]
+    """Keeps its timesteps on the host: the meta device has no values to walk through."""
+
+    def set_timesteps(self, *args: Any, device: Any = None, **kwargs: Any) -> None:
+        """As the class's own, without a device."""
+        super().set_timesteps(*args, **kwargs)
+
+
+@lru_cache
+def reference(size: ControlNetSize) -> StableDiffusionXLControlNetPipeline:
+    """The pipeline with the same networks as the engine's, its ControlNet with the hint's part."""
+    parts = sdxl_parts()
+    variant, _ = demo_networks("lightning")
+    # As the catalog's autoencoder, which holds in half precision.
+    parts["vae"].register_to_config(force_upcast=False)
+    pipeline = StableDiffusionXLControlNetPipeline(
+        vae=parts["vae"],
+        text_encoder=parts["text_encoder"],
+        text_encoder_2=parts["text_encoder_2"],
+        tokenizer=variant.tokenizers[0],
+        tokenizer_2=variant.tokenizers[1],
+        unet=parts["unet"],
+        controlnet=sdxl_controlnet(size),
+        scheduler=_HostScheduler(),
+        add_watermarker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def paint(
+    job: PaintJob, size: ControlNetSize, on_step: Callable[[int], None] | None = None
+) -> None:
+    """One call of the pipeline for a job, as a user would write it.
+
+    Args:
+        job: what to paint.
+        size: which ControlNet.
+        on_step: called after each step with its number.
+    """
+
+    def after(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if on_step is not None:
+            on_step(step)
+        return tensors
+
+    pipeline = reference(size)
+    with torch.inference_mode():
+        pipeline(
+            prompt=job.prompt,
+            negative_prompt=job.negative_prompt,
+            image=Image.new("RGB", (job.width, job.height)),
+            width=job.width,
+            height=job.height,
+            num_inference_steps=job.steps,
+            guidance_scale=job.guidance_scale,
+            controlnet_conditioning_scale=job.controlnet_strength,
+            control_guidance_start=job.control_guidance_start,
+            control_guidance_end=job.control_guidance_end,
+            generator=torch.Generator("cpu").manual_seed(job.seed),
+            output_type="pt",
+            callback_on_step_end=after,
+        )

@@ -1,0 +1,118 @@
+"""What the serverless worker adds on the way between a caller and the service.
+
+The platform's package hands over the payload alone. Here the caller's wish for a picture as itself
+and its request id go along, the service's token is added, and answers come back as they are,
+except that an error which would be the same everywhere gets a status that is not tried again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+from aiohttp import (
+    ClientHandlerType,
+    ClientRequest,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    TCPConnector,
+    web,
+)
+from yarl import URL
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+LARGEST_BODY = 33 * 2**20
+"""The service's own limit, and room for the platform's envelope."""
+
+_FORWARDED = ("Accept", "X-Request-Id")
+_RETURNED = ("Content-Type", "Retry-After", "Cache-Control")
+# The platform's client repeats every 5xx without end. These would fail anywhere, in the same way.
+_DETERMINISTIC = frozenset({"internal", "out_of_memory", "deadline_exceeded"})
+_SERVER_ERROR = 500
+
+_caller: ContextVar[dict[str, str]] = ContextVar("caller")
+
+
+def relayed(handler: Handler) -> Handler:
+    """A handler of the platform's package that bounds the body and keeps the caller's headers."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        kept = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
+        _caller.set(kept)
+        return await handler(request.clone(client_max_size=LARGEST_BODY))
+
+    return handle
+
+
+def unwrapped(payload: dict[str, Any]) -> dict[str, Any]:
+    """The service's part of a payload; `accept` in it is the header of that name.
+
+    The platform's own client cannot send the header.
+    """
+    body = dict(payload)
+    accept = body.pop("accept", None)
+    if isinstance(accept, str) and accept.isascii() and accept.isprintable():
+        _caller.set({**_caller.get({}), "Accept": accept})
+    return body
+
+
+async def no_sessions(_: web.Request) -> web.Response:
+    """Refuse: the package would make one for anybody, and call any address when it ends."""
+    return web.json_response({"error": "not_found"}, status=404)
+
+
+def service_session(url: str, token: str | None) -> ClientSession:
+    """The worker's connections to the service.
+
+    Args:
+        url: where the service is, e.g. http://127.0.0.1:5001.
+        token: one of the service's bearer tokens, if it asks for one; sent to `url` alone.
+    """
+    service = URL(url).origin()
+
+    async def dress(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+        request.headers.update(_caller.get({}))
+        if token is not None and request.url.origin() == service:
+            request.headers["Authorization"] = f"Bearer {token}"
+        return await handler(request)
+
+    # As the package makes its own: painting takes as long as it takes.
+    return ClientSession(
+        url,
+        timeout=ClientTimeout(total=None),
+        connector=TCPConnector(force_close=True),
+        middlewares=(dress,),
+    )
+
+
+async def answer(request: web.Request, served: ClientResponse) -> web.StreamResponse:
+    """The service's answer for the caller: a picture, JSON, or a stream of events."""
+    async with served:
+        headers = {
+            name: value
+            for name, value in served.headers.items()
+            if name in _RETURNED or name.lower().startswith("x-")
+        }
+        if served.content_type == "text/event-stream":
+            stream = web.StreamResponse(status=served.status, headers=headers)
+            await stream.prepare(request)
+            async for piece in served.content.iter_any():
+                await stream.write(piece)
+            await stream.write_eof()
+            return stream
+        body = await served.read()
+        return web.Response(body=body, status=_status(served.status, body), headers=headers)
+
+
+def _status(status: int, body: bytes) -> int:
+    if status < _SERVER_ERROR:
+        return status
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, TypeError, KeyError):
+        return status
+    return 422 if error in _DETERMINISTIC else status

@@ -1,0 +1,311 @@
+"""The whole serverless chain: platform, the real worker package, the service with the demo set."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from PIL import Image
+
+from benchmarks.server import free_port, import_demo, started_service
+from deploy.vast.boot_test.worker_environment import worker_environment
+from deploy.vast.context import copy_worker
+from deploy.vast.workload import Workload
+from tests.integration.calls import QUICK
+from tests.integration.vast_platform import MASTER_TOKEN, Platform
+from tests.unit.test_docs import PAGES, commands
+
+TOKEN = "the-services-token"
+# So heavy that whoever comes next would wait for longer than the worker lets them.
+HEAVY = {**QUICK, "model": "base", "steps": 50, "width": 512, "height": 512, "num_images": 4}
+
+
+@pytest.fixture(scope="module")
+def python() -> str:
+    return str(worker_environment() / "bin" / "python")
+
+
+@pytest.fixture
+def platform() -> Iterator[Platform]:
+    made = Platform()
+    yield made
+    made.close()
+
+
+@contextlib.contextmanager
+def started_worker(
+    python: str, folder: Path, platform: Platform, **settings: str
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The worker as the image lays it out, in a folder that has nothing else of the project."""
+    copy_worker(folder)
+    port = free_port()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "CATALOG": "demo",
+        "API_TOKEN": TOKEN,
+        "REPORT_ADDR": platform.url,
+        "MASTER_TOKEN": MASTER_TOKEN,
+        "CONTAINER_ID": "1",
+        "PUBLIC_IPADDR": "127.0.0.1",
+        "WORKER_PORT": str(port),
+        f"VAST_TCP_PORT_{port}": str(port),
+        **settings,
+    }
+    command = [python, "-m", "deploy.vast.worker"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A running service behind a running worker."""
+
+    platform: Platform
+    service: str
+    worker: str
+    log: Path
+
+    def post(
+        self, route: str, payload: Any, headers: dict[str, str] | None = None, **auth: Any
+    ) -> httpx.Response:
+        body = self.platform.enveloped(self.worker, payload, **auth)
+        return httpx.post(self.worker + route, json=body, headers=headers, timeout=120)
+
+    def queue(self) -> dict[str, Any]:
+        answer: dict[str, Any] = httpx.get(f"{self.service}/healthcheck").json()["queue"]
+        return answer
+
+    def await_queue(self, running: int) -> None:
+        deadline = time.monotonic() + 20
+        while self.queue()["running"] != running:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def chain(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    platform = Platform()
+    home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("worker")
+    log = tmp_path_factory.mktemp("log") / "service.log"
+    import_demo(home)
+    settings = {"API_TOKEN": TOKEN}
+    with (
+        started_service(home, log, settings) as service,
+        started_worker(python, folder, platform, MODEL_SERVER_URL=service, MODEL_LOG=str(log)) as (
+            worker,
+            _,
+        ),
+    ):
+        try:
+            platform.await_report(lambda report: report["max_perf"] > 0, 90)
+        except AssertionError:
+            raise AssertionError((folder / "log").read_text()[-3000:]) from None
+        yield Chain(platform, service, worker, folder / "log")
+    platform.close()
+
+
+def test_it_tells_how_much_it_gets_done(chain: Chain) -> None:
+    report = chain.platform.await_report(lambda report: report["max_perf"] > 0)
+    # Thirteen pictures were painted to find out; a picture of the demo takes 0.1 to 3 s.
+    one = Workload.of_catalog("demo").of_request(QUICK | {"steps": 6})
+    assert one / 3 < report["max_perf"] < one / 0.05
+    assert report["url"] == chain.worker
+    assert report["loadtime"] > 0
+    assert report["error_msg"] == ""
+
+
+def test_a_picture_comes_back_and_its_work_is_reported(chain: Chain) -> None:
+    seen = len(chain.platform.reports)
+    answer = chain.post("/generate", QUICK, {"X-Request-Id": "through-the-chain"})
+    assert answer.status_code == 200
+    body = answer.json()
+    picture = Image.open(io.BytesIO(base64.b64decode(body["image_b64"])))
+    assert picture.size == (256, 256)
+    assert body["request_id"] == answer.headers["X-Request-Id"] == "through-the-chain"
+    weight = Workload.of_catalog("demo").of_request(QUICK)
+    chain.platform.await_report(
+        lambda report: (
+            report in chain.platform.reports[seen:] and report["cur_perf"] == pytest.approx(weight)
+        )
+    )
+    chain.platform.await_report(lambda report: report["cur_load"] == 0)
+
+
+def test_the_same_picture_as_from_the_service(chain: Chain) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    direct = httpx.post(f"{chain.service}/generate", json=QUICK, headers=headers, timeout=60)
+    through = chain.post("/generate", QUICK)
+    assert through.json()["image_b64"] == direct.json()["image_b64"]
+
+
+def test_pictures_pass_as_themselves(chain: Chain) -> None:
+    # The platform's client sends no header of its own, so the payload can say it too.
+    for payload, headers in (
+        (QUICK, {"Accept": "image/webp"}),
+        ({**QUICK, "accept": "image/webp"}, {}),
+    ):
+        answer = chain.post("/generate", payload, headers)
+        assert answer.headers["Content-Type"] == "image/webp"
+        assert Image.open(io.BytesIO(answer.content)).format == "WEBP"
+        assert answer.headers["X-Seed"] == "5"
+
+
+def test_events_pass_as_they_come(chain: Chain) -> None:
+    body = chain.platform.enveloped(chain.worker, {**QUICK, "steps": 6})
+    arrivals: list[tuple[str, float]] = []
+    with httpx.stream("POST", f"{chain.worker}/generate_stream", json=body, timeout=60) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                arrivals.append((line.removeprefix("event: "), time.monotonic()))
+    names = [name for name, _ in arrivals]
+    assert names.count("step") == 6
+    assert names[-1] == "done"
+    assert arrivals[-1][1] - arrivals[0][1] > 0.02
+
+
+def test_errors_of_the_caller_are_the_services(chain: Chain) -> None:
+    answer = chain.post("/generate", {**QUICK, "width": 1001})
+    assert answer.status_code == 400
+    assert "width" in answer.json()["error_message"]
+
+
+def test_what_fails_everywhere_is_not_tried_again(chain: Chain) -> None:
+    answer = chain.post("/generate", {**QUICK, "steps": 50, "deadline_ms": 1})
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "deadline_exceeded"
+
+
+def test_preload(chain: Chain) -> None:
+    answer = chain.post("/preload", {"model": "hyper"})
+    assert answer.status_code == 200
+    assert "hyper" in answer.json()["loaded_models"]
+
+
+def test_a_request_that_the_router_did_not_sign(chain: Chain) -> None:
+    assert chain.post("/generate", QUICK, signature="bm9ib2R5").status_code == 401
+    assert chain.post("/generate", QUICK, url="http://127.0.0.2:1").status_code == 401
+    assert httpx.post(f"{chain.worker}/generate", json=QUICK).status_code == 422
+
+
+def test_nobody_can_open_a_session(chain: Chain) -> None:
+    body = {"auth_data": {}, "payload": {"on_close_route": chain.platform.url}}
+    assert httpx.post(f"{chain.worker}/session/create", json=body).status_code == 404
+
+
+def test_a_body_beyond_the_limit(chain: Chain) -> None:
+    answer = chain.post("/generate", {**QUICK, "depth_map_b64": "A" * 34 * 2**20})
+    assert answer.status_code == 413
+
+
+def test_overload_is_answered_and_a_caller_who_leaves_is_forgotten(chain: Chain) -> None:
+    chain.await_queue(running=0)
+    body = chain.platform.enveloped(chain.worker, HEAVY)
+    with contextlib.closing(HTTPConnection(chain.worker.rpartition("/")[2])) as leaving:
+        leaving.request("POST", "/generate", json.dumps(body))
+        chain.await_queue(running=1)
+        refused = chain.post("/generate", QUICK)
+        assert refused.status_code == 429
+        chain.platform.await_report(lambda report: report["rej_load"] > 0)
+        # A variant can be loaded all the same.
+        assert chain.post("/preload", {"model": "hyper"}).status_code == 200
+    chain.await_queue(running=0)
+    number = body["auth_data"]["request_idx"]
+    deadline = time.monotonic() + 10
+    while number not in chain.platform.ended:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert chain.platform.ended[number]["status"] == "Cancelled"
+    assert chain.post("/generate", QUICK).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(words, id=" ".join(words[:3]))
+        for page in PAGES
+        for line in commands(page)
+        if "vastai" in line
+        for words in [line[line.index("vastai") :]]
+    ],
+)
+def test_the_pages_commands_are_the_platforms(python: str, command: list[str]) -> None:
+    """Verb, noun and options are those of the command line in the worker's environment."""
+    program = str(Path(python).with_name("vastai"))
+    shown = subprocess.run(
+        [program, *command[1:3], "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert f"vastai {' '.join(command[1:3])} " in shown
+    for word in command[3:]:
+        if word.startswith("--"):
+            assert re.search(rf"{re.escape(word)}\b", shown), word
+
+
+def test_a_service_that_cannot_start_is_reported(
+    python: str, tmp_path: Path, platform: Platform
+) -> None:
+    platform.health = {
+        "status": "error",
+        "ready_for_inference": False,
+        "startup_status": {"startup_error": "no space left on the disk"},
+    }
+    settings = {"MODEL_SERVER_URL": platform.url, "MODEL_LOG": str(tmp_path / "none.log")}
+    with started_worker(python, tmp_path, platform, **settings):
+        report = platform.await_report(lambda report: report["error_msg"])
+    assert "no space left on the disk" in report["error_msg"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"MODEL_SERVER_URL": "localhost", "MODEL_LOG": "log"}, "MODEL_SERVER_URL"),
+        ({"MODEL_LOG": ""}, "MODEL_LOG"),
+        ({"MODEL_LOG": "log", "LOG_LEVEL": "loud"}, "LOG_LEVEL"),
+        ({"MODEL_LOG": "log", "CATALOG": "nowhere"}, "nowhere.toml"),
+    ],
+)
+def test_a_wrong_setting_stops_it(
+    python: str, tmp_path: Path, platform: Platform, settings: dict[str, str], named: str
+) -> None:
+    with started_worker(python, tmp_path, platform, **settings) as (_, process):
+        assert process.wait(30) == 78
+    said = (tmp_path / "log").read_text()
+    assert said.startswith("cannot start: ")
+    assert named in said
+
+
+def test_a_killed_model_server_is_reported(chain: Chain) -> None:
+    """The last one: the chain is broken after it."""
+    port = chain.service.rpartition(":")[2]
+    killed = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("MODEL_SERVER_PORT") == port:
+                process.kill()
+                killed += 1
+    assert killed >= 2
+    failed = chain.post("/generate", QUICK)
+    assert failed.status_code == 500
+    report = chain.platform.await_report(lambda report: report["error_msg"], 30)
+    assert "Cannot connect" in report["error_msg"]

@@ -1,0 +1,110 @@
+"""What vast.ai is to a worker: a router that signs requests, and a place to report to."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+MASTER_TOKEN = "master"
+
+
+class Platform:
+    """A small stand-in for the platform's three calls, and for its router's signature.
+
+    `reports` are the bodies of /worker_status/, `ended` the requests of /delete_requests/ by
+    index, in the order of arrival. `health`, if set, is what GET /healthcheck answers: a model
+    server's part.
+    """
+
+    def __init__(self) -> None:
+        self.reports: list[dict[str, Any]] = []
+        self.ended: dict[int, dict[str, Any]] = {}
+        self.health: dict[str, Any] | None = None
+        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._numbers = itertools.count(1)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def enveloped(self, worker: str, payload: dict[str, Any], **changes: Any) -> dict[str, Any]:
+        """A payload with what the router adds, signed for the worker at a URL."""
+        number = next(self._numbers)
+        signed = json.dumps({"url": worker}, indent=4, sort_keys=True).encode()
+        signature = self._key.sign(signed, padding.PKCS1v15(), hashes.SHA256())
+        auth = {
+            "cost": "1",
+            "endpoint": "test",
+            "reqnum": number,
+            "request_idx": number,
+            "signature": base64.b64encode(signature).decode(),
+            "url": worker,
+        }
+        return {"auth_data": {**auth, **changes}, "payload": payload}
+
+    def await_report(
+        self, holds: Callable[[dict[str, Any]], object], seconds: float = 60
+    ) -> dict[str, Any]:
+        """The first report, of those already there too, of which something holds."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for report in list(self.reports):
+                if holds(report):
+                    return report
+            time.sleep(0.1)
+        raise AssertionError(f"no such report in {seconds:.0f} s: {self.reports[-3:]}")
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        platform = self
+        public = self._key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path == "/pubkey/":
+                    self._answer(200, public)
+                elif self.path == "/healthcheck" and platform.health is not None:
+                    self._answer(503, json.dumps(platform.health).encode())
+                else:
+                    self._answer(404)
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if body["mtoken"] != MASTER_TOKEN:
+                    self._answer(401)
+                    return
+                if self.path == "/worker_status/":
+                    platform.reports.append(body)
+                elif self.path == "/delete_requests/":
+                    platform.ended.update({each["request_idx"]: each for each in body["requests"]})
+                self._answer(200)
+
+            def _answer(self, status: int, body: bytes = b"") -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                """Say nothing."""
+
+        return Handler
