@@ -4,6 +4,7 @@
 # make bento   import CATALOG and build a Bento that carries it    make image  its container image
 # make image TARGET=vast   the image for vast.ai (FLAVOUR=slim: without models, fetched at start; BASE=…)
 # make vast-test  boot the demo under supervisor, laid out as that image (as root, on Debian)
+# make monitoring-test  check the alert rules, run their cases (promtool: apt install prometheus)
 # make container-test   build and run the demo's image without a Docker engine (as root, on Debian)
 PORT ?= 3000
 CATALOG ?= demo
@@ -25,7 +26,7 @@ BACKEND ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
 export CATALOG
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: setup serve import shipped backend bento image container-test vast-test test check format demo-train bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize clean
+.PHONY: setup serve import shipped backend bento image container-test vast-test monitoring-test test check format demo-train bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize clean
 
 setup: $(INSTALLED)
 
@@ -67,6 +68,13 @@ endif
 
 vast-test: setup
 	@$(BIN)/python -m deploy.vast.boot_test
+
+monitoring-test: setup
+	@command -v promtool >/dev/null || { echo "promtool is needed (apt install prometheus)"; exit 1; }
+	promtool check config --syntax-only deploy/monitoring/prometheus.yml
+	promtool check rules deploy/monitoring/rules.yml
+	promtool test rules deploy/monitoring/rules_test.yml
+	$(BIN)/python -m pytest --quiet tests/unit/test_monitoring.py
 
 container-test: setup
 	@$(BIN)/python -m deploy.container

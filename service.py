@@ -20,6 +20,7 @@ from api.documentation import documented
 from api.errors import ApiError
 from api.gateway import Gateway
 from api.logs import configure_logs
+from api.metrics import show_zeros, state_of
 from api.middleware import ContractMiddleware, current_request, stashed
 from api.painter import Painter
 from api.ready import refuse_start
@@ -35,6 +36,7 @@ from api.responses import (
 )
 from api.settings import SettingsError, load_settings
 from api.status import health_of, loaded, models_of
+from api.tracing import configure_tracing, flush_traces
 from models.bundle import bundled
 from models.catalog import CatalogError, load_catalog
 from models.shelf import Shelf
@@ -56,6 +58,9 @@ try:
     settings = load_settings()
 except SettingsError as bad:
     refuse_start(bad)
+
+# Scrapers and autoscalers may come often; the runner has other work.
+_SCRAPE_SECONDS = 1.0
 
 # Brings the schema of the error body into the documentation.
 _ERRORS: dict[int | str, dict[str, Any]] = {500: {"model": ErrorBody}}
@@ -102,9 +107,11 @@ class ImageService:
     runner = bentoml.depends(SDXLRunner)
 
     def __init__(self) -> None:
-        configure_logs(settings)
+        configure_logs(settings, "api")
+        configure_tracing(settings)
         self._started = time.monotonic()
         catalog = load_catalog(settings.catalog)
+        show_zeros(catalog.models)
         self._resolver = Resolver(catalog, Shelf(catalog, settings.fetch_missing))
         self._gateway = Gateway(self.runner)
         self._painter = Painter(self._resolver, self._gateway)
@@ -185,6 +192,15 @@ class ImageService:
     async def models(self) -> ModelsInfo:
         """What requests may name, for clients that only post."""
         return await self.known_models()
+
+    async def __metrics__(self, counted: str) -> str:
+        """For /metrics: what was counted, and the runner as it is now."""
+        return counted + state_of(await self._gateway.status(max_age=_SCRAPE_SECONDS))
+
+    @bentoml.on_shutdown
+    def stop(self) -> None:
+        """Send the last spans."""
+        flush_traces()
 
     async def health(self) -> Response:
         """The health answer, for both its routes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Protocol, TypeVar
 
@@ -12,6 +13,7 @@ import structlog
 from bentoml.exceptions import BentoMLException
 
 from api.errors import ApiError, Conflict, Unavailable, from_failure
+from api.metrics import RUNNER_LOST, RUNNER_RESTARTS
 from runners.messages import (
     Cancelled,
     CancelOrder,
@@ -64,6 +66,8 @@ class Gateway:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._status = RunnerStatus("starting")
+        self._told = float("-inf")
+        self._began = 0.0
         self._asking: asyncio.Task[RunnerStatus] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -129,8 +133,13 @@ class Gateway:
         """Forget weights."""
         return unpack(await _reaching(self._runner.unload(pack(order))), LoadOutcome)
 
-    async def status(self) -> RunnerStatus:
-        """The runner's status, or its last known one if it does not answer within 50 ms."""
+    async def status(self, max_age: float = 0.0) -> RunnerStatus:
+        """The runner's status, or its last known one if it does not answer within 50 ms.
+
+        One that is less than `max_age` seconds old will do.
+        """
+        if time.monotonic() - self._told < max_age:
+            return self._status
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
         with contextlib.suppress(TimeoutError):
@@ -140,8 +149,12 @@ class Gateway:
     async def _ask(self) -> RunnerStatus:
         try:
             self._status = unpack(await self._runner.status(), RunnerStatus)
+            if 0.0 < self._began < self._status.began:
+                RUNNER_RESTARTS.inc()
+            self._began = self._status.began
         except _LOST:
             self._status = RunnerStatus("starting")
+        self._told = time.monotonic()
         return self._status
 
     async def _last(self, job: PaintJob) -> Done:
@@ -173,6 +186,7 @@ async def _reaching(call: Awaitable[T]) -> T:
 
 
 def _lost() -> Unavailable:
+    RUNNER_LOST.inc()
     return Unavailable(
         "the runner stopped; it is being started again",
         code="runner_lost",

@@ -1,31 +1,60 @@
-"""Structured logs; everything said during a request carries its id."""
+"""Structured logs; everything said during a request carries its id, in both processes."""
 
 from __future__ import annotations
 
 import logging
 
 import structlog
+from structlog.types import EventDict, Processor, WrappedLogger
 
 from api.settings import Settings
 
+# Those that BentoML gives handlers of their own.
+_FOREIGN_LOGGERS = ("", "bentoml", "uvicorn.error", "circus")
 
-def configure_logs(settings: Settings) -> None:
-    """Set structlog up for this process: text for people or JSON lines, by the settings."""
-    renderer: structlog.types.Processor = (
+
+def configure_logs(settings: Settings, process: str) -> None:
+    """Set logging up for this process: text for people or JSON lines, by the settings.
+
+    Args:
+        settings: level and format.
+        process: `api` or `runner`; every line says it.
+    """
+
+    def name_process(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        return {"process": process, **event}
+
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        name_process,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    as_json = settings.log_format == "json"
+    renderer: Processor = (
         structlog.processors.JSONRenderer()
-        if settings.log_format == "json"
+        if as_json
         else structlog.dev.ConsoleRenderer(colors=False)
     )
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
+        processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[settings.log_level]
         ),
         cache_logger_on_first_use=True,
     )
+    if as_json:
+        _format_foreign([*shared, renderer])
+
+
+def _format_foreign(processors: list[Processor]) -> None:
+    """What libraries say through the standard library becomes JSON lines too."""
+    final = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.add_logger_name, *processors[:-1]],
+        processors=[final, processors[-1]],
+    )
+    for name in _FOREIGN_LOGGERS:
+        for handler in logging.getLogger(name).handlers:
+            handler.setFormatter(formatter)

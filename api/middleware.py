@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.account import PAINTING_ROUTES, Account
 from api.errors import (
     ApiError,
     FieldProblem,
@@ -64,13 +65,25 @@ class ContractMiddleware:
         request = Request(scope, limited)
         request.state.id = request_id
         request.state.error = None
+        paints = scope["path"] in PAINTING_ROUTES and scope["method"] == "POST"
+        request.state.account = account = Account(headers, scope["path"]) if paints else None
         _current.set(request)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         answer = _Answer(send, request)
         try:
+            await self._answer(scope, limited, answer, headers)
+        finally:
+            if account is not None:
+                account.close(request.state.id)
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, answer: _Answer, headers: Headers
+    ) -> None:
+        request = current_request()
+        try:
             self._check(scope, headers)
-            await self._app(scope, limited, answer)
+            await self._app(scope, receive, answer)
         except ApiError as error:
             request.state.error = error
         except Exception:
@@ -152,6 +165,8 @@ class _Answer:
         error = self._request.state.error
         if error is None:
             error = _in_contract_form(self._status, self._body or b"")
+        if self._request.state.account is not None:
+            self._request.state.account.failed(error.code)
         if isinstance(error, Internal):
             log.error("internal error answered", path=scope["path"], status=self._status)
         await error.response(self._request.state.id)(scope, receive, self._send)

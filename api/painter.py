@@ -14,6 +14,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.account import Account
 from api.errors import ApiError, Conflict, Internal
 from api.gateway import Gateway
 from api.images import decode_depth, mock_depth
@@ -50,19 +51,24 @@ class Painter:
         """The picture as JSON, as itself if the caller accepts a picture type, or an error."""
         arrived = time.monotonic()
         request_id = _identified(request, http)
+        account: Account = http.state.account
         try:
             media_type = _accepted_picture(http)
             resolved = self._resolver.resolve(request, request_id, arrived, previews=False)
-            job = await self._with_depth(request, resolved)
+            account.resolved(resolved.job.model)
+            job = await self._with_depth(request, resolved, account.traceparent)
             if media_type is not None:
                 job = replace(job, output_format=_MEDIA_TYPES[media_type])
             done = await self._gateway.paint(job, http.is_disconnected)
         except ApiError as error:
             log.info("refused", error=error.code, message=error.message)
+            account.failed(error.code)
             return error.response(request_id)
         except Exception:
             log.exception("request failed")
+            account.failed(Internal.code)
             return Internal().response(request_id)
+        account.succeeded()
         log.info("painted", model=job.model, seconds=round(time.monotonic() - arrived, 3))
         if media_type is not None:
             return _picture(done, request_id)
@@ -76,20 +82,26 @@ class Painter:
         """
         arrived = time.monotonic()
         request_id = _identified(request, http)
+        account: Account = http.state.account
         resolved = self._resolver.resolve(request, request_id, arrived, previews=True)
-        job = await self._with_depth(request, resolved)
+        account.resolved(resolved.job.model)
+        job = await self._with_depth(request, resolved, account.traceparent)
         events = self._gateway.events(job)
         try:
             async for event in events:
                 if isinstance(event, Done):
+                    account.succeeded()
                     answer = response_of(event, resolved, time.monotonic() - arrived)
                     yield _event("done", answer.model_dump_json())
                 else:
                     yield _progress(event)
         except ApiError as error:
+            log.info("refused", error=error.code, message=error.message)
+            account.failed(error.code)
             yield _event("error", bytes(error.response(request_id).body).decode())
         except Exception:
             log.exception("stream failed")
+            account.failed(Internal.code)
             yield _event("error", bytes(Internal().response(request_id).body).decode())
         finally:
             await events.aclose()
@@ -112,7 +124,9 @@ class Painter:
         finally:
             self._preparations.remove(preparation)
 
-    async def _with_depth(self, request: GenerateRequest, resolved: Resolved) -> PaintJob:
+    async def _with_depth(
+        self, request: GenerateRequest, resolved: Resolved, traceparent: str
+    ) -> PaintJob:
         job = resolved.job
         size = (job.width, job.height)
         with self._preparing(job) as preparation:
@@ -128,6 +142,7 @@ class Painter:
             depth=depth,
             parameters=parameters(resolved),
             embed_parameters=request.embed_parameters,
+            traceparent=traceparent,
         )
 
 

@@ -45,6 +45,25 @@ class Settings(BaseSettings):
     compile: Literal["off"] = Field("off", description="compilation of the networks")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO")
     log_format: Literal["text", "json"] = Field("text")
+    otel_traces_exporter: Literal["otlp", "console", "none"] | None = Field(
+        None, description="where spans go; unset: otlp if an endpoint is set, else nowhere"
+    )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None, pattern="^https?://", description="address of an OTLP/HTTP collector"
+    )
+    otel_exporter_otlp_protocol: Literal["http/protobuf"] = Field("http/protobuf")
+    otel_service_name: str = Field(
+        "experimance-controlnet", min_length=1, description="how traces call the service"
+    )
+
+    @property
+    def traces_exporter(self) -> Literal["otlp", "console"] | None:
+        """Where spans go; None: tracing is off."""
+        if self.otel_traces_exporter == "none":
+            return None
+        if self.otel_traces_exporter is None:
+            return "otlp" if self.otel_exporter_otlp_endpoint else None
+        return self.otel_traces_exporter
 
 
 def load_settings() -> Settings:

@@ -53,20 +53,22 @@ class AdapterBank:
         self._active: Mapping[str, LowRank] = {}
         self._hooked: set[str] = set()
         self.warnings: dict[str, str] = {}
+        self.size = 0
+        """Bytes of the adapters that have been read."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The adapters that have been read."""
         return tuple(self._adapters)
 
-    def add(self, name: str, path: Path) -> None:
-        """Read a LoRA in diffusers' or kohya's safetensors format unless it is there.
+    def add(self, name: str, path: Path) -> bool:
+        """Read a LoRA in diffusers' or kohya's safetensors format; False if it is there already.
 
         Raises:
             AdapterError: the file names layers that the UNet does not have, or of other shapes.
         """
         if name in self._adapters:
-            return
+            return False
         layers, ignored = read_lora(path, self._unet)
         for layer in layers.keys() - self._hooked:
             module = self._unet.get_submodule(layer)
@@ -75,6 +77,8 @@ class AdapterBank:
         if ignored:
             self.warnings[name] = f"lora {name}: its {', '.join(ignored)} part is not applied"
         self._adapters[name] = layers
+        self.size += sum(part.down.nbytes + part.up.nbytes for part in layers.values())
+        return True
 
     @contextlib.contextmanager
     def active(self, loras: Sequence[LoraWeight]) -> Iterator[None]:

@@ -15,26 +15,24 @@ from functools import partial
 from queue import SimpleQueue
 
 import structlog
-import torch
 
 from runners.batch import BatchCache
 from runners.conditioning import Conditioner
 from runners.cost import CostModel
-from runners.decode import decode_latents, preview
+from runners.decode import Pixels, decode_latents, preview
 from runners.denoise import predict_noise
 from runners.device import Device, Pacer
 from runners.encode import encode_picture, encode_preview
+from runners.failure import failure_of
+from runners.journal import Journal
 from runners.loader import Loader
 from runners.messages import CancelOrder, PaintJob
 from runners.picker import GroupPicker
 from runners.queue import TaskQueue
-from runners.residency import LoadError
 from runners.sample import Sample
-from runners.schedulers import SchedulerChoiceError
 from runners.task import Emit, Task
 
 log = structlog.get_logger(__name__)
-
 _SEEDS = 2**63
 # Waiting requests may have deadlines while their model loads.
 _WAITING_CHECK_SECONDS = 0.1
@@ -81,6 +79,7 @@ class Engine:
         self._batches = BatchCache(device)
         self._picker = GroupPicker(self._config.quantum)
         self._pacer = Pacer(device)
+        self._journal = Journal()
         self._encoders = ThreadPoolExecutor(self._config.encoder_threads, "encode")
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -190,6 +189,7 @@ class Engine:
             return False
         task.timings.queue = started - task.arrived
         task.timings.encode = self._clock() - started
+        self._journal.admitted(task)
         self._queue.admit(task, samples)
         return True
 
@@ -216,6 +216,7 @@ class Engine:
         job = samples[0].job
         rows = sum(sample.rows for sample in samples)
         self.cost.observe_step(job.model, rows * job.height * job.width, seconds)
+        self._journal.stepped(batch, seconds)
         with self._queue.lock:
             for task in dict.fromkeys(batch.values()):
                 task.timings.denoise += seconds
@@ -235,7 +236,7 @@ class Engine:
         if len(pairs) == 1:
             self._fail(pairs[0][1], error)
             return
-        log.warning("batch failed and is halved", samples=len(pairs), error=type(error).__name__)
+        self._journal.halved(len(pairs), error)
         half = len(pairs) // 2
         self._step(dict(pairs[:half]))
         self._step(dict(pairs[half:]))
@@ -255,36 +256,34 @@ class Engine:
         seconds = self._clock() - started
         self.cost.observe_decode(job.model, job.decoder, job.height * job.width, seconds)
         task.timings.decode += seconds
+        self._journal.decoded(task, seconds)
         parameters = {**job.parameters, "seed": (job.seed + index) % _SEEDS}
         written = parameters if job.embed_parameters else None
         encode = partial(encode_picture, pixels, job.output_format, job.quality, written)
         if all(other.done for other in task.samples):
             self._queue.finish(task)
-        self._encoders.submit(self._deliver, task, index, encode)
+        self._encoders.submit(self._deliver, task, index, pixels, encode)
 
-    def _deliver(self, task: Task, index: int, encode: Callable[[], bytes]) -> None:
+    def _deliver(self, task: Task, index: int, pixels: Pixels, encode: Callable[[], bytes]) -> None:
         started = self._clock()
         try:
             picture = encode()
         except Exception as error:
             self._fail(task, error)
             return
+        seconds = self._clock() - started
+        self._journal.saved(task, seconds, pixels)
         with self._queue.lock:
-            task.timings.save += self._clock() - started
-            task.deliver(index, picture)
+            task.timings.save += seconds
+            if task.deliver(index, picture):
+                self._journal.finished(task)
             self._queue.prune()
 
     def _fail(self, task: Task, error: Exception) -> None:
-        log.error("request failed", request_id=task.job.request_id, exc_info=error)
+        self._journal.failed(task, error)
+        failure = failure_of(error)
         with self._queue.lock:
-            if isinstance(error, SchedulerChoiceError):
-                task.fail("invalid_request", str(error))
-            elif isinstance(error, torch.OutOfMemoryError):
-                task.fail("out_of_memory", "the device's memory does not suffice", 5.0)
-            elif isinstance(error, LoadError):
-                task.fail("not_ready", str(error), 30.0)
-            else:
-                task.fail("internal", "internal error")
+            task.fail(failure.error, failure.message, failure.retry_after)
             self._queue.prune()
 
     def _preview_due(self, task: Task) -> bool:

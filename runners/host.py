@@ -6,21 +6,25 @@ import asyncio
 from concurrent.futures import CancelledError
 from threading import Thread
 
+import psutil
 import structlog
 
 from api.logs import configure_logs
 from api.ready import announce_ready
 from api.settings import Settings, load_settings
+from api.tracing import configure_tracing, flush_traces
 from models.catalog import Catalog, load_catalog
 from models.progress import Progress
 from models.shelf import Shelf
 from models.store import default_name, how_to_import, missing
 from runners.boot import BootClock
 from runners.device import Device
+from runners.download_meter import DownloadMeter
 from runners.engine import Engine, EngineConfig
+from runners.gpu_load import GpuLoad
 from runners.loader import Loader
 from runners.messages import LoadOrder, RunnerStatus
-from runners.metrics import QUEUE_SECONDS, record_boot_phase
+from runners.metrics import record_boot_phase, show_zeros
 from runners.networks import ControlNet, Variant
 from runners.residency import LoadError, Residency
 from runners.warmup import WarmUpError, paint_sizes, warm_up
@@ -39,7 +43,10 @@ class EngineHost:
         self._settings = settings
         self._device = device
         self._shelf = Shelf(catalog, settings.fetch_missing)
-        self._progress = Progress()
+        self._progress = Progress(DownloadMeter())
+        self._gpu = GpuLoad(device)
+        self._began = psutil.Process().create_time()
+        show_zeros(catalog.models, catalog.controlnets, catalog.loras)
         self._loader = Loader(Residency(catalog, self._shelf, device))
         self.engine = Engine(self._loader, device, EngineConfig(max_queue=settings.max_queue))
         self._state = "loading_models"
@@ -50,7 +57,8 @@ class EngineHost:
     def start(cls) -> EngineHost:
         """Start the engine as the environment says; the first variant loads meanwhile."""
         settings = load_settings()
-        configure_logs(settings)
+        configure_logs(settings, "runner")
+        configure_tracing(settings)
         clock = BootClock(record=record_boot_phase)
         clock.finish("imports")
         catalog = load_catalog(settings.catalog)
@@ -81,14 +89,9 @@ class EngineHost:
             dropped.append(order.controlnet)
         return tuple(dropped)
 
-    def export_queue(self) -> None:
-        """Tell Prometheus how long the queue is now: after arrivals, endings and health checks."""
-        QUEUE_SECONDS.set(self.engine.snapshot()[2])
-
     def status(self) -> RunnerStatus:
         """The runner at this moment."""
         waiting, running, seconds = self.engine.snapshot()
-        QUEUE_SECONDS.set(seconds)
         residency = self._loader.residency
         ram, gpu = self._device.memory()
         errors = self._errors | residency.errors
@@ -105,12 +108,16 @@ class EngineHost:
             startup_error=self._startup_error,
             load_errors=errors,
             downloads={file.name: file.as_dict() for file in self._progress.snapshot()},
+            began=self._began,
+            resident_bytes=residency.resident_bytes,
+            gpu_utilization=self._gpu.utilization(),
         )
 
     def close(self) -> None:
         """Stop after the current step."""
         self.engine.close()
         self._loader.close()
+        flush_traces()
 
     def _first(self) -> tuple[str, str]:
         """The variant and the ControlNet that are loaded first.

@@ -62,6 +62,8 @@ class PaintJob:
     parameters: dict[str, Any] = field(default_factory=dict)
     """What the caller is told of the picture; written into it too if `embed_parameters`."""
     embed_parameters: bool = False
+    traceparent: str = ""
+    """The span that asks for the work, in W3C Trace Context's form; empty without tracing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,11 @@ class LoadOutcome:
 
 @dataclass(frozen=True, slots=True)
 class RunnerStatus:
-    """The runner at one moment. `memory` in MB, `estimated_seconds` until the queue is empty."""
+    """The runner at one moment. `memory` in MB, `estimated_seconds` until the queue is empty.
+
+    `began` is when its process did, in seconds since the epoch, 0 when unknown; `resident_bytes`
+    are the weights in memory by kind; `gpu_utilization` is 0 to 1, None where nobody knows.
+    """
 
     state: str
     loaded_models: tuple[str, ...] = ()
@@ -161,6 +167,9 @@ class RunnerStatus:
     startup_error: str | None = None
     load_errors: dict[str, str] = field(default_factory=dict)
     downloads: dict[str, dict[str, float | int | str]] = field(default_factory=dict)
+    began: float = 0.0
+    resident_bytes: dict[str, int] = field(default_factory=dict)
+    gpu_utilization: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import nn
 
 from models.catalog import Catalog
 from models.shelf import Shelf
 from models.store import Component, Entry
 from runners.adapters import AdapterError
 from runners.device import Device
+from runners.metrics import LOAD_FAILURES, LOAD_SECONDS
 from runners.networks import ControlNet, Variant, load_component, split_hint
 
 _TEXT = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
@@ -35,6 +40,7 @@ class Residency:
         self._controlnets: dict[str, ControlNet] = {}
         self._loading = threading.Lock()
         self._components: dict[str, Any] = {}
+        self._sizes: dict[str, tuple[str, int]] = {}
         self.errors: dict[str, str] = {}
 
     @property
@@ -46,6 +52,16 @@ class Residency:
     def controlnets(self) -> Mapping[str, ControlNet]:
         """The ControlNets in memory, by name."""
         return self._controlnets
+
+    @property
+    def resident_bytes(self) -> dict[str, int]:
+        """Bytes of weights in memory by kind of component; what variants share counts once."""
+        total: Counter[str] = Counter()
+        for kind, size in list(self._sizes.values()):
+            total[kind] += size
+        for variant in list(self._variants.values()):
+            total["lora"] += variant.adapters.size
+        return dict(total)
 
     def load_variant(self, name: str) -> Variant:
         """Load a variant unless it is resident.
@@ -78,12 +94,15 @@ class Residency:
             for name in names:
                 entry = self._entry("lora", name, self._shelf.inventory.loras)
                 (path,) = entry.components["lora"].path.glob("*.safetensors")
+                started = time.monotonic()
                 try:
-                    variant.adapters.add(name, path)
+                    if variant.adapters.add(name, path):
+                        LOAD_SECONDS.labels("lora", name).observe(time.monotonic() - started)
                 except Exception as error:
                     reason = error if isinstance(error, AdapterError) else "it could not be read"
                     message = f"lora {name} for model {model}: {reason}"
                     self.errors[f"lora {name}"] = message
+                    LOAD_FAILURES.labels("lora", name).inc()
                     raise LoadError(message) from error
                 self.errors.pop(f"lora {name}", None)
 
@@ -108,20 +127,25 @@ class Residency:
 
     def _load_parts(self, what: str, name: str, entry: Entry) -> dict[str, Any]:
         parts = {}
+        started = time.monotonic()
         for kind, component in entry.components.items():
             try:
                 parts[kind] = self._component(kind, component)
             except Exception as error:
                 message = f"{what} {name}: its {kind} could not be loaded"
                 self.errors[f"{what} {name}"] = message
+                LOAD_FAILURES.labels(what, name).inc()
                 self._forget_unused()
                 raise LoadError(message) from error
+        LOAD_SECONDS.labels(what, name).observe(time.monotonic() - started)
         self.errors.pop(f"{what} {name}", None)
         return parts
 
     def _component(self, kind: str, component: Component) -> Any:
         if component.tag not in self._components:
-            self._components[component.tag] = load_component(kind, component.path, self._device)
+            loaded = load_component(kind, component.path, self._device)
+            self._components[component.tag] = loaded
+            self._sizes[component.tag] = kind, _size(loaded)
         return self._components[component.tag]
 
     def _forget_unused(self) -> None:
@@ -135,4 +159,11 @@ class Residency:
             for component in entries[name].components.values()
         }
         for tag in set(self._components) - used:
-            del self._components[tag]
+            del self._components[tag], self._sizes[tag]
+
+
+def _size(component: Any) -> int:
+    """Bytes of a network's weights; 0 for a tokenizer."""
+    if not isinstance(component, nn.Module):
+        return 0
+    return sum(tensor.nbytes for tensor in (*component.parameters(), *component.buffers()))

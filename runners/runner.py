@@ -59,7 +59,6 @@ class SDXLRunner:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         self._host.engine.submit(order, emit)
-        self._host.export_queue()
         try:
             while True:
                 event = await events.get()
@@ -70,7 +69,6 @@ class SDXLRunner:
             self._host.engine.cancel(
                 CancelOrder(request_id=order.request_id, subscriber=order.subscriber)
             )
-            self._host.export_queue()
 
     @bentoml.api
     async def cancel(self, order: bytes) -> bytes:

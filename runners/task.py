@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from runners.messages import Done, Event, Failed, PaintJob, Queued, Started, Step
 from runners.sample import Sample
+from runners.spans import RequestSpans
+
+log = structlog.get_logger(__name__)
 
 Emit = Callable[[Event], None]
 
@@ -34,6 +39,7 @@ class Task:
         self.over = False
         self.samples: list[Sample] = []
         self.timings = Timings()
+        self.spans = RequestSpans(job.traceparent, job.request_id)
         self.preview_at = 0.0
         self._pictures: list[bytes | None] = [None] * job.num_images
         self._subscribers = {job.subscriber: emit}
@@ -80,15 +86,17 @@ class Task:
 
     def fail(self, error: str, message: str, retry_after: float | None = None) -> None:
         """End without a picture; nothing happens if it has ended already."""
+        if not self.over:
+            log.info("ended", request_id=self.job.request_id, error=error)
         self.emit(Failed(error, message, retry_after))
         self._end()
 
-    def deliver(self, index: int, picture: bytes) -> None:
-        """Take an encoded picture; the last one ends the task."""
+    def deliver(self, index: int, picture: bytes) -> bool:
+        """Take an encoded picture; the last one ends the task, which then returns True."""
         self._pictures[index] = picture
         pictures = tuple(p for p in self._pictures if p is not None)
         if self.over or len(pictures) < len(self._pictures):
-            return
+            return False
         timings = self.timings
         self.emit(
             Done(
@@ -101,7 +109,9 @@ class Task:
             )
         )
         self._end()
+        return True
 
     def _end(self) -> None:
         self.over = True
         self._subscribers.clear()
+        self.spans.close()

@@ -1,0 +1,22 @@
+"""What callers are told of an exception that ended their request."""
+
+from __future__ import annotations
+
+import torch
+
+from runners.messages import Failed
+from runners.residency import LoadError
+from runners.schedulers import SchedulerChoiceError
+
+
+def failure_of(error: Exception) -> Failed:
+    """The wire contract's error; what it does not foresee is the log's alone."""
+    match error:
+        case SchedulerChoiceError():
+            return Failed("invalid_request", str(error))
+        case torch.OutOfMemoryError():
+            return Failed("out_of_memory", "the device's memory does not suffice", 5.0)
+        case LoadError():
+            return Failed("not_ready", str(error), 30.0)
+        case _:
+            return Failed("internal", "internal error")
