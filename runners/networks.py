@@ -14,6 +14,7 @@ from transformers import CLIPTokenizer
 from models.catalog import VariantSpec
 from runners.adapters import AdapterBank
 from runners.device import Device
+from runners.pinned import PinnedStore
 from runners.text_attention import TextBank
 from runners.weights import load_network
 
@@ -69,11 +70,11 @@ class ControlNet:
     text: TextBank
 
 
-def load_component(kind: str, path: Path, device: Device) -> Any:
+def load_component(kind: str, path: Path, device: Device, pinned: PinnedStore | None = None) -> Any:
     """Load one component of the store: a network in eval mode on the device, or a tokenizer."""
     if kind.startswith("tokenizer"):
         return CLIPTokenizer.from_pretrained(path, local_files_only=True)
-    return load_network(kind, path, device)
+    return load_network(kind, path, device, pinned)
 
 
 def split_hint(name: str, network: Any) -> ControlNet:
