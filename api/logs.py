@@ -42,6 +42,8 @@ def configure_logs(settings: Settings, process: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[settings.log_level]
         ),
+        # One write per line: both processes write to the same stream, and print() takes two.
+        logger_factory=structlog.WriteLoggerFactory(),
         cache_logger_on_first_use=True,
     )
     if as_json:

@@ -45,8 +45,10 @@ RUNNER_RESTARTS = Counter(
 def show_zeros(models: Iterable[str]) -> None:
     """Export 0 for every outcome, so that Prometheus sees the first one of each."""
     outcomes = [SUCCESS, *(code for codes in STATUSES.values() for code in codes)]
-    for model in (*models, NO_MODEL):
+    names = tuple(models)
+    for model in names:
         REQUEST_SECONDS.labels(model)
+    for model in (*names, NO_MODEL):
         for outcome in outcomes:
             REQUESTS.labels(outcome, model)
 
@@ -78,8 +80,11 @@ class _State:
         yield _gauge(
             "load_errors", "Weights that could not be loaded or fetched", len(status.load_errors)
         )
-        downloading = [d for d in status.downloads.values() if d["status"] == "downloading"]
-        yield _gauge("downloads_unfinished", "Files that are being downloaded", len(downloading))
+        unfinished = sum(
+            float(file["bytes_downloaded"]) < float(file["total_bytes"])
+            for file in status.downloads.values()
+        )
+        yield _gauge("downloads_unfinished", "Files that have not arrived whole", unfinished)
         yield _gauge(
             "runner_memory_bytes", "Resident memory of the runner", status.ram_mb * _MEGABYTE
         )

@@ -15,7 +15,9 @@ CONFIGURATION_ERROR = os.EX_CONFIG
 
 def announce_ready() -> None:
     """Print the ready line, at once, whatever stdout is."""
-    print(READY_LINE, flush=True)
+    # In one write, newline included, so that no other process's line gets into it.
+    sys.stdout.write(f"{READY_LINE}\n")
+    sys.stdout.flush()
 
 
 def refuse_start(reason: object) -> NoReturn:

@@ -6,12 +6,22 @@ from collections.abc import Mapping
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import (
+    NoOpTracerProvider,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    TracerProvider,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from api.settings import Settings
 
 _PROPAGATOR = TraceContextTextMapPropagator()
+
+# Not OpenTelemetry's global one, through which FastAPI would trace every health check.
+_provider: TracerProvider = NoOpTracerProvider()
 
 
 def configure_tracing(settings: Settings) -> None:
@@ -20,33 +30,39 @@ def configure_tracing(settings: Settings) -> None:
     The exporter reads its address, headers and timeout from the environment itself, the sampler
     its kind and ratio.
     """
+    global _provider
     exporter = settings.traces_exporter
     if exporter is None:
         return
     # Imported here: who does not trace does not wait for it.
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import TracerProvider as ExportingProvider
     from opentelemetry.sdk.trace.export import (
         BatchSpanProcessor,
         ConsoleSpanExporter,
         SimpleSpanProcessor,
     )
 
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: settings.otel_service_name}))
+    resource = Resource.create({SERVICE_NAME: settings.otel_service_name})
+    provider = ExportingProvider(resource=resource)
     if exporter == "console":
         provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
     else:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(provider)
+    _provider = provider
+
+
+def tracer(name: str) -> Tracer:
+    """Makes spans, or nothing where tracing is off."""
+    return _provider.get_tracer(name)
 
 
 def flush_traces() -> None:
     """Send what has not been sent, before the process ends."""
-    provider = trace.get_tracer_provider()
-    if hasattr(provider, "shutdown"):
-        provider.shutdown()
+    if hasattr(_provider, "shutdown"):
+        _provider.shutdown()
 
 
 class RequestSpan:
@@ -58,8 +74,7 @@ class RequestSpan:
 
     def __init__(self, headers: Mapping[str, str], route: str) -> None:
         parent = _PROPAGATOR.extract(headers, Context())
-        tracer = trace.get_tracer("experimance.api")
-        self._span = tracer.start_span(
+        self._span = tracer("experimance.api").start_span(
             "request", parent, SpanKind.SERVER, attributes={"http.route": route}
         )
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from api.tracing import tracer
 
 _NANOSECONDS = 1e9
 
@@ -50,7 +51,7 @@ class RequestSpans:
         carrier = {"traceparent": self._traceparent}
         parent = TraceContextTextMapPropagator().extract(carrier, Context())
         attributes: dict[str, str | int] = {"request_id": self._request_id, "parts": parts}
-        span = trace.get_tracer("experimance.runner").start_span(
+        span = tracer("experimance.runner").start_span(
             name, parent, start_time=start, attributes=attributes
         )
         span.end(end)

@@ -192,7 +192,10 @@ def test_the_state_of_a_runner_with_a_gpu(state: str, ready: int) -> None:
             gpu_memory={"free_mb": 4_000.0, "total_mb": 24_000.0},
             gpu_utilization=0.97,
             load_errors={"lora drone": "bad"},
-            downloads={"a": {"status": "downloading"}, "b": {"status": "done"}},
+            downloads={
+                "gs://a": {"status": "downloading", "bytes_downloaded": 4, "total_bytes": 9},
+                "hf://b": {"status": "downloading", "bytes_downloaded": 9, "total_bytes": 9},
+            },
             resident_bytes={"unet": 5_100_000_000},
         )
     )

@@ -122,6 +122,7 @@ class Resident:
         self.errors: dict[str, str] = {}
         self.variants: dict[str, Variant] = {}
         self.controlnets: dict[str, ControlNet] = {}
+        self.resident_bytes: dict[str, int] = {}
 
     def load_variant(self, name: str) -> Variant:
         if name == "absent":
