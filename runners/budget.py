@@ -6,11 +6,12 @@ import torch
 
 from runners.device import Device
 
-_CONTEXT_BYTES = 750_000_000
+CONTEXT_BYTES = 750_000_000
 """CUDA's own: context, libraries, workspaces, and what the allocator cannot use."""
-_WORK_BYTES = 5_000_000_000
-"""What the largest picture's work is taken to need until it has been measured."""
-_MARGIN = 1.15
+_WORK_BYTES = 3_000_000_000
+"""What the work is taken to need until it has been measured; 2.0 GB at 1024 x 1024 were counted."""
+MARGIN = 1.15
+"""On what the first pictures needed: allocators round up, and convolutions have workspaces."""
 
 
 class Budget:
@@ -39,8 +40,8 @@ class Budget:
         """The first pictures are done."""
         if self._measured:
             peak = torch.cuda.max_memory_allocated(self._device)
-            self._leave(int((peak - self._before) * _MARGIN))
+            self._leave(int((peak - self._before) * MARGIN))
 
     def _leave(self, work: int) -> None:
         _, total = torch.cuda.mem_get_info(self._device)
-        self.bytes = max(0, total - _CONTEXT_BYTES - work)
+        self.bytes = max(0, total - CONTEXT_BYTES - work)

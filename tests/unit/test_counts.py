@@ -8,6 +8,8 @@ import torch
 
 from benchmarks.flop_count import CountedEngine, counted, sdxl
 from benchmarks.flops import UNEXPLAINED, installation_job, savings
+from benchmarks.live_bytes import peak_bytes
+from benchmarks.memory import variants_on
 from benchmarks.op_count import OperatorCount, counting
 from benchmarks.reference_counts import paint
 from benchmarks.syncs import LAUNCH_BAR, per_step
@@ -60,3 +62,28 @@ def test_the_parts_explain_what_is_saved() -> None:
     saved = sum(savings(JOB, variant, controlnet, warm=True).values())
     assert saved > 0
     assert abs(reference - saved - engine.operations(JOB)) <= UNEXPLAINED * reference
+
+
+def test_live_bytes_are_those_at_once() -> None:
+    there = torch.zeros(1000, device="meta", dtype=torch.float16)
+
+    def work() -> torch.Tensor:
+        first = there + 1
+        second = first * 2
+        del first
+        third = second.view(10, 100) + 1
+        del second
+        return third.sum()
+
+    # Two results at once, and never the input; a view is no memory.
+    assert peak_bytes(work) == 2 * there.nbytes
+    pairs = torch.zeros(1, 1, 512, 8, device="meta", dtype=torch.float16)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert peak_bytes(lambda: attend(pairs, pairs, pairs)) == pairs.nbytes
+
+
+def test_variants_on_a_card() -> None:
+    parts = {"unet": 5_000_000_000, "shared": 2_000_000_000, "full ControlNet": 2_500_000_000}
+    assert variants_on(12, parts, 2_000_000_000) == 1
+    assert variants_on(24, parts, 2_000_000_000) == 4
+    assert variants_on(8, parts, 2_000_000_000) == 0

@@ -1,0 +1,129 @@
+"""What weights and work take in memory: counted at SDXL's size, and held by the demo set.
+
+    python -m benchmarks.memory
+
+1. The demo set's three variants are loaded one after the other; each further one may add its UNet
+   and nothing else.
+2. SDXL in half precision on the meta device: bytes of weights by part, and the most that a step and
+   a decode hold at once. From these follows how many variants stay on which card.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.flop_count import META, sdxl
+from benchmarks.imports import store_at
+from benchmarks.live_bytes import peak_bytes
+from benchmarks.report import finish
+from benchmarks.server import import_demo
+from benchmarks.workbench import CONTROLNET, DEVICE, demo_catalog, make_job
+from models.shelf import Shelf
+from runners.batch import BatchCache
+from runners.budget import CONTEXT_BYTES, MARGIN
+from runners.conditioning import Conditioner
+from runners.denoise import predict_noise
+from runners.residency import Residency
+from runners.sample import Sample
+
+BAR = 1.0
+"""What a further variant adds, over its UNet's bytes."""
+CARDS = (12, 16, 24, 48, 80)
+"""GiB."""
+_GIB = 2**30
+
+
+def held_by_variants(home: Path) -> list[dict[str, int]]:
+    """Bytes by kind with one, two and three variants of the demo set."""
+    with store_at(home):
+        residency = Residency(demo_catalog(), Shelf(demo_catalog()), DEVICE)
+        residency.load_controlnet(CONTROLNET)
+        held = []
+        for name in ("lightning", "hyper", "base"):
+            residency.load_variant(name)
+            held.append(residency.resident_bytes)
+        return held
+
+
+def weights() -> dict[str, int]:
+    """Bytes of SDXL's parts in half precision."""
+    variant, controlnet, _ = sdxl("lightning", "small")
+    _, full, _ = sdxl("lightning", "full")
+    first, second = variant.text_encoders
+    networks = {
+        "unet": [variant.unet],
+        "text encoders": [first, second],
+        "autoencoder": [variant.vae],
+        "tiny decoder": [variant.tiny_decoder],
+        "small ControlNet": [controlnet.network, controlnet.hint],
+        "full ControlNet": [full.network, full.hint],
+    }
+    return {
+        name: sum(tensor.nbytes for part in parts for tensor in part.parameters())
+        for name, parts in networks.items()
+    }
+
+
+@torch.inference_mode()
+def work(side: int) -> dict[str, int]:
+    """The most bytes at once beside the weights, for one picture with guidance."""
+    variant, controlnet, device = sdxl("lightning", "small")
+    job = make_job(np.zeros((side, side), np.uint8), steps=2, guidance_scale=2.0)
+    conditioning = Conditioner(device).condition(job, variant, controlnet)
+    sample = Sample(job, 0, variant, controlnet, conditioning, device)
+    batches = BatchCache(device)
+    latents = torch.zeros(sample.latents.shape, device="meta", dtype=META.dtype)
+    first = peak_bytes(partial(predict_noise, [sample], device, batches))
+    return {
+        "first step": first,
+        "further steps": peak_bytes(partial(predict_noise, [sample], device, batches)),
+        "decode": peak_bytes(partial(variant.vae.decode, latents, return_dict=False)),
+        "tiny decode": peak_bytes(partial(variant.tiny_decoder.decode, latents, return_dict=False)),
+    }
+
+
+def variants_on(card: int, parts: Mapping[str, int], needed: int) -> int:
+    """How many variants with shared parts stay on a card of so many GiB."""
+    room = card * _GIB - CONTEXT_BYTES - int(needed * MARGIN)
+    shared = sum(size for name, size in parts.items() if name not in {"unet", "full ControlNet"})
+    return max(0, (room - shared) // parts["unet"])
+
+
+def main() -> None:
+    """Load, count, and finish with what a further variant adds."""
+    with tempfile.TemporaryDirectory(prefix="memory-") as folder:
+        import_demo(Path(folder))
+        held = held_by_variants(Path(folder))
+    totals = [sum(kinds.values()) for kinds in held]
+    added = [after - before for before, after in itertools.pairwise(totals)]
+    ratios = [more / held[0]["unet"] for more in added]
+    parts = weights()
+    for name, size in parts.items():
+        print(f"{size / 1e9:7.3f} GB  {name}")
+    figures: dict[str, Any] = {}
+    for side in (512, 1024, 2048):
+        figures[str(side)] = {name: round(size / 1e9, 3) for name, size in work(side).items()}
+        print(f"{side} x {side}, GB at most beside the weights: {figures[str(side)]}")
+    needed = max(work(1024).values())
+    cards = {f"{card} GiB": variants_on(card, parts, needed) for card in CARDS}
+    print(f"variants that stay on a card: {cards}")
+    finish(
+        {"second variant": round(ratios[0], 6), "third variant": round(ratios[1], 6)},
+        BAR,
+        max(ratios) <= BAR,
+        weights_gb={name: round(size / 1e9, 3) for name, size in parts.items()},
+        work_gb=figures,
+        variants=cards,
+    )
+
+
+if __name__ == "__main__":
+    main()
