@@ -41,6 +41,9 @@ class Settings(BaseSettings):
         description="public form of the bucket, under which https: sources must lie",
     )
     max_queue: int = Field(64, ge=1, le=10_000, description="requests that may wait at once")
+    vram_budget_gb: float | None = Field(
+        None, gt=0, description="bytes of weights on the device, in 1e9; unset: measured on a GPU"
+    )
     attention_backend: Literal["sdpa"] = Field("sdpa", description="attention implementation")
     compile: Literal["off"] = Field("off", description="compilation of the networks")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO")

@@ -55,30 +55,44 @@ def counted(work: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def operations(job: PaintJob, variant: Variant, controlnet: ControlNet, device: Device) -> int:
-    """The operations of one request in the engine's own steps, its prompt not yet known.
+class CountedEngine:
+    """The engine's steps for one request after another on the same networks, counted.
 
-    Previews and what is no tensor arithmetic (schedulers, encoding of files) do not count.
+    What the engine keeps from one request to the next, prompts above all, is kept here too.
     """
-    return counted(lambda: _paint(job, variant, controlnet, device))
 
+    def __init__(self, variant: Variant, controlnet: ControlNet, device: Device) -> None:
+        self._networks = variant, controlnet
+        self._device = device
+        self._conditioner = Conditioner(device)
+        self._batches = BatchCache(device)
 
-@torch.inference_mode()
-def _paint(job: PaintJob, variant: Variant, controlnet: ControlNet, device: Device) -> None:
-    conditioning = Conditioner(device).condition(job, variant, controlnet)
-    decoder = variant.vae if job.decoder == "full" else variant.tiny_decoder
-    batches = BatchCache(device)
-    for number in range(job.num_images):
-        single = replace(job, seed=job.seed + number)
-        sample = Sample(single, single.seed, variant, controlnet, conditioning, device)
-        while not sample.done:
-            (prediction,) = predict_noise([sample], device, batches)
-            # On the meta device there is nothing to step with, and steps cost no products.
-            if device is META:
-                sample.index += 1
-            else:
+    def operations(self, job: PaintJob) -> int:
+        """The operations of one request.
+
+        Previews and what is no tensor arithmetic (schedulers, encoding of files) do not count.
+        """
+        return counted(lambda: self.paint(job))
+
+    @torch.inference_mode()
+    def paint(self, job: PaintJob, on_step: Callable[[int], None] = lambda _: None) -> None:
+        """Every picture of a job, one after the other; `on_step` is told of each step's end."""
+        variant, _ = self._networks
+        conditioning = self._conditioner.condition(job, *self._networks)
+        decoder = variant.vae if job.decoder == "full" else variant.tiny_decoder
+        for number in range(job.num_images):
+            single = replace(job, seed=job.seed + number)
+            sample = Sample(single, single.seed, *self._networks, conditioning, self._device)
+            while not sample.done:
+                (prediction,) = predict_noise([sample], self._device, self._batches)
                 sample.advance(prediction)
-        decoder.decode(sample.latents.to(decoder.dtype), return_dict=False)
+                on_step(sample.index - 1)
+            decoder.decode(sample.latents.to(decoder.dtype), return_dict=False)
+
+
+def operations(job: PaintJob, variant: Variant, controlnet: ControlNet, device: Device) -> int:
+    """The operations of a request whose prompt is not yet known."""
+    return CountedEngine(variant, controlnet, device).operations(job)
 
 
 def demo(model: str) -> tuple[Variant, ControlNet, Device]:

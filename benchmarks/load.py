@@ -38,10 +38,12 @@ from benchmarks.report import finish
 from benchmarks.sdxl_set import (
     CHECKPOINT,
     CONTROLNET,
+    TINY_DECODER,
     write_catalog,
     write_checkpoint,
     write_controlnet,
     write_pipeline_folder,
+    write_tiny_decoder,
     write_unet,
 )
 from benchmarks.server import ROOT
@@ -90,14 +92,16 @@ class Workshop:
         )
         return result
 
-    def make(self) -> None:
+    def make(self, tiny_decoder: bool = False) -> None:
         """A checkpoint in float16, and what belongs to it."""
         (self.folder / "home").mkdir()
         self.make_checkpoint("float16")
         write_controlnet(self.folder / CONTROLNET, self._small, "bfloat16")
         write_pipeline_folder(self.folder / "pipeline", self._small)
         write_unet(self.folder / "unet", self._small, "bfloat16", seed=2)
-        write_catalog(self.folder)
+        if tiny_decoder:
+            write_tiny_decoder(self.folder / TINY_DECODER, "bfloat16")
+        write_catalog(self.folder, tiny_decoder)
 
     def make_checkpoint(self, dtype: Dtype) -> None:
         """The checkpoint anew, in another precision."""

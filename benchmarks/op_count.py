@@ -6,8 +6,9 @@ values on the host cannot go unnoticed.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -90,12 +91,11 @@ class _Attention(TorchFunctionMode):
             self._count._inside -= 1
 
 
-def count_operators(work: Callable[[], object], device: str = "meta") -> OperatorCount:
-    """Run the work and count its operators on a device's tensors."""
-    count = OperatorCount(device)
+@contextlib.contextmanager
+def counting(count: OperatorCount) -> Iterator[None]:
+    """Count what runs on this thread."""
     with count, _Attention(count):
-        work()
-    return count
+        yield
 
 
 def _leaves(tree: Any) -> list[Any]:

@@ -23,6 +23,7 @@ from models.sdxl_keys import PREFIXES, Config, moves
 
 CHECKPOINT = "checkpoint.safetensors"
 CONTROLNET = "controlnet"
+TINY_DECODER = "tiny_decoder"
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 _DEMO = Path(__file__).parent.parent / "models" / "demo" / "weights"
 _POOL = 2**20
@@ -128,11 +129,26 @@ def write_controlnet(folder: Path, small: bool, dtype: Dtype, seed: int = 1) -> 
     _write(folder / "diffusion_pytorch_model.safetensors", shapes, dtype, seed)
 
 
-def write_catalog(folder: Path) -> Path:
+def write_tiny_decoder(folder: Path, dtype: Dtype, seed: int = 3) -> None:
+    """TAESDXL's shapes, which diffusers' class has by default."""
+    import torch
+    from diffusers import AutoencoderTiny
+
+    with torch.device("meta"):
+        network = AutoencoderTiny()
+    folder.mkdir(parents=True)
+    write_config(folder, complete("tiny_decoder", dict(network.config)))
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    _write(folder / "diffusion_pytorch_model.safetensors", shapes, dtype, seed)
+
+
+def write_catalog(folder: Path, tiny_decoder: bool = False) -> Path:
     """A catalog of the set: `first`, and `second`, which has a UNet of its own; returns its path.
 
-    Its sources are `checkpoint.safetensors`, `unet`, `controlnet` and `pipeline` in its folder.
+    Its sources are `checkpoint.safetensors`, `unet`, `controlnet`, `pipeline` and, if asked for,
+    `tiny_decoder` in its folder.
     """
+    tiny = f'tiny_decoder = "file:{TINY_DECODER}"' if tiny_decoder else ""
     shared = f"""
 source = "file:{CHECKPOINT}"
 tokenizer = "file:pipeline/tokenizer"
@@ -142,6 +158,7 @@ native_size = 256
 steps = 2
 cfg = 1.0
 scheduler = {{ class = "EulerDiscreteScheduler" }}
+{tiny}
 """
     text = f"""
 name = "load"

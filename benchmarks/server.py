@@ -42,6 +42,7 @@ def started_service(
     ready: bool = True,
     bento: str | None = None,
     folder: Path = ROOT,
+    seconds: float = _START_SECONDS,
 ) -> Iterator[str]:
     """Start `bentoml serve` on the store at `home`; yields its URL once it is ready.
 
@@ -52,6 +53,7 @@ def started_service(
         ready: whether to wait until it is ready; else until it answers at all.
         bento: the tag of a Bento at `home`; without it the service of this repository.
         folder: the working folder.
+        seconds: how long the start may take.
     """
     port = free_port()
     environment = {
@@ -70,7 +72,7 @@ def started_service(
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait(f"{url}/readyz" if ready else f"{url}/livez", process, log)
+        _wait(f"{url}/readyz" if ready else f"{url}/livez", process, log, seconds)
         yield url
     finally:
         process.terminate()
@@ -94,8 +96,8 @@ def running_service(url: str | None = None) -> Iterator[str]:
             yield started
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(url).status_code == httpx.codes.OK:

@@ -74,6 +74,8 @@ class ResidentLoader:
     def __init__(self, networks: dict[str, tuple[Variant, ControlNet]] | None = None) -> None:
         self._networks = networks
         self.on_change: Callable[[], None] = lambda: None
+        self.in_use: Callable[[], set[str]] = set
+        self.crowded = False
 
     def resident(
         self, model: str, controlnet: str, loras: Sequence[str]

@@ -18,11 +18,17 @@ class Device:
     dtype: torch.dtype
 
     @classmethod
-    def best(cls) -> Device:
-        """The first GPU in half precision, else the CPU in float32."""
+    def best(cls, stored: str | None = None) -> Device:
+        """The first GPU in half precision, else the CPU in float32.
+
+        `stored` is the precision of the catalog's weights: bfloat16 is computed with as it is,
+        everywhere.
+        """
+        half = torch.bfloat16 if stored == "bfloat16" else torch.float16
         if torch.cuda.is_available():
-            return cls(torch.device("cuda", torch.cuda.current_device()), torch.float16)
-        return cls(torch.device("cpu"), torch.float32)
+            return cls(torch.device("cuda", torch.cuda.current_device()), half)
+        cpu = torch.bfloat16 if stored == "bfloat16" else torch.float32
+        return cls(torch.device("cpu"), cpu)
 
     def release_cache(self) -> None:
         """Give cached device memory back after an out-of-memory error."""

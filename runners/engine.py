@@ -83,7 +83,9 @@ class Engine:
         self._encoders = ThreadPoolExecutor(self._config.encoder_threads, "encode")
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._admitting: set[str] = set()
         loader.on_change = self._queue.notify
+        loader.in_use = self._in_use
 
     def submit(self, job: PaintJob, emit: Emit) -> None:
         """Queue a job, or join the one of the same id that still runs."""
@@ -166,13 +168,18 @@ class Engine:
         in_flight = len(self._queue.pending())
         for task in self._queue.waiting():
             if in_flight and in_flight + task.job.num_images > self._config.max_samples:
-                return
+                break
             if self._prepare(task):
                 in_flight += task.job.num_images
+            elif self._loader.crowded:
+                # What it waits for leaves only when those before it have ended.
+                break
+        self._admitting = set()
 
     def _prepare(self, task: Task) -> bool:
         """Make the task's samples if its weights are resident; False when it must wait."""
         job = task.job
+        self._admitting = {job.model, job.controlnet}
         try:
             loras = [lora.name for lora in job.loras]
             networks = self._loader.resident(job.model, job.controlnet, loras)
@@ -192,6 +199,11 @@ class Engine:
         self._journal.admitted(task)
         self._queue.admit(task, samples)
         return True
+
+    def _in_use(self) -> set[str]:
+        """The variants and ControlNets whose weights must stay."""
+        jobs = {id(task): task.job for task in self._queue.pending().values()}.values()
+        return {name for job in jobs for name in (job.model, job.controlnet)} | self._admitting
 
     def _step(self, batch: dict[Sample, Task]) -> None:
         """One step of a batch; each sample comes with the task that owns it."""

@@ -18,6 +18,7 @@ from models.progress import Progress
 from models.shelf import Shelf
 from models.store import default_name, how_to_import, missing
 from runners.boot import BootClock
+from runners.budget import Budget
 from runners.device import Device
 from runners.download_meter import DownloadMeter
 from runners.engine import Engine, EngineConfig
@@ -47,7 +48,8 @@ class EngineHost:
         self._gpu = GpuLoad(device)
         self._began = psutil.Process().create_time()
         show_zeros(catalog.models, catalog.controlnets, catalog.loras)
-        self._loader = Loader(Residency(catalog, self._shelf, device))
+        self._budget = Budget(device, settings.vram_budget_gb)
+        self._loader = Loader(Residency(catalog, self._shelf, device, self._budget))
         self.engine = Engine(self._loader, device, EngineConfig(max_queue=settings.max_queue))
         self._state = "loading_models"
         self._errors: dict[str, str] = {}
@@ -61,7 +63,8 @@ class EngineHost:
         configure_tracing(settings)
         clock = BootClock(record=record_boot_phase)
         clock.finish("imports")
-        host = cls(load_catalog(settings.catalog), settings, Device.best(), clock)
+        catalog = load_catalog(settings.catalog)
+        host = cls(catalog, settings, Device.best(catalog.dtype), clock)
         clock.finish("store")
         host.engine.start()
         # A daemon: a stop need not wait for a download, which the next start goes on with.
@@ -180,10 +183,12 @@ class EngineHost:
         def measure() -> None:
             warm_up(variant, controlnet, self._device, self.engine.cost)
 
+        self._budget.start_work()
         self.engine.call(measure).result()
         there = self._shelf.inventory.models
         sizes = {self._catalog.models[name].native_size for name in there}
         painted = paint_sizes(self.engine, variant, controlnet, sizes)
+        self._budget.end_work()
         pictures = {str(size): round(seconds, 3) for size, seconds in painted.items()}
         self._clock.finish("warm_up", max_rows=self.engine.cost.max_rows, pictures=pictures)
         self._state = "ready"

@@ -26,6 +26,8 @@ class Loader:
     def __init__(self, residency: Residency) -> None:
         self.residency = residency
         self.on_change: Callable[[], None] = lambda: None
+        self.in_use: Callable[[], set[str]] = set
+        residency.in_use = lambda: self.in_use()
         self._pool = _single_threaded_pool()
         self._lock = threading.Lock()
         self._pending: dict[_Key, Future[None]] = {}
@@ -53,8 +55,7 @@ class Loader:
             LoadError: the load that an earlier call started has failed; asking again tries again.
         """
         key = (model, controlnet, tuple(loras))
-        variant = self.residency.variants.get(model)
-        network = self.residency.controlnets.get(controlnet)
+        variant, network = self.residency.ask(model, controlnet)
         complete = variant is not None and set(loras) <= set(variant.adapters.names)
         if variant is not None and complete and network is not None:
             self._awaited.pop(key, None)
@@ -68,15 +69,20 @@ class Loader:
             self._awaited[key] = self.load(*key)
         return None
 
+    @property
+    def crowded(self) -> bool:
+        """Whether a load waits for requests to end: younger ones must not begin."""
+        return self.residency.crowded
+
     def close(self) -> None:
         """Let the current load end and start no other."""
         self._pool.shutdown(cancel_futures=True)
 
     def _load(self, model: str, controlnet: str, loras: tuple[str, ...]) -> None:
         try:
-            self.residency.load_variant(model)
+            self.residency.load_variant(model, beside=[controlnet])
             self.residency.load_loras(model, loras)
-            self.residency.load_controlnet(controlnet)
+            self.residency.load_controlnet(controlnet, beside=[model])
         except LoadError as error:
             log.exception("load failed", model=model, controlnet=controlnet, reason=str(error))
             raise

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import CLIPTokenizer
 
 from models.catalog import VariantSpec
 from runners.adapters import AdapterBank
 from runners.device import Device
+from runners.pinned import PinnedStore
 from runners.text_attention import TextBank
 from runners.weights import load_network
 
@@ -36,6 +38,10 @@ class Variant:
     @classmethod
     def of(cls, name: str, spec: VariantSpec, parts: Mapping[str, Any], text_key: str) -> Variant:
         """A variant of loaded components, by kind; its LoRAs are its own."""
+        for kind in ("vae", "tiny_decoder"):
+            if kind in parts and parts[kind].dtype != torch.float32:
+                # Nearly all convolutions, which in half precision are faster so.
+                parts[kind].to(memory_format=torch.channels_last)
         return cls(
             name=name,
             spec=spec,
@@ -64,11 +70,11 @@ class ControlNet:
     text: TextBank
 
 
-def load_component(kind: str, path: Path, device: Device) -> Any:
+def load_component(kind: str, path: Path, device: Device, pinned: PinnedStore | None = None) -> Any:
     """Load one component of the store: a network in eval mode on the device, or a tokenizer."""
     if kind.startswith("tokenizer"):
         return CLIPTokenizer.from_pretrained(path, local_files_only=True)
-    return load_network(kind, path, device)
+    return load_network(kind, path, device, pinned)
 
 
 def split_hint(name: str, network: Any) -> ControlNet:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import structlog
+from safetensors import safe_open
 from torch import nn
 
 from models.catalog import Catalog
 from models.shelf import Shelf
 from models.store import Component, Entry
 from runners.adapters import AdapterError
+from runners.budget import Budget
 from runners.device import Device
 from runners.metrics import LOAD_FAILURES, LOAD_SECONDS
 from runners.networks import ControlNet, Variant, load_component, split_hint
+from runners.pinned import PinnedStore
 
+log = structlog.get_logger(__name__)
+
+_CROWDED_SECONDS = 0.02
 _TEXT = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
 
 
@@ -26,21 +35,36 @@ class LoadError(RuntimeError):
 
 
 class Residency:
-    """Variants and ControlNets in memory. Components with equal tags exist once.
+    """Variants and ControlNets on the device, within a budget of bytes.
+
+    Components with equal tags exist once. What does not fit makes room: the variant or ControlNet
+    that was asked for longest ago leaves the device, never one that is in use, and comes back from
+    pinned host memory. LoRAs go with their variant.
 
     Thread-safe: one load runs at a time, and lookups never wait for it. Who holds a Variant keeps
-    it alive, so unloading under a running request is safe.
+    it alive, so what leaves under a running request is freed when that ends.
+
+    `in_use` tells which variants and ControlNets requests are being painted with, by name.
     """
 
-    def __init__(self, catalog: Catalog, shelf: Shelf, device: Device) -> None:
+    def __init__(
+        self, catalog: Catalog, shelf: Shelf, device: Device, budget: Budget | None = None
+    ) -> None:
+        self.in_use: Callable[[], set[str]] = set
+        self.budget = budget or Budget(device)
         self._catalog = catalog
         self._shelf = shelf
         self._device = device
+        self._pinned: PinnedStore | None = None
         self._variants: dict[str, Variant] = {}
         self._controlnets: dict[str, ControlNet] = {}
         self._loading = threading.Lock()
         self._components: dict[str, Any] = {}
         self._sizes: dict[str, tuple[str, int]] = {}
+        self._asked: dict[str, int] = {}
+        self._questions = itertools.count()
+        self.crowded = False
+        """Whether a load waits for requests to end, so that their weights may leave."""
         self.errors: dict[str, str] = {}
 
     @property
@@ -54,6 +78,11 @@ class Residency:
         return self._controlnets
 
     @property
+    def held(self) -> int:
+        """Bytes of weights on the device."""
+        return sum(self.resident_bytes.values())
+
+    @property
     def resident_bytes(self) -> dict[str, int]:
         """Bytes of weights in memory by kind of component; what variants share counts once."""
         total: Counter[str] = Counter()
@@ -63,8 +92,14 @@ class Residency:
             total["lora"] += variant.adapters.size
         return dict(total)
 
-    def load_variant(self, name: str) -> Variant:
-        """Load a variant unless it is resident.
+    def ask(self, model: str, controlnet: str) -> tuple[Variant | None, ControlNet | None]:
+        """What of both is on the device; they count as used now."""
+        for name in (model, controlnet):
+            self._asked[name] = next(self._questions)
+        return self._variants.get(model), self._controlnets.get(controlnet)
+
+    def load_variant(self, name: str, beside: Collection[str] = ()) -> Variant:
+        """Load a variant unless it is resident; what is named in `beside` does not leave for it.
 
         Raises:
             LoadError: not in the store, or its files do not make a network.
@@ -72,17 +107,19 @@ class Residency:
         with self._loading:
             if name not in self._variants:
                 entry = self._entry("model", name, self._shelf.inventory.models)
+                self._make_room("model", name, entry, beside)
                 parts = self._load_parts("model", name, entry)
                 text_key = " ".join(entry.components[kind].tag for kind in _TEXT)
                 spec = self._catalog.models[name]
                 self._variants[name] = Variant.of(name, spec, parts, text_key)
             return self._variants[name]
 
-    def load_controlnet(self, name: str) -> ControlNet:
-        """Load a ControlNet unless it is resident; raises LoadError like load_variant."""
+    def load_controlnet(self, name: str, beside: Collection[str] = ()) -> ControlNet:
+        """Load a ControlNet unless it is resident; see load_variant."""
         with self._loading:
             if name not in self._controlnets:
                 entry = self._entry("controlnet", name, self._shelf.inventory.controlnets)
+                self._make_room("controlnet", name, entry, beside)
                 parts = self._load_parts("controlnet", name, entry)
                 self._controlnets[name] = split_hint(name, parts["controlnet"])
             return self._controlnets[name]
@@ -120,6 +157,48 @@ class Residency:
             self._forget_unused()
             return dropped
 
+    def _make_room(self, what: str, name: str, entry: Entry, beside: Collection[str]) -> None:
+        """Let what was asked for longest ago leave until the entry fits; wait for what is in use.
+
+        Raises:
+            LoadError: it would not fit alone.
+        """
+        self._keep_copies()
+        new = [c for c in entry.components.values() if c.tag not in self._components]
+        needed = sum(bytes_on(self._device, component) for component in new)
+        try:
+            while self.budget.bytes is not None and self.held + needed > self.budget.bytes:
+                names = {*self._variants, *self._controlnets} - {name, *beside}
+                if not names:
+                    message = (
+                        f"{what} {name}: its {needed / 1e9:.1f} GB do not fit into the "
+                        f"{self.budget.bytes / 1e9:.1f} GB for weights (VRAM_BUDGET_GB)"
+                    )
+                    self.errors[f"{what} {name}"] = message
+                    raise LoadError(message)
+                idle = names - self.in_use()
+                if idle:
+                    oldest = min(idle, key=lambda name: self._asked.get(name, -1))
+                    self._variants.pop(oldest, None)
+                    self._controlnets.pop(oldest, None)
+                    self._forget_unused()
+                    log.info("left the device", name=oldest)
+                else:
+                    self.crowded = True
+                    time.sleep(_CROWDED_SECONDS)
+        finally:
+            self.crowded = False
+
+    def _keep_copies(self) -> None:
+        """Once it is known that not everything fits, what is loaded keeps a copy on the host."""
+        bound = self.budget.bytes
+        if self._pinned is None and bound is not None:
+            found = self._shelf.inventory
+            entries = (*found.models.values(), *found.controlnets.values())
+            parts = {part.tag: part for entry in entries for part in entry.components.values()}
+            if sum(bytes_on(self._device, part) for part in parts.values()) > bound:
+                self._pinned = PinnedStore(self._device)
+
     def _entry(self, what: str, name: str, entries: Mapping[str, Entry]) -> Entry:
         if name not in entries:
             raise LoadError(f"{what} {name} is not in the model store")
@@ -143,7 +222,7 @@ class Residency:
 
     def _component(self, kind: str, component: Component) -> Any:
         if component.tag not in self._components:
-            loaded = load_component(kind, component.path, self._device)
+            loaded = load_component(kind, component.path, self._device, self._pinned)
             self._components[component.tag] = loaded
             self._sizes[component.tag] = kind, _size(loaded)
         return self._components[component.tag]
@@ -160,6 +239,16 @@ class Residency:
         }
         for tag in set(self._components) - used:
             del self._components[tag], self._sizes[tag]
+
+
+def bytes_on(device: Device, component: Component) -> int:
+    """Bytes of a component's weights in the device's precision; 0 for a tokenizer."""
+    total = 0
+    for file in component.path.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            shapes = (weights.get_slice(name).get_shape() for name in weights.keys())  # noqa: SIM118
+            total += sum(map(math.prod, shapes)) * device.dtype.itemsize
+    return total
 
 
 def _size(component: Any) -> int:

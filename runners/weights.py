@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from runners.device import Device
+from runners.pinned import PinnedStore
 
 _NETWORKS: dict[str, Any] = {
     "text_encoder": CLIPTextModel,
@@ -28,7 +29,7 @@ _NETWORKS: dict[str, Any] = {
 _PREFIX = "text_model."
 
 
-def load_network(kind: str, path: Path, device: Device) -> Any:
+def load_network(kind: str, path: Path, device: Device, pinned: PinnedStore | None = None) -> Any:
     """A network of the store in eval mode on the device, its weights frozen.
 
     Args:
@@ -36,6 +37,7 @@ def load_network(kind: str, path: Path, device: Device) -> Any:
         path: a folder with config.json and one safetensors file.
         device: where to, and in which dtype; an autoencoder that would overflow in float16
             (`force_upcast`) is loaded in float32.
+        pinned: keeps a copy beside a GPU, for the next time.
 
     Raises:
         OSError, ValueError: files that are not there, or several of them.
@@ -45,10 +47,11 @@ def load_network(kind: str, path: Path, device: Device) -> Any:
     network = _build(kind, config)
     (file,) = path.glob("*.safetensors")
     dtype = _dtype(kind, network, device)
-    weights = {
-        name: tensor.to(dtype)
-        for name, tensor in load_file(file, device=str(device.torch_device)).items()
-    }
+    if pinned is None:
+        found = load_file(file, device=str(device.torch_device))
+        weights = {name: tensor.to(dtype) for name, tensor in found.items()}
+    else:
+        weights = pinned.read(file, dtype)
     if kind == "text_encoder":
         weights = _named_as(network, weights)
     network.load_state_dict(weights, assign=True)

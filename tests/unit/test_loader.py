@@ -31,8 +31,12 @@ class FakeResidency:
         self.loads = 0
         self.variants: dict[str, Any] = {}
         self.controlnets: dict[str, Any] = {}
+        self.crowded = False
 
-    def load_variant(self, name: str) -> Any:
+    def ask(self, model: str, controlnet: str) -> tuple[Any, Any]:
+        return self.variants.get(model), self.controlnets.get(controlnet)
+
+    def load_variant(self, name: str, beside: Sequence[str]) -> Any:
         self.gate.wait(10)
         self.loads += 1
         if self.broken:
@@ -42,7 +46,7 @@ class FakeResidency:
     def load_loras(self, model: str, names: Sequence[str]) -> None:
         self.variants[model].names += names
 
-    def load_controlnet(self, name: str) -> Any:
+    def load_controlnet(self, name: str, beside: Sequence[str]) -> Any:
         return self.controlnets.setdefault(name, Network())
 
 

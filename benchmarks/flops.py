@@ -1,0 +1,125 @@
+"""How much does the engine compute for a picture, and how much diffusers' pipeline?
+
+    python -m benchmarks.flops
+
+The installation's request (1024 x 1024, 6 steps, guidance 2.0, control until 0.8) at SDXL's size on
+the meta device. What the engine saves is counted part by part; the parts must explain the
+difference, and on the demo set the latents must equal the pipeline's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import torch
+
+from benchmarks.flop_count import META, ControlNetSize, CountedEngine, counted, sdxl
+from benchmarks.parity import TOLERANCE, compare
+from benchmarks.reference_counts import paint
+from benchmarks.report import finish
+from benchmarks.workbench import make_job
+from runners.conditioning import embed_prompt
+from runners.messages import PaintJob
+from runners.networks import ControlNet, Variant
+
+UNEXPLAINED = 0.001
+"""Share of the pipeline's operations that the parts may leave unexplained."""
+_TERA = 1e12
+_ROWS = 2
+
+
+def installation_job(side: int = 1024) -> PaintJob:
+    """What the installation asks for."""
+    return make_job(
+        np.zeros((side, side), np.uint8),
+        prompt="aerial photography, untouched wilderness, late afternoon sunlight",
+        negative_prompt="blurry, warped, sketch",
+        model="lightning",
+        steps=6,
+        guidance_scale=2.0,
+        control_guidance_end=0.8,
+        scheduler="euler",
+    )
+
+
+def savings(
+    job: PaintJob, variant: Variant, controlnet: ControlNet, warm: bool
+) -> Mapping[str, int]:
+    """Operations that the engine does not spend, by part."""
+    steps = job.steps
+    acting = sum((step + 1) / steps <= job.control_guidance_end for step in range(steps))
+    depth = _zeros(1, 3, job.height, job.width)
+    hint = counted(lambda: controlnet.hint(depth))
+    embeds = _zeros(_ROWS, 77, variant.unet.config.cross_attention_dim)
+    unet_text = counted(lambda: variant.text.read(embeds))
+    control_text = counted(lambda: controlnet.text.read(embeds))
+    prompt, negative = job.prompt, job.negative_prompt
+    encoders = counted(lambda: embed_prompt(variant, prompt, negative, guided=True))
+    read = 0 if warm else 1
+    return {
+        "control outside its window": (steps - acting) * _control(job, controlnet),
+        "hint embedding once": (steps * _ROWS - 1) * hint,
+        "keys and values of the text once": (steps - read) * unet_text
+        + (acting - read) * control_text,
+        "text encoders for a known prompt": encoders if warm else 0,
+    }
+
+
+def _control(job: PaintJob, controlnet: ControlNet) -> int:
+    """One evaluation of the ControlNet without the hint's part, for both rows."""
+    side = job.width // 8
+    config = controlnet.network.config
+    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    arguments = {
+        "encoder_hidden_states": _zeros(_ROWS, 77, config.cross_attention_dim),
+        "controlnet_cond": _zeros(_ROWS, config.block_out_channels[0], side, side),
+        "added_cond_kwargs": {
+            "text_embeds": _zeros(_ROWS, pooled),
+            "time_ids": _zeros(_ROWS, 6),
+        },
+    }
+    latents, timesteps = _zeros(_ROWS, 4, side, side), _zeros(_ROWS)
+    return counted(lambda: controlnet.network(latents, timesteps, **arguments))
+
+
+def _zeros(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, device=META.torch_device, dtype=META.dtype)
+
+
+def main() -> None:
+    """Count four cases, compare one on the demo set, and finish."""
+    job = installation_job()
+    ratios, unexplained = {}, {}
+    sizes: tuple[ControlNetSize, ...] = ("small", "full")
+    for size in sizes:
+        variant, controlnet, device = sdxl("lightning", size)
+        reference = counted(partial(paint, job, size))
+        engine = CountedEngine(variant, controlnet, device)
+        for warm in (False, True):
+            name = f"{size} ControlNet, {'known' if warm else 'new'} prompt"
+            spent = engine.operations(job)
+            parts = savings(job, variant, controlnet, warm)
+            ratios[name] = spent / reference
+            unexplained[name] = abs(reference - sum(parts.values()) - spent) / reference
+            print(f"{name}: {spent / _TERA:.2f} of {reference / _TERA:.2f} TFLOP")
+            for part, saved in parts.items():
+                print(f"    {saved / reference:7.2%}  {part}")
+            print(f"    {unexplained[name]:7.3%}  unexplained")
+    small = make_job(
+        np.zeros((256, 256), np.uint8), steps=6, guidance_scale=2.0, control_guidance_end=0.8
+    )
+    difference = compare([small])[small.request_id].latents
+    worst = max(unexplained.values())
+    finish(
+        {name: round(ratio, 4) for name, ratio in ratios.items()},
+        {"unexplained": UNEXPLAINED, "latents": TOLERANCE},
+        worst <= UNEXPLAINED and difference <= TOLERANCE and max(ratios.values()) < 1,
+        unexplained=round(worst, 6),
+        largest_latent_difference=difference,
+    )
+
+
+if __name__ == "__main__":
+    main()

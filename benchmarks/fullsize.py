@@ -1,0 +1,206 @@
+"""One whole picture at SDXL's size on this CPU: the engine, and diffusers' pipeline.
+
+    python -m benchmarks.fullsize [--rounds N] [--work FOLDER] [--small] [--no-service]
+
+Random weights in bfloat16, the small ControlNet, 512 x 512, 6 steps without guidance, from the same
+files, in turn: the engine with the full and with the tiny decoder, and the pipeline. Then one
+picture at 1024 x 1024 through the service. Needs 24 GB of disk and 12 GB of memory, and takes about
+15 minutes. What it makes is deleted. `--small` tries it with narrow networks in a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from diffusers import StableDiffusionXLControlNetPipeline
+from PIL import Image
+
+from benchmarks.imports import store_at
+from benchmarks.load import Workshop
+from benchmarks.report import finish
+from benchmarks.sdxl_set import CHECKPOINT
+from benchmarks.server import started_service
+from benchmarks.workbench import Listener, ResidentLoader, make_job, reference_arguments
+from models.catalog import Catalog, load_catalog
+from models.shelf import Shelf
+from models.store import Component
+from runners.device import Device
+from runners.encode import encode_picture
+from runners.engine import Engine
+from runners.messages import Done, PaintJob
+from runners.networks import Variant
+from runners.residency import Residency
+from runners.schedulers import build_scheduler
+from runners.weights import load_network
+
+_START_SECONDS = 900
+BARS = {"full": 0.97, "tiny": 0.83}
+"""Seconds of the engine over the pipeline's, by decoder."""
+
+
+class Contest:
+    """The engine and the pipeline, each with networks of its own, mapped from the same files."""
+
+    def __init__(self, catalog: Catalog, device: Device) -> None:
+        shelf = Shelf(catalog)
+        residency = Residency(catalog, shelf, device)
+        self._device = device
+        self._networks = residency.load_variant("first"), residency.load_controlnet("depth")
+        found = shelf.inventory
+        both = found.models["first"], found.controlnets["depth"]
+        entries = {kind: part for entry in both for kind, part in entry.components.items()}
+        self._pipeline = plain_pipeline(entries, self._networks[0], device)
+
+    def engine(self, job: PaintJob) -> dict[str, float]:
+        """Seconds of a picture by part, `all` from the request to its file."""
+        loader: Any = ResidentLoader({job.model: self._networks})
+        engine = Engine(loader, self._device)
+        listener = Listener()
+        started = time.perf_counter()
+        engine.submit(job, listener)
+        while engine.tick():
+            pass
+        engine.close()
+        seconds = time.perf_counter() - started
+        done = listener.events[-1]
+        if not isinstance(done, Done):
+            raise RuntimeError(f"the engine ended with {done}")
+        return {**done.timings, "all": seconds}
+
+    def pipeline(self, job: PaintJob) -> dict[str, float]:
+        """The same for the pipeline; its parts are what its callback can tell."""
+        self._pipeline.scheduler = build_scheduler(self._networks[0].spec.scheduler, "auto", None)
+        ends: list[float] = []
+
+        def note(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            ends.append(time.perf_counter())
+            return tensors
+
+        started = time.perf_counter()
+        (pixels,) = self._pipeline(
+            **reference_arguments([job]), output_type="np", callback_on_step_end=note
+        ).images
+        decoded = time.perf_counter()
+        encode_picture((pixels * 255).round().astype(np.uint8), "jpeg", 90, None)
+        ended = time.perf_counter()
+        return {
+            "first step": ends[0] - started,
+            "further steps": ends[-1] - ends[0],
+            "decode": decoded - ends[-1],
+            "save": ended - decoded,
+            "all": ended - started,
+        }
+
+
+def plain_pipeline(
+    components: Mapping[str, Component], variant: Variant, device: Device
+) -> StableDiffusionXLControlNetPipeline:
+    """diffusers' pipeline; it shares tokenizers and configurations with the variant, no network."""
+    parts = {
+        kind: load_network(kind, component.path, device)
+        for kind, component in components.items()
+        if kind in {"text_encoder", "text_encoder_2", "unet", "vae", "controlnet"}
+    }
+    pipeline = StableDiffusionXLControlNetPipeline(
+        **parts,
+        tokenizer=variant.tokenizers[0],
+        tokenizer_2=variant.tokenizers[1],
+        scheduler=build_scheduler(variant.spec.scheduler, "auto", None),
+        add_watermarker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def compare(catalog: Catalog, side: int, rounds: int) -> dict[str, list[dict[str, float]]]:
+    """Seconds by part of every picture, by way; the ways take turns."""
+    contest = Contest(catalog, Device(torch.device("cpu"), torch.bfloat16))
+    job = make_job(
+        np.tile(np.linspace(0, 255, side).astype(np.uint8), (side, 1)),
+        model="first", steps=6, guidance_scale=1.0, output_format="jpeg",
+    )  # fmt: skip
+    ways: dict[str, Callable[[], dict[str, float]]] = {
+        "engine, full decoder": lambda: contest.engine(job),
+        "pipeline": lambda: contest.pipeline(job),
+        "engine, tiny decoder": lambda: contest.engine(replace(job, decoder="tiny")),
+    }
+    took: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    # The first of all reads pages that nobody has read, and is left out.
+    for number in range(-1, rounds):
+        order = list(ways) if number % 2 else list(reversed(ways))
+        for way in order:
+            seconds = ways[way]()
+            parts = ", ".join(f"{part} {value:.2f}" for part, value in seconds.items())
+            name = "warm-up" if number < 0 else f"round {number + 1}"
+            print(f"{name}: {way}: {parts}", flush=True)
+            if number >= 0:
+                took[way].append(seconds)
+    return took
+
+
+def serve_one(workshop: Workshop, side: int) -> dict[str, Any]:
+    """One complete picture through the service."""
+    log = workshop.folder / "service.log"
+    settings = {"CATALOG": str(workshop.folder / "load.toml")}
+    body = {"prompt": "untouched wilderness", "mock_depth": True, "steps": 6, "cfg": 1.0,
+            "width": side, "height": side}  # fmt: skip
+    with started_service(workshop.folder / "home", log, settings, seconds=_START_SECONDS) as url:
+        started = time.perf_counter()
+        answer = httpx.post(f"{url}/generate", json=body, timeout=None)
+        answer.raise_for_status()
+        seconds = time.perf_counter() - started
+    picture = Image.open(io.BytesIO(base64.b64decode(answer.json()["image_b64"])))
+    if picture.size != (side, side):
+        raise RuntimeError(f"the service's picture has {picture.size} pixels")
+    return {"seconds": round(seconds, 1), "timings": answer.json()["metadata"]["timings"]}
+
+
+def main() -> None:
+    """Make the set, compare, serve, delete what was made, and finish with the two ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=None, help="a folder on a large disk")
+    parser.add_argument("--small", action="store_true", help="narrow networks: a trial")
+    parser.add_argument("--no-service", action="store_true")
+    options = parser.parse_args()
+    side, served_side = (256, 256) if options.small else (512, 1024)
+    with tempfile.TemporaryDirectory(prefix="fullsize-", dir=options.work) as folder:
+        workshop = Workshop(Path(folder), options.small)
+        workshop.make(tiny_decoder=True)
+        workshop.run("import_set")
+        # Its weights are in the store now.
+        (workshop.folder / CHECKPOINT).unlink()
+        served = None if options.no_service else serve_one(workshop, served_side)
+        with store_at(workshop.folder / "home"):
+            took = compare(load_catalog(str(workshop.folder / "load.toml")), side, options.rounds)
+    medians = {way: statistics.median(run["all"] for run in runs) for way, runs in took.items()}
+    ratios = {
+        decoder: round(medians[f"engine, {decoder} decoder"] / medians["pipeline"], 4)
+        for decoder in BARS
+    }
+    finish(
+        ratios,
+        BARS,
+        all(ratios[decoder] <= bar for decoder, bar in BARS.items()),
+        seconds={way: round(value, 2) for way, value in medians.items()},
+        side=side,
+        served=served,
+        served_side=served_side,
+        small=options.small,
+    )
+
+
+if __name__ == "__main__":
+    main()
