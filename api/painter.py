@@ -91,7 +91,9 @@ class Painter:
             async for event in events:
                 if isinstance(event, Done):
                     account.succeeded()
-                    answer = response_of(event, resolved, time.monotonic() - arrived)
+                    seconds = time.monotonic() - arrived
+                    log.info("painted", model=job.model, seconds=round(seconds, 3))
+                    answer = response_of(event, resolved, seconds)
                     yield _event("done", answer.model_dump_json())
                 else:
                     yield _progress(event)

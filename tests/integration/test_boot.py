@@ -24,6 +24,13 @@ def boot_phases(log: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == "boot"]
 
 
+def counted(url: str, name: str) -> float:
+    """The one sample of a metric without labels."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    (found,) = (line for line in lines if line.startswith(f"{name} "))
+    return float(found.removeprefix(name))
+
+
 def test_it_says_once_that_it_is_ready_and_how_long_each_phase_took(
     demo_home: Path, tmp_path: Path
 ) -> None:
@@ -59,13 +66,21 @@ def test_a_killed_runner_comes_back_and_says_so(demo_home: Path, tmp_path: Path)
             if "SDXLRunner" in " ".join(process.cmdline())
             and url.endswith(f":{process.environ().get('MODEL_SERVER_PORT')}")
         )
+        assert counted(url, "experimance_runner_restarts_total") == 0
         os.kill(runner.pid, signal.SIGKILL)
         deadline = time.monotonic() + 60
+        while counted(url, "experimance_ready"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         while log.read_text(errors="replace").splitlines().count(READY_LINE) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         body = {"prompt": "hills", "mock_depth": True, "steps": 2}
         assert httpx.post(f"{url}/generate", json=body, timeout=60).status_code == 200
+        while not counted(url, "experimance_ready"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert counted(url, "experimance_runner_restarts_total") == 1
 
 
 @pytest.mark.parametrize(
