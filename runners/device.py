@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -30,23 +32,38 @@ class Device:
         cpu = torch.bfloat16 if stored == "bfloat16" else torch.float32
         return cls(torch.device("cpu"), cpu)
 
+    @classmethod
+    def all(cls, stored: str | None = None) -> list[Device]:
+        """Every GPU that this process may use; without one the CPU. `stored` as for `best`."""
+        first = cls.best(stored)
+        if first.torch_device.type != "cuda":
+            return [first]
+        count = torch.cuda.device_count()
+        return [cls(torch.device("cuda", index), first.dtype) for index in range(count)]
+
+    def enter(self) -> None:
+        """Make it the calling thread's device."""
+        if self.torch_device.type == "cuda":
+            torch.cuda.set_device(self.torch_device)
+
     def release_cache(self) -> None:
         """Give cached device memory back after an out-of-memory error."""
         if self.torch_device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def memory(self) -> tuple[float, dict[str, float]]:
-        """This process's resident memory in MB, and the GPU's by kind in MB."""
-        resident = psutil.Process().memory_info().rss / _MEGABYTE
-        if self.torch_device.type != "cuda":
-            return resident, {}
-        free, total = torch.cuda.mem_get_info(self.torch_device)
-        return resident, {
-            "allocated_mb": torch.cuda.memory_allocated(self.torch_device) / _MEGABYTE,
-            "reserved_mb": torch.cuda.memory_reserved(self.torch_device) / _MEGABYTE,
-            "free_mb": free / _MEGABYTE,
-            "total_mb": total / _MEGABYTE,
-        }
+
+def memory_of(devices: Sequence[Device]) -> tuple[float, dict[str, float]]:
+    """This process's resident memory in MB, and that of all GPUs together by kind in MB."""
+    resident = psutil.Process().memory_info().rss / _MEGABYTE
+    total: Counter[str] = Counter()
+    for device in devices:
+        if device.torch_device.type == "cuda":
+            free, size = torch.cuda.mem_get_info(device.torch_device)
+            total["allocated_mb"] += torch.cuda.memory_allocated(device.torch_device)
+            total["reserved_mb"] += torch.cuda.memory_reserved(device.torch_device)
+            total["free_mb"] += free
+            total["total_mb"] += size
+    return resident, {kind: size / _MEGABYTE for kind, size in total.items()}
 
 
 class Pacer:

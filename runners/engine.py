@@ -95,6 +95,14 @@ class Engine:
         """End what the order names, before the next step; returns the request ids."""
         return self._queue.cancel(order)
 
+    def knows(self, request_id: str) -> bool:
+        """Whether a request of this id has not ended."""
+        return self._queue.knows(request_id)
+
+    def supersede(self, session: str, arrived: float) -> None:
+        """End what a session's request replaces that another engine paints."""
+        self._queue.supersede(session, arrived)
+
     def snapshot(self) -> tuple[int, int, float]:
         """Requests waiting, requests under way, and the seconds until all are done."""
         return (*self._queue.counts(), self._queue.seconds_ahead())
@@ -145,6 +153,7 @@ class Engine:
         return bool(picked) or called
 
     def _run(self) -> None:
+        self._device.enter()
         while not self._closed:
             try:
                 busy = self.tick()

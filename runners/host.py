@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from threading import Thread
 
@@ -18,39 +20,34 @@ from models.progress import Progress
 from models.shelf import Shelf
 from models.store import default_name, how_to_import, missing
 from runners.boot import BootClock
-from runners.budget import Budget
-from runners.device import Device
+from runners.device import Device, memory_of
 from runners.download_meter import DownloadMeter
-from runners.engine import Engine, EngineConfig
-from runners.gpu_load import GpuLoad
-from runners.loader import Loader
 from runners.messages import LoadOrder, RunnerStatus
 from runners.metrics import record_boot_phase, show_zeros
-from runners.networks import ControlNet, Variant
-from runners.residency import LoadError, Residency
-from runners.warmup import WarmUpError, paint_sizes, warm_up
+from runners.pool import Pool
+from runners.residency import LoadError
+from runners.station import Station
+from runners.warmup import WarmUpError
 
 log = structlog.get_logger(__name__)
 
 
 class EngineHost:
-    """One engine with its weights, from start to close."""
+    """The engines with their weights, one for each device, from start to close."""
 
     def __init__(
-        self, catalog: Catalog, settings: Settings, device: Device, clock: BootClock
+        self, catalog: Catalog, settings: Settings, devices: Sequence[Device], clock: BootClock
     ) -> None:
         self._clock = clock
         self._catalog = catalog
         self._settings = settings
-        self._device = device
         self._shelf = Shelf(catalog, settings.fetch_missing)
         self._progress = Progress(DownloadMeter())
-        self._gpu = GpuLoad(device)
         self._began = psutil.Process().create_time()
         show_zeros(catalog.models, catalog.controlnets, catalog.loras)
-        self._budget = Budget(device, settings.vram_budget_gb)
-        self._loader = Loader(Residency(catalog, self._shelf, device, self._budget))
-        self.engine = Engine(self._loader, device, EngineConfig(max_queue=settings.max_queue))
+        self.pool = Pool(
+            [Station(catalog, self._shelf, device, settings, len(devices)) for device in devices]
+        )
         self._state = "loading_models"
         self._errors: dict[str, str] = {}
         self._startup_error: str | None = None
@@ -64,61 +61,76 @@ class EngineHost:
         clock = BootClock(record=record_boot_phase)
         clock.finish("imports")
         catalog = load_catalog(settings.catalog)
-        host = cls(catalog, settings, Device.best(catalog.dtype), clock)
+        host = cls(catalog, settings, Device.all(catalog.dtype), clock)
         clock.finish("store")
-        host.engine.start()
+        for station in host.pool.stations:
+            station.engine.start()
         # A daemon: a stop need not wait for a download, which the next start goes on with.
         Thread(target=host._boot, name="boot", daemon=True).start()
         return host
 
     async def load(self, order: LoadOrder) -> str | None:
-        """Load what is named, the first ones for what is not; an error message or None."""
+        """Load what is named, the first ones for what is not, on every device; an error message
+        or None."""
         try:
             model, controlnet = self._first()
-            future = self._loader.load(order.model or model, order.controlnet or controlnet)
-            await asyncio.wrap_future(future)
+            wanted = order.model or model, order.controlnet or controlnet
+            loads = [station.load(*wanted) for station in self.pool.stations]
+            await asyncio.gather(*map(asyncio.wrap_future, loads))
         except LoadError as error:
             return str(error)
         return None
 
     def unload(self, order: LoadOrder) -> tuple[str, ...]:
         """Forget what is named; returns what was resident."""
-        residency = self._loader.residency
         dropped = []
-        if order.model is not None and residency.unload_variant(order.model):
-            dropped.append(order.model)
-        if order.controlnet is not None and residency.unload_controlnet(order.controlnet):
-            dropped.append(order.controlnet)
-        return tuple(dropped)
+        for station in self.pool.stations:
+            if order.model is not None and station.residency.unload_variant(order.model):
+                dropped.append(order.model)
+            if order.controlnet is not None and station.residency.unload_controlnet(
+                order.controlnet
+            ):
+                dropped.append(order.controlnet)
+        return tuple(dict.fromkeys(dropped))
 
     def status(self) -> RunnerStatus:
         """The runner at this moment."""
-        waiting, running, seconds = self.engine.snapshot()
-        residency = self._loader.residency
-        ram, gpu = self._device.memory()
-        errors = self._errors | residency.errors
+        waiting, running, seconds = self.pool.snapshot()
+        stations = self.pool.stations
+        held = [station.residency for station in stations]
+        ram, gpu = memory_of([station.device for station in stations])
+        errors = {k: v for each in held for k, v in each.errors.items()} | self._errors
+        resident: Counter[str] = Counter()
+        for each in held:
+            resident.update(each.resident_bytes)
+        busy = [load for s in stations if (load := s.gpu.utilization()) is not None]
         return RunnerStatus(
             state="degraded" if self._state == "ready" and errors else self._state,
-            loaded_models=tuple(residency.variants),
-            loaded_controlnets=tuple(residency.controlnets),
+            loaded_models=tuple(dict.fromkeys(name for each in held for name in each.variants)),
+            loaded_controlnets=tuple(
+                dict.fromkeys(name for each in held for name in each.controlnets)
+            ),
             waiting=waiting,
             running=running,
             estimated_seconds=seconds,
             ram_mb=ram,
             gpu_memory=gpu,
-            device=str(self._device.torch_device),
+            device=self._devices,
             startup_error=self._startup_error,
             load_errors=errors,
             downloads={file.name: file.as_dict() for file in self._progress.snapshot()},
             began=self._began,
-            resident_bytes=residency.resident_bytes,
-            gpu_utilization=self._gpu.utilization(),
+            resident_bytes=dict(resident),
+            gpu_utilization=sum(busy) / len(busy) if busy else None,
         )
+
+    @property
+    def _devices(self) -> str:
+        return ", ".join(str(station.device.torch_device) for station in self.pool.stations)
 
     def close(self) -> None:
         """Stop after the current step."""
-        self.engine.close()
-        self._loader.close()
+        self.pool.close()
         flush_traces()
 
     def _first(self) -> tuple[str, str]:
@@ -141,7 +153,8 @@ class EngineHost:
             if self._shelf.growing:
                 self._fetch()
                 self._clock.finish("fetch")
-            self._warm_up(*self._load_first())
+            self._load_first()
+            self._warm_up()
         except (LoadError, WarmUpError) as error:
             self._fail(str(error))
         except CancelledError:
@@ -168,31 +181,27 @@ class EngineHost:
             self._errors["fetch"] = "the missing weights could not be fetched"
         self._shelf.look()
 
-    def _load_first(self) -> tuple[Variant, ControlNet]:
+    def _load_first(self) -> None:
         absent = missing(self._catalog, self._shelf.inventory)
         if absent:
             log.warning(how_to_import(self._catalog, absent))
         model, controlnet = self._first()
-        self._loader.load(model, controlnet).result()
-        residency = self._loader.residency
-        loaded = residency.load_variant(model), residency.load_controlnet(controlnet)
+        for load in [station.load(model, controlnet) for station in self.pool.stations]:
+            load.result()
         self._clock.finish("load", model=model, controlnet=controlnet)
-        return loaded
 
-    def _warm_up(self, variant: Variant, controlnet: ControlNet) -> None:
-        def measure() -> None:
-            warm_up(variant, controlnet, self._device, self.engine.cost)
-
-        self._budget.start_work()
-        self.engine.call(measure).result()
+    def _warm_up(self) -> None:
+        model, controlnet = self._first()
         there = self._shelf.inventory.models
         sizes = {self._catalog.models[name].native_size for name in there}
-        painted = paint_sizes(self.engine, variant, controlnet, sizes)
-        self._budget.end_work()
-        pictures = {str(size): round(seconds, 3) for size, seconds in painted.items()}
-        self._clock.finish("warm_up", max_rows=self.engine.cost.max_rows, pictures=pictures)
+        rows, pictures = 0, {}
+        for station in self.pool.stations:
+            painted = station.warm_up(*station.loaded(model, controlnet), sizes)
+            rows = station.engine.cost.max_rows
+            pictures = {str(size): round(seconds, 3) for size, seconds in painted.items()}
+        self._clock.finish("warm_up", max_rows=rows, pictures=pictures)
         self._state = "ready"
-        self._clock.finish_all(model=variant.name, device=str(self._device.torch_device))
+        self._clock.finish_all(model=model, device=self._devices)
         announce_ready()
 
     def _fail(self, reason: str) -> None:

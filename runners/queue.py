@@ -54,6 +54,15 @@ class TaskQueue:
             self._waiting.append(task)
             self.notify()
 
+    def knows(self, request_id: str) -> bool:
+        """Whether a request of this id has not ended."""
+        return any(task.job.request_id == request_id for task in self.alive())
+
+    def supersede(self, session: str, arrived: float) -> None:
+        """End what a session's request that is painted elsewhere replaces."""
+        with self.lock:
+            self._supersede(session, arrived)
+
     def _supersede(self, session: str, arrived: float) -> bool:
         """End what a session's request replaces; true when it is itself replaced already."""
         latest = self._latest.pop(session, arrived)

@@ -8,10 +8,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from models.catalog import Catalog
@@ -243,12 +244,19 @@ class Residency:
 
 def bytes_on(device: Device, component: Component) -> int:
     """Bytes of a component's weights in the device's precision; 0 for a tokenizer."""
-    total = 0
-    for file in component.path.glob("*.safetensors"):
+    return sum(_elements(file) for file in component.path.glob("*.safetensors")) * (
+        device.dtype.itemsize
+    )
+
+
+def _elements(file: Path) -> int:
+    """Numbers in a weight file; 0 if it is broken, which its loading will tell."""
+    try:
         with safe_open(file, "pt") as weights:
             shapes = (weights.get_slice(name).get_shape() for name in weights.keys())  # noqa: SIM118
-            total += sum(map(math.prod, shapes)) * device.dtype.itemsize
-    return total
+            return sum(map(math.prod, shapes))
+    except SafetensorError:
+        return 0
 
 
 def _size(component: Any) -> int:

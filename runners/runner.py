@@ -58,7 +58,7 @@ class SDXLRunner:
         def emit(event: Event) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        self._host.engine.submit(order, emit)
+        self._host.pool.submit(order, emit)
         try:
             while True:
                 event = await events.get()
@@ -66,7 +66,7 @@ class SDXLRunner:
                 if isinstance(event, Done | Failed):
                     return
         finally:
-            self._host.engine.cancel(
+            self._host.pool.cancel(
                 CancelOrder(request_id=order.request_id, subscriber=order.subscriber)
             )
 
@@ -74,7 +74,7 @@ class SDXLRunner:
     async def cancel(self, order: bytes) -> bytes:
         """CancelOrder in, Cancelled out."""
         message = unpack(order, CancelOrder)
-        return pack(Cancelled(self._host.engine.cancel(message)))
+        return pack(Cancelled(self._host.pool.cancel(message)))
 
     @bentoml.api
     async def load(self, order: bytes) -> bytes:

@@ -123,13 +123,17 @@ class Resident:
         self.variants: dict[str, Variant] = {}
         self.controlnets: dict[str, ControlNet] = {}
         self.resident_bytes: dict[str, int] = {}
+        self.crowded = False
 
-    def load_variant(self, name: str) -> Variant:
+    def ask(self, model: str, controlnet: str) -> tuple[Variant | None, ControlNet | None]:
+        return self.variants.get(model), self.controlnets.get(controlnet)
+
+    def load_variant(self, name: str, beside: Sequence[str] = ()) -> Variant:
         if name == "absent":
             raise LoadError("model absent is not in the model store")
         return self.variants.setdefault(name, demo_networks(name)[0])
 
-    def load_controlnet(self, name: str) -> ControlNet:
+    def load_controlnet(self, name: str, beside: Sequence[str] = ()) -> ControlNet:
         return self.controlnets.setdefault(name, demo_networks("lightning")[1])
 
     def load_loras(self, model: str, names: Sequence[str]) -> None:
@@ -141,12 +145,13 @@ def demo_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., EngineH
     """Hosts on the demo set that have not begun their start."""
     hosts = []
     monkeypatch.setattr("runners.host.Shelf", lambda *_: Shelved())
-    monkeypatch.setattr("runners.host.Residency", Resident)
+    monkeypatch.setattr("runners.station.Residency", Resident)
 
     def make(**settings: Any) -> EngineHost:
         clock = BootClock(time.time())
-        host = EngineHost(demo_catalog(), Settings(**settings), DEVICE, clock)
-        host.engine.start()
+        host = EngineHost(demo_catalog(), Settings(**settings), [DEVICE], clock)
+        for station in host.pool.stations:
+            station.engine.start()
         hosts.append(host)
         return host
 

@@ -1,0 +1,52 @@
+"""Several devices as one: each request goes where it will be answered first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runners.messages import CancelOrder, PaintJob
+from runners.station import Station
+from runners.task import Emit
+
+
+class Pool:
+    """The engines of all stations. Thread-safe.
+
+    A request goes to the station that would begin with it first. That a station has the weights
+    already counts for it, so requests of a variant gather where it is until a queue is longer than
+    a load. A request that joins another by its id follows it, and a session's newer request ends
+    the older ones wherever they are.
+    """
+
+    def __init__(self, stations: Sequence[Station]) -> None:
+        self.stations = stations
+
+    def submit(self, job: PaintJob, emit: Emit) -> None:
+        """Queue a job, or join the one of the same id that still runs."""
+        for station in self.stations:
+            if station.engine.knows(job.request_id):
+                station.engine.submit(job, emit)
+                return
+        chosen = min(self.stations, key=lambda station: station.seconds_until(job))
+        if job.session is not None:
+            for station in self.stations:
+                if station is not chosen:
+                    station.engine.supersede(job.session, job.arrived)
+        chosen.engine.submit(job, emit)
+
+    def cancel(self, order: CancelOrder) -> tuple[str, ...]:
+        """End what the order names, before the next step; returns the request ids."""
+        ended = [name for station in self.stations for name in station.engine.cancel(order)]
+        return tuple(dict.fromkeys(ended))
+
+    def snapshot(self) -> tuple[int, int, float]:
+        """Requests waiting, requests under way, and the seconds until the last of them is done."""
+        waiting, running, seconds = zip(
+            *(station.engine.snapshot() for station in self.stations), strict=True
+        )
+        return sum(waiting), sum(running), max(seconds)
+
+    def close(self) -> None:
+        """Stop every engine after its current step."""
+        for station in self.stations:
+            station.close()
