@@ -44,8 +44,12 @@ class Settings(BaseSettings):
     vram_budget_gb: float | None = Field(
         None, gt=0, description="bytes of weights on the device, in 1e9; unset: measured on a GPU"
     )
-    attention_backend: Literal["sdpa"] = Field("sdpa", description="attention implementation")
-    compile: Literal["off"] = Field("off", description="compilation of the networks")
+    attention_backend: Literal["sdpa", "xformers"] = Field(
+        "sdpa", description="attention implementation; xformers only where it runs"
+    )
+    compile: Literal["off", "regional"] = Field(
+        "off", description="compilation of the networks' repeated blocks"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO")
     log_format: Literal["text", "json"] = Field("text")
     otel_traces_exporter: Literal["otlp", "console", "none"] | None = Field(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from runners.followed import follow
 from runners.messages import LoraWeight
 
 _KEPT_SETS = 16
@@ -71,8 +72,7 @@ class AdapterBank:
             return False
         layers, ignored = read_lora(path, self._unet)
         for layer in layers.keys() - self._hooked:
-            module = self._unet.get_submodule(layer)
-            module.register_forward_hook(partial(self._adapt, layer))
+            follow(self._unet.get_submodule(layer), weakref.WeakMethod(self._change), layer)
         self._hooked |= layers.keys()
         if ignored:
             self.warnings[name] = f"lora {name}: its {', '.join(ignored)} part is not applied"
@@ -111,18 +111,17 @@ class AdapterBank:
             )
         return combined
 
-    def _adapt(
-        self, layer: str, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
-    ) -> torch.Tensor | None:
+    def _change(self, layer: str, module: nn.Module, given: torch.Tensor) -> torch.Tensor | None:
+        """What the active adapters add to a layer's output, or None."""
         adapter = self._active.get(layer)
         if adapter is None:
             return None
         if isinstance(module, nn.Conv2d):
             reduced = F.conv2d(
-                inputs[0], adapter.down, None, module.stride, module.padding, module.dilation
+                given, adapter.down, None, module.stride, module.padding, module.dilation
             )
-            return output + F.conv2d(reduced, adapter.up)
-        return output + F.linear(F.linear(inputs[0], adapter.down), adapter.up)
+            return F.conv2d(reduced, adapter.up)
+        return F.linear(F.linear(given, adapter.down), adapter.up)
 
 
 def read_lora(path: Path, unet: nn.Module) -> tuple[dict[str, LowRank], list[str]]:

@@ -77,8 +77,7 @@ def _control(
         return None, None
     network = batch.owners[0].controlnet
     if len(acting) == len(batch.owners):
-        with network.text.bound(batch.text.controlnet):
-            return _residuals(network, batch, timesteps, slice(None))
+        return _residuals(network, batch, timesteps, slice(None))
     index = torch.tensor(acting, device=device.torch_device)
     down, middle = _residuals(network, batch, timesteps, index)
 
@@ -93,16 +92,18 @@ def _residuals(
     network: ControlNet, batch: Batch, timesteps: torch.Tensor, rows: torch.Tensor | slice
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """What the ControlNet adds to the UNet's features on some of the rows."""
-    down, middle = network.network(
-        batch.latents[rows],
-        timesteps[rows],
-        encoder_hidden_states=batch.text.embeds[rows],
-        controlnet_cond=batch.hints[rows],
-        conditioning_scale=batch.strengths[rows],
-        added_cond_kwargs={
-            "text_embeds": batch.text.pooled[rows],
-            "time_ids": batch.time_ids[rows],
-        },
-        return_dict=False,
-    )
+    text = [(key[rows], value[rows]) for key, value in batch.text.controlnet]
+    with network.text.bound(text):
+        down, middle = network.network(
+            batch.latents[rows],
+            timesteps[rows],
+            encoder_hidden_states=batch.text.embeds[rows],
+            controlnet_cond=batch.hints[rows],
+            conditioning_scale=batch.strengths[rows],
+            added_cond_kwargs={
+                "text_embeds": batch.text.pooled[rows],
+                "time_ids": batch.time_ids[rows],
+            },
+            return_dict=False,
+        )
     return list(down), middle

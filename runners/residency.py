@@ -20,6 +20,7 @@ from models.shelf import Shelf
 from models.store import Component, Entry
 from runners.adapters import AdapterError
 from runners.budget import Budget
+from runners.compilation import Compiler
 from runners.device import Device
 from runners.metrics import LOAD_FAILURES, LOAD_SECONDS
 from runners.networks import ControlNet, Variant, load_component, split_hint
@@ -49,10 +50,16 @@ class Residency:
     """
 
     def __init__(
-        self, catalog: Catalog, shelf: Shelf, device: Device, budget: Budget | None = None
+        self,
+        catalog: Catalog,
+        shelf: Shelf,
+        device: Device,
+        budget: Budget | None = None,
+        compiler: Compiler | None = None,
     ) -> None:
         self.in_use: Callable[[], set[str]] = set
         self.budget = budget or Budget(device)
+        self.compiler = compiler or Compiler()
         self._catalog = catalog
         self._shelf = shelf
         self._device = device
@@ -112,7 +119,12 @@ class Residency:
                 parts = self._load_parts("model", name, entry)
                 text_key = " ".join(entry.components[kind].tag for kind in _TEXT)
                 spec = self._catalog.models[name]
-                self._variants[name] = Variant.of(name, spec, parts, text_key)
+                variant = Variant.of(name, spec, parts, text_key)
+                if self.compiler.active:
+                    # Nobody waits for it yet; a LoRA that came later would compile it anew.
+                    self._read_loras(variant, tuple(self._shelf.inventory.loras))
+                    self.compiler.variant(variant, self._device)
+                self._variants[name] = variant
             return self._variants[name]
 
     def load_controlnet(self, name: str, beside: Collection[str] = ()) -> ControlNet:
@@ -122,27 +134,15 @@ class Residency:
                 entry = self._entry("controlnet", name, self._shelf.inventory.controlnets)
                 self._make_room("controlnet", name, entry, beside)
                 parts = self._load_parts("controlnet", name, entry)
-                self._controlnets[name] = split_hint(name, parts["controlnet"])
+                controlnet = split_hint(name, parts["controlnet"])
+                self.compiler.regions(controlnet.network)
+                self._controlnets[name] = controlnet
             return self._controlnets[name]
 
     def load_loras(self, model: str, names: Sequence[str]) -> None:
         """Read LoRAs for a resident variant, each once; raises LoadError like load_variant."""
         with self._loading:
-            variant = self._variants[model]
-            for name in names:
-                entry = self._entry("lora", name, self._shelf.inventory.loras)
-                (path,) = entry.components["lora"].path.glob("*.safetensors")
-                started = time.monotonic()
-                try:
-                    if variant.adapters.add(name, path):
-                        LOAD_SECONDS.labels("lora", name).observe(time.monotonic() - started)
-                except Exception as error:
-                    reason = error if isinstance(error, AdapterError) else "it could not be read"
-                    message = f"lora {name} for model {model}: {reason}"
-                    self.errors[f"lora {name}"] = message
-                    LOAD_FAILURES.labels("lora", name).inc()
-                    raise LoadError(message) from error
-                self.errors.pop(f"lora {name}", None)
+            self._read_loras(self._variants[model], names)
 
     def unload_variant(self, name: str) -> bool:
         """Forget a variant; its own components go with its last user. False if not resident."""
@@ -157,6 +157,22 @@ class Residency:
             dropped = self._controlnets.pop(name, None) is not None
             self._forget_unused()
             return dropped
+
+    def _read_loras(self, variant: Variant, names: Sequence[str]) -> None:
+        for name in names:
+            entry = self._entry("lora", name, self._shelf.inventory.loras)
+            (path,) = entry.components["lora"].path.glob("*.safetensors")
+            started = time.monotonic()
+            try:
+                if variant.adapters.add(name, path):
+                    LOAD_SECONDS.labels("lora", name).observe(time.monotonic() - started)
+            except Exception as error:
+                reason = error if isinstance(error, AdapterError) else "it could not be read"
+                message = f"lora {name} for model {variant.name}: {reason}"
+                self.errors[f"lora {name}"] = message
+                LOAD_FAILURES.labels("lora", name).inc()
+                raise LoadError(message) from error
+            self.errors.pop(f"lora {name}", None)
 
     def _make_room(self, what: str, name: str, entry: Entry, beside: Collection[str]) -> None:
         """Let what was asked for longest ago leave until the entry fits; wait for what is in use.

@@ -9,7 +9,9 @@ from concurrent.futures import Future
 from api.settings import Settings
 from models.catalog import Catalog
 from models.shelf import Shelf
+from runners.attention import choose_attention
 from runners.budget import Budget
+from runners.compilation import Compiler
 from runners.device import Device
 from runners.engine import Engine, EngineConfig
 from runners.gpu_load import GpuLoad
@@ -32,7 +34,9 @@ class Station:
         self.device = device
         self.gpu = GpuLoad(device)
         self.budget = Budget(device, settings.vram_budget_gb)
-        self.residency = Residency(catalog, shelf, device, self.budget)
+        choose_attention(settings.attention_backend, device)
+        compiler = Compiler(settings.compile)
+        self.residency = Residency(catalog, shelf, device, self.budget, compiler)
         self._loader = Loader(self.residency)
         share = EngineConfig(max_queue=math.ceil(settings.max_queue / stations))
         self.engine = Engine(self._loader, device, share)

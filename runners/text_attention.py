@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import Attention
 from torch import nn
-from torch.nn import functional as F
+
+from runners.attention import attend
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]
 """Of one layer: both [R, heads, L, head dim]."""
@@ -50,7 +51,6 @@ class BlockAttention:
         attn: Attention,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
         **_: Any,
     ) -> torch.Tensor:
         """[R, S, C] to [R, S, C]; the text, [R, L, D], is not looked at where it is bound."""
@@ -60,7 +60,7 @@ class BlockAttention:
         else:
             source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
             key, value = keys_values(attn, source)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
+        attended = attend(query, key, value)
         merged = attended.transpose(1, 2).flatten(2)
         output: torch.Tensor = attn.to_out[0](merged)
         return output

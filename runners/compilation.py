@@ -1,0 +1,111 @@
+"""Compilation of the networks' repeated blocks (COMPILE=regional).
+
+A transformer block is the same code over and over with other weights, so it is compiled once and
+used everywhere: minutes less than compiling whole networks. Weights and LoRAs are inputs of what is
+compiled, sizes are symbolic, so neither leads to another compilation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import structlog
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+from torch import nn
+
+from runners.conditioning import Conditioner
+from runners.denoise import predict_noise
+from runners.device import Device
+from runners.messages import PaintJob
+from runners.networks import ControlNet, Variant
+from runners.sample import Sample
+from runners.text_attention import TextBank
+
+log = structlog.get_logger(__name__)
+
+Mode = Literal["off", "regional"]
+
+
+class Compiler:
+    """Compiles networks as they are loaded, if that is asked for and works here.
+
+    Args:
+        mode: COMPILE.
+        backend: torch.compile's; tests take one that is quick.
+    """
+
+    def __init__(self, mode: Mode = "off", backend: str = "inductor") -> None:
+        self._backend = backend
+        self.active = mode == "regional" and self._works()
+        if self.active:
+            # A block that cannot be compiled runs as it is, with torch's warning in the log.
+            torch._dynamo.config.suppress_errors = True
+            # A block whose layers have adapters is another one than a block without.
+            torch._dynamo.config.skip_nnmodule_hook_guards = False
+            # Blocks of two widths, one row and several, several sizes: each is one version.
+            torch._dynamo.config.cache_size_limit = 64
+
+    def regions(self, network: nn.Module) -> None:
+        """Let a network's transformer blocks compile themselves when they are first called."""
+        if not self.active:
+            return
+        for block in blocks_of(network):
+            block.compile(backend=self._backend, dynamic=True)
+
+    def variant(self, variant: Variant, device: Device) -> None:
+        """Compile a variant's UNet now, for one row and for several.
+
+        Compilers treat a batch of one apart; sizes and further rows are symbolic from the start.
+        """
+        self.regions(variant.unet)
+        if not self.active:
+            return
+        started = time.monotonic()
+        nothing = ControlNet("", nn.Module(), nn.Identity(), TextBank(nn.Module()))
+        size = variant.spec.native_size
+        job = PaintJob(
+            request_id="compile", subscriber="", model=variant.name, controlnet="",
+            prompt="terrain", negative_prompt=None, seed=0, num_images=1, steps=1,
+            guidance_scale=1.0, controlnet_strength=0.0, control_guidance_start=0.0,
+            control_guidance_end=1.0, scheduler="euler", use_karras_sigmas=None, width=size,
+            height=size, output_format="jpeg", quality=90, depth=bytes(size * size),
+        )  # fmt: skip
+        conditioning = Conditioner(device).condition(job, variant, nothing)
+        for rows in (1, 2):
+            samples = [
+                Sample(job, seed, variant, nothing, conditioning, device) for seed in range(rows)
+            ]
+            predict_noise(samples, device)
+        seconds = round(time.monotonic() - started, 1)
+        log.info("compiled", model=variant.name, seconds=seconds, graphs=compiled_graphs())
+
+    def _works(self) -> bool:
+        """Whether anything can be compiled here: there must be a compiler for the device."""
+        try:
+            doubled = torch.compile(_double, backend=self._backend)
+            doubled(torch.ones(4))
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            log.warning("not compiled", reason=f"{type(error).__name__}: {reason}")
+            return False
+        finally:
+            torch._dynamo.reset()
+        return True
+
+
+def blocks_of(network: nn.Module) -> Sequence[Any]:
+    """The repeated blocks of a UNet or a ControlNet."""
+    return [module for module in network.modules() if isinstance(module, BasicTransformerBlock)]
+
+
+def compiled_graphs() -> int:
+    """How many different graphs have been compiled in this process."""
+    count: int = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return count
+
+
+def _double(numbers: torch.Tensor) -> torch.Tensor:
+    return numbers * 2 + 1
