@@ -26,7 +26,7 @@ BACKEND ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
 export CATALOG
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: setup serve import shipped backend bento image container-test vast-test monitoring-test test check format demo-train bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory clean
+.PHONY: setup serve import shipped backend bento image container-test vast-test monitoring-test test check format demo-train bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory gpu-report clean
 
 setup: $(INSTALLED)
 
@@ -96,6 +96,9 @@ demo-train: setup
 
 bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory: setup
 	$(BIN)/python -m benchmarks.$(subst -,_,$(@:bench-%=%))
+
+gpu-report: setup
+	$(BIN)/python -m benchmarks.gpu_report --output docs/gpu-report.md
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache

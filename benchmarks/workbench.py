@@ -14,7 +14,6 @@ from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline
 from PIL import Image
 
 from models.catalog import Catalog, load_catalog
-from models.components import parts_of
 from models.sources import parse_source
 from runners.device import Device
 from runners.engine import Engine, EngineConfig
@@ -34,6 +33,9 @@ def demo_catalog() -> Catalog:
 
 def component_folders(catalog: Catalog, model: str) -> dict[str, Path]:
     """Where a variant's components lie on this machine, by kind."""
+    # Imported here: it brings the model store, which the GPU report does without.
+    from models.components import parts_of
+
     return {
         part.kind: Path(parse_source(part.source, catalog.folder).path, part.folder)
         for part in parts_of(catalog, "models", model)

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -25,12 +26,15 @@ from runners.device import Device, Pacer
 from runners.encode import encode_picture, encode_preview
 from runners.failure import failure_of
 from runners.journal import Journal
-from runners.loader import Loader
 from runners.messages import CancelOrder, PaintJob
 from runners.picker import GroupPicker
 from runners.queue import TaskQueue
 from runners.sample import Sample
 from runners.task import Emit, Task
+
+if TYPE_CHECKING:
+    # Weights may come from elsewhere than the model store.
+    from runners.loader import Loader
 
 log = structlog.get_logger(__name__)
 _SEEDS = 2**63

@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 
 from runners.messages import Failed
-from runners.residency import LoadError
 from runners.schedulers import SchedulerChoiceError
+
+
+class LoadError(RuntimeError):
+    """Weights that could not be loaded; the message names the entry, never a path."""
 
 
 def failure_of(error: Exception) -> Failed:

@@ -22,10 +22,10 @@ from models.store import default_name, how_to_import, missing
 from runners.boot import BootClock
 from runners.device import Device, memory_of
 from runners.download_meter import DownloadMeter
+from runners.failure import LoadError
 from runners.messages import LoadOrder, RunnerStatus
 from runners.metrics import record_boot_phase, show_zeros
 from runners.pool import Pool
-from runners.residency import LoadError
 from runners.station import Station
 from runners.warmup import WarmUpError
 

@@ -9,8 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import structlog
 import torch
 
+from runners.failure import LoadError
 from runners.networks import ControlNet, Variant
-from runners.residency import LoadError, Residency
+from runners.residency import Residency
 
 log = structlog.get_logger(__name__)
 

@@ -22,6 +22,7 @@ from runners.adapters import AdapterError
 from runners.budget import Budget
 from runners.compilation import Compiler
 from runners.device import Device
+from runners.failure import LoadError
 from runners.metrics import LOAD_FAILURES, LOAD_SECONDS
 from runners.networks import ControlNet, Variant, load_component, split_hint
 from runners.pinned import PinnedStore
@@ -30,10 +31,6 @@ log = structlog.get_logger(__name__)
 
 _CROWDED_SECONDS = 0.02
 _TEXT = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
-
-
-class LoadError(RuntimeError):
-    """Weights that could not be loaded; the message names the entry, never a path."""
 
 
 class Residency:

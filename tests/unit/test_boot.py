@@ -21,10 +21,10 @@ from benchmarks.workbench import DEVICE, demo_catalog, demo_networks, make_engin
 from models.store import Inventory
 from runners.boot import BootClock
 from runners.engine import Engine
+from runners.failure import LoadError
 from runners.host import EngineHost
 from runners.messages import CancelOrder
 from runners.networks import ControlNet, Variant
-from runners.residency import LoadError
 from runners.warmup import WarmUpError, paint_sizes
 
 

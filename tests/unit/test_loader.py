@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from runners.failure import LoadError
 from runners.loader import Loader
-from runners.residency import LoadError
 
 
 class Network:

@@ -15,8 +15,9 @@ from models.sources import parse_source
 from models.store import Component, Entry
 from runners.device import Device
 from runners.download_meter import DownloadMeter
+from runners.failure import LoadError
 from runners.gpu_load import GpuLoad
-from runners.residency import LoadError, Residency
+from runners.residency import Residency
 from tests.unit.counted import Growth
 from tests.unit.jobs import Clock
 

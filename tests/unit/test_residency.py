@@ -16,9 +16,10 @@ from benchmarks.workbench import DEVICE, Listener, demo_catalog
 from models.shelf import Shelf
 from runners.budget import Budget
 from runners.engine import Engine
+from runners.failure import LoadError
 from runners.loader import Loader
 from runners.pinned import PinnedStore
-from runners.residency import LoadError, Residency, bytes_on
+from runners.residency import Residency, bytes_on
 from tests.unit.jobs import job, paint, pictures
 
 CONTROLNET = "sdxl_small"

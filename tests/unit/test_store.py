@@ -125,7 +125,8 @@ from models.catalog import load_catalog
 from models.shelf import Shelf
 from models.store import require
 from runners.device import Device
-from runners.residency import LoadError, Residency
+from runners.failure import LoadError
+from runners.residency import Residency
 import torch
 catalog = load_catalog("demo")
 found = require(catalog)
@@ -170,7 +171,8 @@ from models.catalog import load_catalog
 from models.shelf import Shelf
 from models.store import require
 from runners.device import Device
-from runners.residency import LoadError, Residency
+from runners.failure import LoadError
+from runners.residency import Residency
 catalog = load_catalog("{catalog}")
 device = Device(torch.device("cpu"), torch.float32)
 residency = Residency(catalog, Shelf(catalog), device)
