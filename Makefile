@@ -25,7 +25,7 @@ BACKEND ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
 export CATALOG
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: setup serve import shipped backend bento image container-test vast-test test check format demo-train bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload clean
+.PHONY: setup serve import shipped backend bento image container-test vast-test test check format demo-train bench-parity bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload clean
 
 setup: $(INSTALLED)
 
@@ -86,7 +86,7 @@ format: setup
 demo-train: setup
 	$(BIN)/python -m models.demo.train
 
-bench-parity bench-fidelity bench-overhead bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload: setup
+bench-parity bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload: setup
 	$(BIN)/python -m benchmarks.$(subst -,_,$(@:bench-%=%))
 
 clean:
