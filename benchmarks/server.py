@@ -1,4 +1,4 @@
-"""A service of its own for a benchmark or a test: real process, own store, free port."""
+"""Servers of its own for a benchmark or a test: real processes, own store, free ports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -66,14 +66,38 @@ def started_service(
         **(settings or {}),
     }
     command = [sys.executable, "-m", "bentoml", "serve", *([bento] if bento else [])]
+    with _started(command, folder, environment, log) as process:
+        url = f"http://127.0.0.1:{port}"
+        _wait(f"{url}/readyz" if ready else f"{url}/livez", process, log, seconds)
+        yield url
+
+
+@contextlib.contextmanager
+def started_reference(log: Path) -> Iterator[str]:
+    """Start benchmarks/reference_server.py; yields its URL once it is ready.
+
+    Args:
+        log: receives everything that it prints.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.reference_server", "--port", str(port)]
+    with _started(command, ROOT, os.environ, log) as process:
+        url = f"http://127.0.0.1:{port}"
+        _wait(f"{url}/readyz", process, log, _START_SECONDS)
+        yield url
+
+
+@contextlib.contextmanager
+def _started(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that writes to `log` and is stopped at the end."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
     try:
-        url = f"http://127.0.0.1:{port}"
-        _wait(f"{url}/readyz" if ready else f"{url}/livez", process, log, seconds)
-        yield url
+        yield process
     finally:
         process.terminate()
         try:
@@ -104,4 +128,4 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float)
                 return
         time.sleep(0.1)
     tail = log.read_text(errors="replace")[-2000:]
-    raise RuntimeError(f"the service did not become ready:\n{tail}")
+    raise RuntimeError(f"{url} did not become ready:\n{tail}")

@@ -1,4 +1,4 @@
-"""Calls in the background."""
+"""Calls in the background, and the reference server beside the service."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.server import started_reference
+
 
 @pytest.fixture
 def background(
@@ -18,3 +20,10 @@ def background(
     with ThreadPoolExecutor(4) as pool:
         yield lambda body: pool.submit(client.post, "/generate", json=body)
         client.post("/cancel", json={"all": True})
+
+
+@pytest.fixture(scope="session")
+def reference_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a running reference server on the demo set."""
+    with started_reference(tmp_path_factory.mktemp("log") / "reference.log") as url:
+        yield url

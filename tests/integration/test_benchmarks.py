@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pytest
 
 from benchmarks import decoder_error, lora_response
 from benchmarks.fidelity import student_faults
@@ -117,3 +118,23 @@ def test_overhead_ends_with_one_json_line(service_url: str) -> None:
     assert result["bar"] == 1.05
     assert result["pass"] is (result["figure"] <= 1.05)
     assert done.returncode == (0 if result["pass"] else 1), done.stderr
+
+
+@pytest.mark.parametrize("name", ["throughput", "switching"])
+def test_rivals_end_with_one_json_line(name: str, service_url: str, reference_url: str) -> None:
+    urls = ["--url", service_url, "--reference-url", reference_url]
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--smoke", *urls]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == (0 if result["pass"] else 1), done.stderr
+    if name == "switching":
+        assert result["variant_changes"] > 0
+        lost = result["seconds"]["reference"]["lost s"]
+        assert result["pass"] is (lost > 0 and result["figure"] <= result["bar"])
+        return
+    bars = {**result["bar"]["at_least"], **result["bar"]["at_most"]}
+    assert set(result["figure"]) == set(bars)
+    assert result["pass"] is (not result["missed"])
+    for scenario in result["scenarios"].values():
+        asked = {row["delivered"] + row["abandoned"] for row in scenario.values()}
+        assert len(asked) == 1

@@ -1,0 +1,70 @@
+"""Clients that each send their next request when they have the answer to their last."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+PATIENCE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What came of a list of requests: seconds for all of it, and from request to picture."""
+
+    seconds: float
+    latencies: tuple[float, ...]
+    abandoned: int
+
+    @property
+    def rate(self) -> float:
+        """Delivered pictures per second."""
+        return len(self.latencies) / self.seconds
+
+
+async def closed_loop(
+    client: httpx.AsyncClient,
+    bodies: Sequence[dict[str, Any]],
+    clients: int,
+    abandon_every: int | None = None,
+) -> Turn:
+    """Have so many clients paint a list of requests between them.
+
+    Args:
+        client: how to reach the server.
+        bodies: of `POST /generate`, sent in this order.
+        clients: how many requests are under way at once.
+        abandon_every: each so-manieth request is abandoned after PATIENCE_SECONDS, if its
+            picture is not there by then: the connection is closed, the next request sent.
+
+    Raises:
+        httpx.HTTPStatusError: an answer that is no picture.
+    """
+    left = iter(enumerate(bodies, 1))
+    latencies: list[float] = []
+    abandoned = 0
+
+    async def paint_on() -> None:
+        nonlocal abandoned
+        for number, body in left:
+            impatient = abandon_every is not None and number % abandon_every == 0
+            sent = time.perf_counter()
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS if impatient else None):
+                    answer = await client.post("/generate", json=body)
+            except TimeoutError:
+                abandoned += 1
+                continue
+            answer.raise_for_status()
+            latencies.append(time.perf_counter() - sent)
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(paint_on())
+    return Turn(time.perf_counter() - started, tuple(latencies), abandoned)

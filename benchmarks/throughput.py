@@ -1,0 +1,187 @@
+"""How many pictures, and how soon, beside the server that one would write in an afternoon?
+
+    python -m benchmarks.throughput [--rounds N] [--seed N] [--smoke]
+
+Runs the service and benchmarks/reference_server.py on the demo set and loads them in turn with
+equal lists of requests, from 1, 4 or 8 clients that send the next request when they have their
+picture. Homogeneous: one variant, one era, one size. Mixed: all variants, eras with their LoRAs
+and three sizes. Abandoned: every fourth client hangs up after a second.
+
+Rates are compared round by round, and the median of the ratios counts; latencies over all rounds.
+`--url` and `--reference-url` use servers that run already; `--smoke` says nothing about speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+
+from benchmarks.crowd import Turn, closed_loop
+from benchmarks.report import finish, table
+from benchmarks.rivals import (
+    REFERENCE,
+    SERVICE,
+    STEPS,
+    Choice,
+    in_turn,
+    running_rivals,
+    settle,
+)
+from benchmarks.workbench import demo_catalog
+
+AT_LEAST = {"homogeneous_rate": 1.1, "mixed_rate": 2.0, "abandoned_rate": 1.2}
+AT_MOST = {"single_latency": 1.02, "mixed_p95": 0.6}
+_SIZES = ((256, 256), (256, 256), (320, 256), (256, 320))
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """So many clients, and so many requests of a kind in each round."""
+
+    name: str
+    clients: int
+    requests: int
+    mixed: bool = False
+    abandon_every: int | None = None
+
+    def bodies(self, rng: np.random.Generator, requests: int, steps: int) -> list[dict[str, Any]]:
+        """What is asked in one round."""
+        catalog = demo_catalog()
+        choice = (
+            Choice(tuple(catalog.models), tuple(catalog.eras), _SIZES)
+            if self.mixed
+            else Choice((catalog.default_model,), ("wilderness",))
+        )
+        return [choice.draw(rng, number, steps) for number in range(requests)]
+
+
+SCENARIOS = (
+    Scenario("homogeneous, 1 client", clients=1, requests=6),
+    Scenario("homogeneous, 4 clients", clients=4, requests=12),
+    Scenario("homogeneous, 8 clients", clients=8, requests=24),
+    Scenario("mixed, 8 clients", clients=8, requests=32, mixed=True),
+    Scenario("abandoned, 8 clients", clients=8, requests=32, abandon_every=4),
+)
+Turns = Mapping[str, Sequence[Turn]]
+
+
+def paint(url: str, scenario: Scenario, bodies: Sequence[dict[str, Any]]) -> Turn:
+    """One server's turn; afterwards it has nothing left to do."""
+
+    async def run() -> Turn:
+        async with httpx.AsyncClient(base_url=url, timeout=600) as client:
+            return await closed_loop(client, bodies, scenario.clients, scenario.abandon_every)
+
+    turn = asyncio.run(run())
+    settle(url)
+    return turn
+
+
+def measure(
+    urls: Mapping[str, str], rounds: int, seed: int, smoke: bool
+) -> dict[str, dict[str, list[Turn]]]:
+    """Every scenario in every round, one server after the other; turns by scenario and server."""
+    results: dict[str, dict[str, list[Turn]]] = {
+        scenario.name: defaultdict(list) for scenario in SCENARIOS
+    }
+    for number in range(rounds):
+        for place, scenario in enumerate(SCENARIOS):
+            rng = np.random.default_rng((seed, number, place))
+            requests, steps = (min(scenario.clients, 4), 1) if smoke else (scenario.requests, STEPS)
+            bodies = scenario.bodies(rng, requests, steps)
+            for name in in_turn(number + place):
+                results[scenario.name][name].append(paint(urls[name], scenario, bodies))
+    return results
+
+
+def rate_ratio(turns: Turns) -> float:
+    """The service's pictures per second over the reference's: the median of the rounds."""
+    pairs = zip(turns[SERVICE], turns[REFERENCE], strict=True)
+    return statistics.median(ours.rate / theirs.rate for ours, theirs in pairs)
+
+
+def latency_ratio(turns: Turns, percentile: float) -> float:
+    """A percentile of the service's latencies over that of the reference's."""
+    return _latency(turns[SERVICE], percentile) / _latency(turns[REFERENCE], percentile)
+
+
+def figures_of(results: Mapping[str, Turns]) -> dict[str, float]:
+    """What the bars are about."""
+    single, _, crowded, mixed, abandoned = (results[scenario.name] for scenario in SCENARIOS)
+    return {
+        "homogeneous_rate": rate_ratio(crowded),
+        "single_latency": latency_ratio(single, 50),
+        "mixed_rate": rate_ratio(mixed),
+        "mixed_p95": latency_ratio(mixed, 95),
+        "abandoned_rate": rate_ratio(abandoned),
+    }
+
+
+def missed(figures: Mapping[str, float]) -> list[str]:
+    """The figures that are not as good as their bars."""
+    too_low = [name for name, bar in AT_LEAST.items() if figures[name] < bar]
+    return too_low + [name for name, bar in AT_MOST.items() if figures[name] > bar]
+
+
+def row(turns: Iterable[Turn]) -> dict[str, float]:
+    """A server's figures in one scenario: pictures per second, latencies in seconds."""
+    turns = list(turns)
+    return {
+        "pictures/s": sum(len(t.latencies) for t in turns) / sum(t.seconds for t in turns),
+        "median s": _latency(turns, 50),
+        "p95 s": _latency(turns, 95),
+        "delivered": sum(len(turn.latencies) for turn in turns),
+        "abandoned": sum(turn.abandoned for turn in turns),
+    }
+
+
+def _latency(turns: Iterable[Turn], percentile: float) -> float:
+    return float(np.percentile([s for turn in turns for s in turn.latencies], percentile))
+
+
+def main() -> None:
+    """Load both, print what came of it, and finish."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--url", default=None)
+    parser.add_argument("--reference-url", default=None)
+    options = parser.parse_args()
+    rounds = 1 if options.smoke else options.rounds
+    with running_rivals(options.url, options.reference_url) as urls:
+        results = measure(urls, rounds, options.seed, options.smoke)
+    rows = {
+        scenario: {name: row(turns[name]) for name in (SERVICE, REFERENCE)}
+        for scenario, turns in results.items()
+    }
+    for scenario, pair in rows.items():
+        print(f"\n{scenario}\n{table(pair)}")
+    figures = figures_of(results)
+    finish(
+        {name: round(value, 3) for name, value in figures.items()},
+        {"at_least": AT_LEAST, "at_most": AT_MOST},
+        not missed(figures),
+        missed=missed(figures),
+        rounds=rounds,
+        smoke=options.smoke,
+        scenarios={
+            scenario: {
+                name: {heading: round(value, 3) for heading, value in figures.items()}
+                for name, figures in pair.items()
+            }
+            for scenario, pair in rows.items()
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
