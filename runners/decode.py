@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from runners import tiling
 from runners.networks import Variant
 from runners.sample import Sample
 
@@ -32,7 +33,7 @@ def decode_latents(latents: torch.Tensor, variant: Variant, decoder: str = "full
     """
     network = variant.vae if decoder == "full" else variant.tiny_decoder
     scaled = latents.to(network.dtype) / network.config.scaling_factor
-    picture = network.decode(scaled, return_dict=False)[0]
+    picture = tiling.decode(network, scaled)
     return _to_pixels(picture[0] / 2 + 0.5)
 
 
