@@ -8,7 +8,7 @@ compiled, sizes are symbolic, so neither leads to another compilation.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import structlog
@@ -27,6 +27,10 @@ from runners.text_attention import TextBank
 log = structlog.get_logger(__name__)
 
 Mode = Literal["off", "regional"]
+Backend = str | Callable[..., Any]
+
+_SIDE = 256
+"""Edge of what ControlNets are compiled with; sizes are symbolic, so any does."""
 
 
 class Compiler:
@@ -35,23 +39,35 @@ class Compiler:
     Args:
         mode: COMPILE.
         backend: torch.compile's; tests take one that is quick.
+        device: what is compiled for.
     """
 
-    def __init__(self, mode: Mode = "off", backend: str = "inductor") -> None:
+    def __init__(
+        self, mode: Mode = "off", backend: Backend = "inductor", device: Device | None = None
+    ) -> None:
         self._backend = backend
+        self._device = torch.device("cpu") if device is None else device.torch_device
         self.active = mode == "regional" and self._works()
-        if self.active:
-            # A block that cannot be compiled runs as it is, with torch's warning in the log.
-            torch._dynamo.config.suppress_errors = True
-            # A block whose layers have adapters is another one than a block without.
-            torch._dynamo.config.skip_nnmodule_hook_guards = False
-            # Blocks of two widths, one row and several, several sizes: each is one version.
-            torch._dynamo.config.cache_size_limit = 64
+
+    def settle(self) -> None:
+        """Set the options of torch's compiler for this thread.
+
+        They are per thread, so every thread that compiles or takes steps needs this once.
+        """
+        if not self.active:
+            return
+        # A block that cannot be compiled runs as it is, with torch's warning in the log.
+        torch._dynamo.config.suppress_errors = True
+        # A block whose layers have adapters is another one than a block without.
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
+        # Blocks of two widths, one row and several, several sizes: each is one version.
+        torch._dynamo.config.cache_size_limit = 64
 
     def regions(self, network: nn.Module) -> None:
         """Let a network's transformer blocks compile themselves when they are first called."""
         if not self.active:
             return
+        self.settle()
         for block in blocks_of(network):
             block.compile(backend=self._backend, dynamic=True)
 
@@ -82,11 +98,45 @@ class Compiler:
         seconds = round(time.monotonic() - started, 1)
         log.info("compiled", model=variant.name, seconds=seconds, graphs=compiled_graphs())
 
+    @torch.inference_mode()
+    def controlnet(self, controlnet: ControlNet, device: Device) -> None:
+        """Compile a ControlNet now, as `variant` does; the smaller ones have nothing to compile."""
+        network = controlnet.network
+        self.regions(network)
+        if not self.active or not blocks_of(network):
+            return
+        started = time.monotonic()
+        config = network.config
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(shape, dtype=device.dtype, device=device.torch_device)
+
+        side = _SIDE // 8
+        hint = controlnet.hint(zeros(1, 3, _SIDE, _SIDE))
+        for rows in (1, 2):
+            embeds = zeros(rows, 77, config.cross_attention_dim)
+            with controlnet.text.bound(controlnet.text.read(embeds)):
+                network(
+                    zeros(rows, config.in_channels, side, side),
+                    zeros(rows).float(),
+                    encoder_hidden_states=embeds,
+                    controlnet_cond=hint.expand(rows, -1, -1, -1),
+                    conditioning_scale=1.0,
+                    added_cond_kwargs={
+                        "text_embeds": zeros(rows, pooled),
+                        "time_ids": zeros(rows, 6),
+                    },
+                    return_dict=False,
+                )
+        seconds = round(time.monotonic() - started, 1)
+        log.info("compiled", controlnet=controlnet.name, seconds=seconds, graphs=compiled_graphs())
+
     def _works(self) -> bool:
         """Whether anything can be compiled here: there must be a compiler for the device."""
         try:
             doubled = torch.compile(_double, backend=self._backend)
-            doubled(torch.ones(4))
+            doubled(torch.ones(4, device=self._device))
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
             log.warning("not compiled", reason=f"{type(error).__name__}: {reason}")

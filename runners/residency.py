@@ -132,7 +132,7 @@ class Residency:
                 self._make_room("controlnet", name, entry, beside)
                 parts = self._load_parts("controlnet", name, entry)
                 controlnet = split_hint(name, parts["controlnet"])
-                self.compiler.regions(controlnet.network)
+                self.compiler.controlnet(controlnet, self._device)
                 self._controlnets[name] = controlnet
             return self._controlnets[name]
 

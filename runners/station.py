@@ -35,11 +35,12 @@ class Station:
         self.gpu = GpuLoad(device)
         self.budget = Budget(device, settings.vram_budget_gb)
         choose_attention(settings.attention_backend, device)
-        compiler = Compiler(settings.compile)
+        compiler = Compiler(settings.compile, device=device)
         self.residency = Residency(catalog, shelf, device, self.budget, compiler)
         self._loader = Loader(self.residency)
         share = EngineConfig(max_queue=math.ceil(settings.max_queue / stations))
         self.engine = Engine(self._loader, device, share)
+        self.engine.call(compiler.settle)
 
     def load(self, model: str, controlnet: str) -> Future[None]:
         """Start loading both; the future raises LoadError."""

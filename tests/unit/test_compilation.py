@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 import torch
 
+from api.settings import Settings
+from benchmarks.imports import store_at
 from benchmarks.workbench import (
     CONTROLNET,
     DEVICE,
@@ -18,6 +23,7 @@ from benchmarks.workbench import (
     demo_catalog,
     make_job,
 )
+from models.shelf import Shelf
 from models.sources import parse_source
 from runners.compilation import Compiler, compiled_graphs
 from runners.conditioning import Conditioner
@@ -25,13 +31,20 @@ from runners.denoise import predict_noise
 from runners.messages import LoraWeight
 from runners.networks import ControlNet, Variant, load_component, split_hint
 from runners.sample import Sample
+from runners.station import Station
 
+T = TypeVar("T")
 SETS = [
     (),
     (LoraWeight("drone", 0.8),),
     (LoraWeight("drone", 0.3), LoraWeight("experimance", 0.6)),
     (LoraWeight("experimance", 1.1),),
     (LoraWeight("experimance", 0.2), LoraWeight("drone", 1.4)),
+    (LoraWeight("drone", 0.8), LoraWeight("experimance", 0.4)),
+    (LoraWeight("drone", 0.6), LoraWeight("experimance", 0.5)),
+    (LoraWeight("drone", 2.0),),
+    (LoraWeight("experimance", 0.1),),
+    (LoraWeight("drone", -0.5), LoraWeight("experimance", 1.0)),
 ]
 SIZES = [(64, 64), (96, 64), (64, 128)]
 
@@ -48,7 +61,7 @@ def fresh(compiler: Compiler) -> tuple[Variant, ControlNet]:
         CONTROLNET, load_component("controlnet", WEIGHTS / "controlnet", DEVICE)
     )
     compiler.variant(variant, DEVICE)
-    compiler.regions(controlnet.network)
+    compiler.controlnet(controlnet, DEVICE)
     return variant, controlnet
 
 
@@ -69,16 +82,32 @@ def predictions(
         return torch.cat(predict_noise(samples, DEVICE))
 
 
+def elsewhere(work: Callable[[], T]) -> T:
+    """What a call gives on a thread of its own, where torch's options are the default ones."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+class FailingBackend:
+    """Compiles what is tried first, and nothing after."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> torch.fx.GraphModule:
+        self.calls += 1
+        if self.calls > 1:
+            raise RuntimeError("it broke")
+        return graph
+
+
 @pytest.fixture(scope="module")
 def compiled() -> Iterator[tuple[Variant, ControlNet]]:
     # The quick backend: graphs are traced and guarded as ever, and run as they are.
     compiler = Compiler("regional", backend="eager")
     assert compiler.active
-    networks = fresh(compiler)
-    # The ControlNet's blocks, for one row and for several.
-    for guidance in (1.0, 2.0):
-        predictions(networks, (), (64, 64), guidance)
-    yield networks
+    # As in the service: loaded on one thread, used on another.
+    yield elsewhere(partial(fresh, compiler))
     torch._dynamo.reset()
 
 
@@ -107,3 +136,36 @@ def test_without_a_compiler_it_goes_on(capsys: pytest.CaptureFixture[str]) -> No
     assert not compiler.active
     assert "not compiled" in capsys.readouterr().out
     predictions(fresh(compiler), (), (64, 64), 1.0)
+
+
+def test_a_block_that_cannot_be_compiled_runs_as_it_is_on_every_thread() -> None:
+    backend = FailingBackend()
+    compiler = Compiler("regional", backend=backend)
+    assert compiler.active
+    networks = elsewhere(partial(fresh, compiler))
+    assert backend.calls > 1
+
+    def step() -> torch.Tensor:
+        compiler.settle()
+        return predictions(networks, SETS[2], (64, 64), 2.0)
+
+    result = elsewhere(step)
+    expected = predictions(fresh(Compiler("off")), SETS[2], (64, 64), 2.0)
+    torch._dynamo.reset()
+    assert torch.equal(result, expected)
+
+
+def test_a_station_settles_its_engines_thread(tmp_path: Path) -> None:
+    options = torch._dynamo.config
+    with store_at(tmp_path):
+        station = Station(demo_catalog(), Shelf(demo_catalog()), DEVICE, Settings())
+    station.residency.compiler.active = True
+
+    def look() -> tuple[bool, bool]:
+        station.engine.tick()
+        return options.suppress_errors, options.skip_nnmodule_hook_guards
+
+    try:
+        assert elsewhere(look) == (True, False)
+    finally:
+        station.close()
