@@ -117,7 +117,9 @@ class GenerateRequest(BaseModel):
     decoder: Literal["full", "tiny"] = Field(
         "full", description="`tiny`: the variant's small decoder, faster and less exact"
     )
-    enable_deepcache: bool = Field(False, description="not offered by this version")
+    enable_deepcache: bool = Field(
+        False, description="every other step reuses the UNet's deep features: faster, less exact"
+    )
     output_format: Literal["jpeg", "png", "webp"] = Field("jpeg", description="picture format")
     quality: Annotated[Integer, Field(ge=1, le=100)] = Field(90, description="JPEG and WebP")
     use_jpeg: bool | None = Field(

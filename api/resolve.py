@@ -21,7 +21,6 @@ _LATER = {
     "image_b64": None,
     "depth_estimator": None,
     "strength": None,
-    "enable_deepcache": False,
 }
 _FETCH_RETRY_SECONDS = 10.0
 _WITHOUT_KARRAS = {"euler_a", "ddim", "lcm"}
@@ -93,6 +92,7 @@ class Resolver:
             quality=request.quality,
             depth=b"",
             decoder=self._decoder(request, model),
+            enable_deepcache=request.enable_deepcache,
             loras=loras,
             session=request.session,
             arrived=arrived,
@@ -206,6 +206,7 @@ def parameters(resolved: Resolved) -> dict[str, Any]:
         "width": job.width,
         "height": job.height,
         "decoder": job.decoder,
+        "enable_deepcache": job.enable_deepcache,
     }
 
 

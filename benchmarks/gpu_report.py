@@ -210,7 +210,7 @@ class Report:
 
     def _compile(self) -> float:
         backend = "eager" if self._miniature else "inductor"
-        compiler = Compiler("regional", backend)
+        compiler = Compiler("regional", backend, self.device)
         return self._seconds(lambda: compiler.variant(self._networks[0], self.device))
 
     def _fits(self, name: str) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
 
 from runners.batch import Batch, BatchCache
+from runners.deepcache import DeepFeatures, captured, shallow, shallow_residuals
 from runners.device import Device
 from runners.networks import ControlNet
 from runners.sample import Sample
@@ -31,22 +33,14 @@ def predict_noise(
         One float32 prediction per sample, [1, 4, h/8, w/8].
     """
     guided = [sample for sample in samples if sample.guided]
-    variant = samples[0].variant
-    with variant.adapters.active(samples[0].job.loras):
+    with samples[0].variant.adapters.active(samples[0].job.loras):
         batch = (batches or BatchCache(device)).batch(samples)
         _write_latents(batch)
         timesteps = torch.stack([owner.timestep for owner in batch.owners])
-        down, middle = _control(batch, timesteps, device)
-        with variant.text.bound(batch.text.unet):
-            output = variant.unet(
-                batch.latents,
-                timesteps,
-                encoder_hidden_states=batch.text.embeds,
-                added_cond_kwargs={"text_embeds": batch.text.pooled, "time_ids": batch.time_ids},
-                down_block_additional_residuals=down,
-                mid_block_additional_residual=middle,
-                return_dict=False,
-            )[0]
+        if samples[0].reuses_features:
+            output = _cached_step(batch, timesteps)
+        else:
+            output = _whole_step(batch, timesteps, device)
     prediction = output.float()
     unconditional = dict(zip(map(id, guided), prediction[: len(guided)], strict=True))
     result = []
@@ -56,6 +50,48 @@ def predict_noise(
             conditional = base + sample.job.guidance_scale * (conditional - base)
         result.append(conditional[None])
     return result
+
+
+def _whole_step(batch: Batch, timesteps: torch.Tensor, device: Device) -> torch.Tensor:
+    """ControlNet and UNet; samples that will reuse the deep features keep them."""
+    variant = batch.owners[0].variant
+    down, middle = _control(batch, timesteps, device)
+    keepers = [owner for owner in dict.fromkeys(batch.owners) if owner.job.enable_deepcache]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(variant.text.bound(batch.text.unet))
+        seen = stack.enter_context(captured(variant.unet)) if keepers else []
+        output: torch.Tensor = variant.unet(
+            batch.latents,
+            timesteps,
+            encoder_hidden_states=batch.text.embeds,
+            added_cond_kwargs={"text_embeds": batch.text.pooled, "time_ids": batch.time_ids},
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            return_dict=False,
+        )[0]
+    residuals = shallow_residuals(variant.unet, down)
+    for keeper in keepers:
+        rows = [row for row, owner in enumerate(batch.owners) if owner is keeper]
+        keeper.deep = DeepFeatures(seen[0][rows], tuple(each[rows] for each in residuals))
+    return output
+
+
+def _cached_step(batch: Batch, timesteps: torch.Tensor) -> torch.Tensor:
+    """The UNet's shallow blocks, on every owner's features of the step before."""
+    parts = []
+    taken: dict[int, int] = {}
+    for owner in batch.owners:
+        assert owner.deep is not None
+        row = taken[id(owner)] = taken.get(id(owner), -1) + 1
+        one = slice(row, row + 1)
+        parts.append((owner.deep.features[one], [each[one] for each in owner.deep.residuals]))
+    deep = DeepFeatures(
+        torch.cat([features for features, _ in parts]),
+        tuple(map(torch.cat, zip(*(residuals for _, residuals in parts), strict=True))),
+    )
+    conditions = {"text_embeds": batch.text.pooled, "time_ids": batch.time_ids}
+    unet = batch.owners[0].variant.unet
+    return shallow(unet, batch.latents, timesteps, batch.text.embeds, conditions, deep)
 
 
 def _write_latents(batch: Batch) -> None:

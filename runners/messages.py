@@ -54,6 +54,7 @@ class PaintJob:
     quality: int
     depth: bytes
     decoder: str = "full"
+    enable_deepcache: bool = False
     loras: tuple[LoraWeight, ...] = ()
     session: str | None = None
     arrived: float = 0.0

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from runners.conditioning import Conditioning
+from runners.deepcache import DeepFeatures, is_cached_step, require_shape
 from runners.device import Device
 from runners.messages import PaintJob
 from runners.networks import ControlNet, Variant
@@ -26,6 +27,7 @@ class Sample:
     __slots__ = (
         "conditioning",
         "controlnet",
+        "deep",
         "generator",
         "index",
         "job",
@@ -67,6 +69,9 @@ class Sample:
         noise *= float(self.scheduler.init_noise_sigma)
         self.latents = noise.to(device.torch_device)
         self.index = 0
+        self.deep: DeepFeatures | None = None
+        if job.enable_deepcache:
+            require_shape(variant.unet, variant.name)
         accepted = inspect.signature(self.scheduler.step).parameters
         self.step_arguments = {"generator": self.generator} if "generator" in accepted else {}
 
@@ -75,7 +80,15 @@ class Sample:
         """Samples with equal keys can share a batch."""
         job = self.job
         length = self.conditioning.prompt.embeds.shape[1]
-        return (self.variant, self.controlnet, job.loras, job.height, job.width, length)
+        size = (job.height, job.width, length)
+        # Samples that keep the ControlNet's residuals and ones that have none do not mix.
+        kept = (len(self.deep.residuals) if self.deep else 0) if self.reuses_features else None
+        return (self.variant, self.controlnet, job.loras, *size, kept)
+
+    @property
+    def reuses_features(self) -> bool:
+        """Whether the current step takes the deep features of the one before."""
+        return self.job.enable_deepcache and is_cached_step(self.index, len(self.timesteps))
 
     @property
     def warnings(self) -> tuple[str, ...]:

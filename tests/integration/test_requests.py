@@ -60,7 +60,6 @@ BAD: list[tuple[str, Any, str]] = [
     ("strength", 0.5, "not offered by this version"),
     ("image_b64", "AAAA", "not offered by this version"),
     ("depth_estimator", "midas", "not offered by this version"),
-    ("enable_deepcache", True, "not offered by this version"),
     ("model", "turbo", "accepted: lightning, hyper, base"),
     ("controlnet", "canny", "accepted: sdxl_small"),
     ("era", "baroque", "wilderness"),

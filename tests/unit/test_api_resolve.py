@@ -115,7 +115,6 @@ def test_an_era_whose_loras_are_not_there_paints_with_a_warning() -> None:
         ("image_b64", "AAAA"),
         ("depth_estimator", "midas"),
         ("strength", 0.0),
-        ("enable_deepcache", True),
     ],
 )
 def test_what_comes_later_is_refused_by_name(field: str, value: Any) -> None:
