@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from api.requests import SCHEDULERS
-from benchmarks.workbench import demo_catalog
+from benchmarks.catalog import demo_catalog
 from models.demo.terrain import make_terrain
 
 SIZES = ((256, 256), (256, 256), (256, 264), (320, 256))

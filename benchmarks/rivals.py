@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks.catalog import demo_catalog
 from benchmarks.mixed import depth_png
 from benchmarks.server import running_service, started_reference
-from benchmarks.workbench import demo_catalog
 
 SERVICE, REFERENCE = "service", "reference"
 STEPS = 6

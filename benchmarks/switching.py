@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks.catalog import demo_catalog
 from benchmarks.report import finish, table
 from benchmarks.rivals import (
     REFERENCE,
@@ -35,7 +36,6 @@ from benchmarks.rivals import (
     in_turn,
     running_rivals,
 )
-from benchmarks.workbench import demo_catalog
 
 BAR = 0.1
 _LEAST_SECONDS = 1e-3

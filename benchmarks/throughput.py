@@ -24,6 +24,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks.catalog import demo_catalog
 from benchmarks.crowd import Turn, closed_loop
 from benchmarks.report import finish, table
 from benchmarks.rivals import (
@@ -35,7 +36,6 @@ from benchmarks.rivals import (
     running_rivals,
     settle,
 )
-from benchmarks.workbench import demo_catalog
 
 AT_LEAST = {"homogeneous_rate": 1.1, "mixed_rate": 2.0, "abandoned_rate": 1.2}
 AT_MOST = {"single_latency": 1.02, "mixed_p95": 0.6}

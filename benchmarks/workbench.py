@@ -13,7 +13,8 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline
 from PIL import Image
 
-from models.catalog import Catalog, load_catalog
+from benchmarks.catalog import demo_catalog as demo_catalog
+from models.catalog import Catalog
 from models.sources import parse_source
 from runners.device import Device
 from runners.engine import Engine, EngineConfig
@@ -23,12 +24,6 @@ from runners.networks import ControlNet, Variant, load_component, split_hint
 WEIGHTS = Path(__file__).parent.parent / "models" / "demo" / "weights"
 DEVICE = Device(torch.device("cpu"), torch.float32)
 CONTROLNET = "sdxl_small"
-
-
-@lru_cache
-def demo_catalog() -> Catalog:
-    """The demo catalog as shipped."""
-    return load_catalog("demo")
 
 
 def component_folders(catalog: Catalog, model: str) -> dict[str, Path]:
