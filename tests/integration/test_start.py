@@ -38,8 +38,8 @@ def test_without_weights_the_start_says_which_and_how(tmp_path: Path) -> None:
         ("MODEL_SERVER_PORT", "70000", "less than or equal to 65535"),
         ("MAX_QUEUE", "0", "greater than or equal to 1"),
         ("LOG_FORMAT", "xml", "'text' or 'json'"),
-        ("COMPILE", "regional", "'off'"),
-        ("ATTENTION_BACKEND", "flash", "'sdpa'"),
+        ("COMPILE", "max", "'off' or 'regional'"),
+        ("ATTENTION_BACKEND", "flash", "'sdpa' or 'xformers'"),
     ],
 )
 def test_a_bad_setting_stops_the_start(
