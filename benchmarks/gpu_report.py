@@ -44,6 +44,7 @@ from runners.schedulers import build_scheduler
 BAR = 1.0
 """Seconds of the eager engine over the pipeline's, for six steps."""
 _REPETITIONS = 3
+_IN_MINIATURE = 3
 _ROWS = 8
 
 
@@ -97,7 +98,7 @@ class Report:
             yield "peak memory", {"GB": torch.cuda.max_memory_allocated() / 1e9}
 
     def _cases(self, kind: str, compare: bool) -> Iterator[tuple[str, dict[str, float]]]:
-        for case in CASES:
+        for case in CASES[:_IN_MINIATURE] if self._miniature else CASES:
             name = f"{case.name}, batch {case.batch}, {kind}"
             if not self._fits(name):
                 continue

@@ -105,10 +105,10 @@ def test_a_unet_of_another_shape_is_refused_by_name() -> None:
 
 def test_what_it_saves_at_sdxls_size() -> None:
     engine = CountedEngine(*sdxl("lightning", "small"))
-    plain = replace(installation_job(256), steps=6)
-    engine.operations(plain)
-    ratio = engine.operations(replace(plain, enable_deepcache=True)) / engine.operations(plain)
-    assert ratio < 0.8
+    plain = replace(installation_job(256), steps=3, guidance_scale=1.0)
+    whole = engine.operations(plain)
+    # One of three steps, and the decoder as ever.
+    assert engine.operations(replace(plain, enable_deepcache=True)) < 0.85 * whole
 
 
 def test_the_engine_frees_the_features(engine: Engine) -> None:
