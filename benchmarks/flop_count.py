@@ -15,10 +15,10 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from benchmarks.random_networks import empty_networks
 from benchmarks.sdxl_set import configurations, controlnet_config
 from benchmarks.workbench import DEVICE, demo_networks
 from models.catalog import load_catalog
@@ -115,19 +115,7 @@ def _shared_parts() -> dict[str, Any]:
 
 def sdxl_parts() -> dict[str, Any]:
     """SDXL's networks without weights, and tokenizers, by kind; new ones at each call."""
-    configs = configurations(small=False)
-    with META.torch_device:
-        parts = {
-            "unet": UNet2DConditionModel.from_config(configs["unet"]),
-            "vae": AutoencoderKL.from_config(configs["vae"]),
-            # TAESDXL has the shapes that diffusers' class has by default.
-            "tiny_decoder": AutoencoderTiny(),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
-            "text_encoder_2": CLIPTextModelWithProjection(
-                CLIPTextConfig(**configs["text_encoder_2"])
-            ),
-        }
-    networks = {kind: network.eval().to(META.dtype) for kind, network in parts.items()}
+    networks = {kind: network.to(META.dtype) for kind, network in empty_networks().items()}
     return {**networks, "tokenizer": _WordTokenizer(), "tokenizer_2": _WordTokenizer()}
 
 

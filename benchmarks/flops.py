@@ -23,6 +23,7 @@ from benchmarks.workbench import make_job
 from runners.conditioning import embed_prompt
 from runners.messages import PaintJob
 from runners.networks import ControlNet, Variant
+from runners.trial import trial_control
 
 UNEXPLAINED = 0.001
 """Share of the pipeline's operations that the parts may leave unexplained."""
@@ -69,19 +70,8 @@ def savings(
 
 def _control(job: PaintJob, controlnet: ControlNet) -> int:
     """One evaluation of the ControlNet without the hint's part, for both rows."""
-    side = job.width // 8
-    config = controlnet.network.config
-    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-    arguments = {
-        "encoder_hidden_states": _zeros(_ROWS, 77, config.cross_attention_dim),
-        "controlnet_cond": _zeros(_ROWS, config.block_out_channels[0], side, side),
-        "added_cond_kwargs": {
-            "text_embeds": _zeros(_ROWS, pooled),
-            "time_ids": _zeros(_ROWS, 6),
-        },
-    }
-    latents, timesteps = _zeros(_ROWS, 4, side, side), _zeros(_ROWS)
-    return counted(lambda: controlnet.network(latents, timesteps, **arguments))
+    arguments = trial_control(controlnet, META, _ROWS, job.width)
+    return counted(lambda: controlnet.network(**arguments))
 
 
 def _zeros(*shape: int) -> torch.Tensor:

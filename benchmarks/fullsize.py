@@ -16,7 +16,7 @@ import io
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,26 +24,30 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
-from diffusers import StableDiffusionXLControlNetPipeline
 from PIL import Image
 
 from benchmarks.imports import store_at
 from benchmarks.load import Workshop
+from benchmarks.plain_pipeline import plain_pipeline
 from benchmarks.report import finish
 from benchmarks.sdxl_set import CHECKPOINT
 from benchmarks.server import started_service
-from benchmarks.workbench import Listener, ResidentLoader, make_job, reference_arguments
+from benchmarks.workbench import (
+    Listener,
+    ResidentLoader,
+    finished,
+    make_job,
+    reference_arguments,
+)
 from models.catalog import Catalog, load_catalog
 from models.shelf import Shelf
-from models.store import Component
 from runners.device import Device
 from runners.encode import encode_picture
 from runners.engine import Engine
-from runners.messages import Done, PaintJob
-from runners.networks import Variant
+from runners.messages import PaintJob
+from runners.networks import load_component
 from runners.residency import Residency
 from runners.schedulers import build_scheduler
-from runners.weights import load_network
 
 _START_SECONDS = 900
 BARS = {"full": 0.97, "tiny": 0.83}
@@ -60,8 +64,13 @@ class Contest:
         self._networks = residency.load_variant("first"), residency.load_controlnet("depth")
         found = shelf.inventory
         both = found.models["first"], found.controlnets["depth"]
-        entries = {kind: part for entry in both for kind, part in entry.components.items()}
-        self._pipeline = plain_pipeline(entries, self._networks[0], device)
+        parts = {
+            kind: load_component(kind, part.path, device)
+            for entry in both
+            for kind, part in entry.components.items()
+        }
+        scheduler = build_scheduler(self._networks[0].spec.scheduler, "auto", None)
+        self._pipeline = plain_pipeline(parts, scheduler)
 
     def engine(self, job: PaintJob) -> dict[str, float]:
         """Seconds of a picture by part, `all` from the request to its file."""
@@ -70,13 +79,8 @@ class Contest:
         listener = Listener()
         started = time.perf_counter()
         engine.submit(job, listener)
-        while engine.tick():
-            pass
-        engine.close()
+        (done,) = finished(engine, [listener])
         seconds = time.perf_counter() - started
-        done = listener.events[-1]
-        if not isinstance(done, Done):
-            raise RuntimeError(f"the engine ended with {done}")
         return {**done.timings, "all": seconds}
 
     def pipeline(self, job: PaintJob) -> dict[str, float]:
@@ -102,26 +106,6 @@ class Contest:
             "save": ended - decoded,
             "all": ended - started,
         }
-
-
-def plain_pipeline(
-    components: Mapping[str, Component], variant: Variant, device: Device
-) -> StableDiffusionXLControlNetPipeline:
-    """diffusers' pipeline; it shares tokenizers and configurations with the variant, no network."""
-    parts = {
-        kind: load_network(kind, component.path, device)
-        for kind, component in components.items()
-        if kind in {"text_encoder", "text_encoder_2", "unet", "vae", "controlnet"}
-    }
-    pipeline = StableDiffusionXLControlNetPipeline(
-        **parts,
-        tokenizer=variant.tokenizers[0],
-        tokenizer_2=variant.tokenizers[1],
-        scheduler=build_scheduler(variant.spec.scheduler, "auto", None),
-        add_watermarker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def compare(catalog: Catalog, side: int, rounds: int) -> dict[str, list[dict[str, float]]]:

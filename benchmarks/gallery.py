@@ -13,10 +13,10 @@ from PIL import Image
 
 from benchmarks.heldout import HeldOut
 from benchmarks.judge import Judge, Picture
-from benchmarks.workbench import Listener, demo_catalog, make_engine, make_job
+from benchmarks.workbench import Listener, demo_catalog, drain, finished, make_engine, make_job
 from models.demo.eras import ERAS
 from models.demo.rendering import render
-from runners.messages import Done, PaintJob
+from runners.messages import PaintJob
 
 Pairs = Sequence[tuple[HeldOut, str]]
 
@@ -46,18 +46,11 @@ def paint(jobs: Sequence[PaintJob]) -> list[Picture]:
     """The first picture of every job, through one engine, one after another."""
     engine = make_engine(max_rows=2)
     listeners = [Listener() for _ in jobs]
-    pictures = []
     for job, listener in zip(jobs, listeners, strict=True):
         engine.submit(job, listener)
-        while engine.tick():
-            pass
-    engine.close()
-    for listener in listeners:
-        last = listener.events[-1]
-        if not isinstance(last, Done):
-            raise RuntimeError(f"no picture: {last}")
-        pictures.append(np.asarray(Image.open(io.BytesIO(last.images[0]))))
-    return pictures
+        drain(engine)
+    ends = finished(engine, listeners)
+    return [np.asarray(Image.open(io.BytesIO(done.images[0]))) for done in ends]
 
 
 def paint_pairs(pairs: Pairs, model: str = "base", **changes: Any) -> list[Picture]:

@@ -25,20 +25,27 @@ import structlog
 import torch
 
 from benchmarks.flop_count import operations, sdxl
+from benchmarks.plain_pipeline import plain_pipeline
 from benchmarks.random_networks import (
     engine_networks,
     lightning_spec,
-    plain_pipeline,
     random_parts,
+    shared_copies,
     write_lora,
 )
 from benchmarks.report import finish
-from benchmarks.workbench import Listener, ResidentLoader, make_job, reference_arguments
-from deploy.vast.cost_table import GPUS
+from benchmarks.workbench import (
+    Listener,
+    ResidentLoader,
+    finished,
+    make_job,
+    reference_arguments,
+)
+from deploy.vast.cost_table import known_gpu
 from runners.compilation import Compiler
 from runners.device import Device
 from runners.engine import Engine
-from runners.messages import Done, LoraWeight, PaintJob
+from runners.messages import LoraWeight, PaintJob
 from runners.schedulers import build_scheduler
 
 BAR = 1.0
@@ -80,7 +87,8 @@ class Report:
         self._side = 64 if miniature else 1024
         parts = random_parts(self.device, miniature)
         spec = lightning_spec(self._side)
-        self._pipeline = plain_pipeline(parts, spec)
+        scheduler = build_scheduler(spec.scheduler, "auto", None)
+        self._pipeline = plain_pipeline(shared_copies(parts), scheduler)
         self._networks = engine_networks(parts, self._side)
         self.left_out: list[str] = []
 
@@ -140,12 +148,7 @@ class Report:
         listeners = [Listener() for _ in range(batch)]
         for number, listener in enumerate(listeners):
             engine.submit(replace(job, request_id=str(number), seed=number), listener)
-        while engine.tick():
-            pass
-        engine.close()
-        for listener in listeners:
-            if not isinstance(listener.events[-1], Done):
-                raise RuntimeError(f"the engine ended with {listener.events[-1]}")
+        finished(engine, listeners)
 
     def _paint_plain(self, job: PaintJob, batch: int) -> None:
         scheduler = self._networks[0].spec.scheduler
@@ -166,11 +169,12 @@ class Report:
         """The share of the card's data sheet that was reached; None for a card not known."""
         if self._miniature or self.device.torch_device.type != "cuda":
             return None
-        name = torch.cuda.get_device_name()
-        known = [gpu for label, gpu in GPUS.items() if label.split(" ")[-1] in name]
+        gpu = known_gpu(torch.cuda.get_device_name())
+        if gpu is None:
+            return None
         variant, controlnet, device = sdxl("lightning", "small")
         counted = operations(job, variant, controlnet, device) / 1e12
-        return counted / seconds / known[0].tflops if known else None
+        return counted / seconds / gpu.tflops
 
     def _read_loras(self, folder: Path) -> None:
         variant, _ = self._networks

@@ -6,15 +6,12 @@ values on the host cannot go unnoticed.
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.operator_mode import OperatorMode, tensors_in
 
 ATTENTION = "scaled_dot_product_attention"
 
@@ -29,78 +26,38 @@ _VIEWS = frozenset(
 _WAITING = frozenset({"_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select"})
 
 
-class OperatorCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what touches the device while it is entered.
+class OperatorCount(OperatorMode):  # type: ignore[no-untyped-call]
+    """Counts what touches the device while it is watching.
 
     `launches` by operator, without views; `waits` by operator: reads of device values by the host
     (`item`, `nonzero`, copies from the device), each of which drains the device's queue.
     """
 
     def __init__(self, device: str = "meta") -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._device = device
         self.launches: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
-        self._inside = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def operator(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Count one operator and run it."""
-        kwargs = kwargs or {}
-        # In inference mode composite operators arrive whole.
-        with self:
-            parts = func.decompose(*args, **kwargs)
-        if parts is not NotImplemented:
-            return parts
         name = func.overloadpacket.__name__
-        tensors = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        from_device = any(tensor.device.type == self._device for tensor in tensors)
+        from_device = self._on_device((args, kwargs))
         to_host = _to_host(kwargs.get("device"))
         if from_device and (name in _WAITING or (name in {"_to_copy", "copy_"} and to_host)):
             self.waits[name] += 1
             return _stand_in(name, args)
         result = func(*args, **kwargs)
-        onto_device = any(
-            isinstance(leaf, torch.Tensor) and leaf.device.type == self._device
-            for leaf in _leaves(result)
-        )
-        if (from_device or onto_device) and name not in _VIEWS and not self._inside:
+        if (from_device or self._on_device(result)) and name not in _VIEWS:
             self.launches[name] += 1
         return result
 
+    def attention(self, result: torch.Tensor) -> None:
+        """One launch."""
+        self.launches[ATTENTION] += 1
 
-class _Attention(TorchFunctionMode):
-    """One launch for attention, which a GPU has one kernel for and the meta device has not."""
-
-    def __init__(self, count: OperatorCount) -> None:
-        super().__init__()
-        self._count = count
-
-    def __torch_function__(
-        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Count attention as a whole, and let everything else pass."""
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        self._count.launches[ATTENTION] += 1
-        self._count._inside += 1
-        try:
-            return func(*args, **(kwargs or {}))
-        finally:
-            self._count._inside -= 1
-
-
-@contextlib.contextmanager
-def counting(count: OperatorCount) -> Iterator[None]:
-    """Count what runs on this thread."""
-    with count, _Attention(count):
-        yield
-
-
-def _leaves(tree: Any) -> list[Any]:
-    leaves: list[Any] = torch.utils._pytree.tree_leaves(tree)
-    return leaves
+    def _on_device(self, tree: Any) -> bool:
+        return any(tensor.device.type == self._device for tensor in tensors_in(tree))
 
 
 def _to_host(device: Any) -> bool:

@@ -24,13 +24,14 @@ from benchmarks.report import finish
 from benchmarks.workbench import (
     Listener,
     demo_catalog,
+    finished,
     make_engine,
     make_job,
     reference_arguments,
     reference_pipeline,
 )
 from runners.decode import Pixels, decode_latents
-from runners.messages import Done, PaintJob
+from runners.messages import PaintJob
 from runners.networks import Variant
 from runners.schedulers import NAMED, build_scheduler, has_karras_sigmas
 
@@ -123,15 +124,10 @@ def engine_results(jobs: Sequence[PaintJob], late: int) -> dict[str, tuple[torch
         for job in jobs[early:]:
             engine.tick()
             engine.submit(job, listeners[job.request_id])
-        while engine.tick():
-            pass
-        engine.close()
+        ends = finished(engine, listeners.values())
     results = {}
-    for request_id, listener in listeners.items():
-        last = listener.events[-1]
-        if not isinstance(last, Done):
-            raise RuntimeError(f"{request_id} ended with {last}")
-        pixels: Pixels = np.asarray(Image.open(io.BytesIO(last.images[0])))
+    for request_id, done in zip(listeners, ends, strict=True):
+        pixels: Pixels = np.asarray(Image.open(io.BytesIO(done.images[0])))
         results[request_id] = (latents[_key(pixels)], pixels)
     return results
 

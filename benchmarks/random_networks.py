@@ -12,7 +12,6 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
     ControlNetModel,
-    StableDiffusionXLControlNetPipeline,
     UNet2DConditionModel,
 )
 from safetensors.torch import save_file
@@ -24,25 +23,13 @@ from benchmarks.workbench import WEIGHTS
 from models.catalog import load_catalog
 from runners.device import Device
 from runners.networks import ControlNet, Variant, split_hint
-from runners.schedulers import build_scheduler
 
 _ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def random_parts(device: Device, small: bool) -> dict[str, Any]:
     """Networks and tokenizers by kind; `small` has the same layout with narrow networks."""
-    configs = configurations(small)
-    with torch.device("meta"):
-        networks = {
-            "unet": UNet2DConditionModel.from_config(configs["unet"]),
-            "vae": AutoencoderKL.from_config({**configs["vae"], "force_upcast": False}),
-            "tiny_decoder": AutoencoderTiny(),
-            "controlnet": ControlNetModel.from_config(controlnet_config(small)),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
-            "text_encoder_2": CLIPTextModelWithProjection(
-                CLIPTextConfig(**configs["text_encoder_2"])
-            ),
-        }
+    networks = empty_networks(small)
     for network in networks.values():
         fill(network, device)
     tokenizers = {
@@ -50,6 +37,27 @@ def random_parts(device: Device, small: bool) -> dict[str, Any]:
         for kind in ("tokenizer", "tokenizer_2")
     }
     return {**networks, **tokenizers}
+
+
+def empty_networks(small: bool = False) -> dict[str, Any]:
+    """SDXL's networks and the small ControlNet by kind, without weights: on the meta device.
+
+    The autoencoder holds in half precision, as the catalog's does.
+    """
+    configs = configurations(small)
+    with torch.device("meta"):
+        networks = {
+            "unet": UNet2DConditionModel.from_config(configs["unet"]),
+            "vae": AutoencoderKL.from_config({**configs["vae"], "force_upcast": False}),
+            # TAESDXL has the shapes that diffusers' class has by default.
+            "tiny_decoder": AutoencoderTiny(),
+            "controlnet": ControlNetModel.from_config(controlnet_config(small)),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
+            "text_encoder_2": CLIPTextModelWithProjection(
+                CLIPTextConfig(**configs["text_encoder_2"])
+            ),
+        }
+    return {kind: network.eval() for kind, network in networks.items()}
 
 
 def fill(network: nn.Module, device: Device) -> None:
@@ -68,8 +76,15 @@ def fill(network: nn.Module, device: Device) -> None:
     network.eval().requires_grad_(False)
 
 
-def shared_copy(network: Any) -> Any:
-    """Another network of the same class with the same tensors."""
+def shared_copies(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The same tensors in modules of their own, the same tokenizers."""
+    return {
+        kind: _shared_copy(part) if isinstance(part, nn.Module) else part
+        for kind, part in parts.items()
+    }
+
+
+def _shared_copy(network: Any) -> Any:
     with torch.device("meta"):
         if hasattr(network, "from_config"):
             twin = type(network).from_config(network.config)
@@ -93,20 +108,6 @@ def lightning_spec(native_size: int) -> Any:
     """The catalog's `lightning` with another native size."""
     spec = load_catalog("experimance").models["lightning"]
     return spec.model_copy(update={"native_size": native_size})
-
-
-def plain_pipeline(parts: Mapping[str, Any], spec: Any) -> StableDiffusionXLControlNetPipeline:
-    """diffusers' pipeline on the same tensors, with modules of its own."""
-    kinds = ("unet", "vae", "controlnet", "text_encoder", "text_encoder_2")
-    pipeline = StableDiffusionXLControlNetPipeline(
-        **{kind: shared_copy(parts[kind]) for kind in kinds},
-        tokenizer=parts["tokenizer"],
-        tokenizer_2=parts["tokenizer_2"],
-        scheduler=build_scheduler(spec.scheduler, "auto", None),
-        add_watermarker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def write_lora(path: Path, unet: nn.Module, rank: int, seed: int) -> None:

@@ -7,13 +7,11 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from diffusers import (
-    EulerDiscreteScheduler,
-    StableDiffusionXLControlNetPipeline,
-)
+from diffusers import EulerDiscreteScheduler, StableDiffusionXLControlNetPipeline
 from PIL import Image
 
 from benchmarks.flop_count import ControlNetSize, sdxl_controlnet, sdxl_parts
+from benchmarks.plain_pipeline import plain_pipeline
 from benchmarks.workbench import demo_networks
 from runners.messages import PaintJob
 
@@ -30,22 +28,9 @@ class _HostScheduler(EulerDiscreteScheduler):  # type: ignore[misc]
 def reference(size: ControlNetSize) -> StableDiffusionXLControlNetPipeline:
     """The pipeline with the same networks as the engine's, its ControlNet with the hint's part."""
     parts = sdxl_parts()
-    variant, _ = demo_networks("lightning")
-    # As the catalog's autoencoder, which holds in half precision.
-    parts["vae"].register_to_config(force_upcast=False)
-    pipeline = StableDiffusionXLControlNetPipeline(
-        vae=parts["vae"],
-        text_encoder=parts["text_encoder"],
-        text_encoder_2=parts["text_encoder_2"],
-        tokenizer=variant.tokenizers[0],
-        tokenizer_2=variant.tokenizers[1],
-        unet=parts["unet"],
-        controlnet=sdxl_controlnet(size),
-        scheduler=_HostScheduler(),
-        add_watermarker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    first, second = demo_networks("lightning")[0].tokenizers
+    own = {"controlnet": sdxl_controlnet(size), "tokenizer": first, "tokenizer_2": second}
+    return plain_pipeline({**parts, **own}, _HostScheduler())
 
 
 def paint(

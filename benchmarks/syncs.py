@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from benchmarks.flop_count import CountedEngine, sdxl
 from benchmarks.flops import installation_job
-from benchmarks.op_count import OperatorCount, counting
+from benchmarks.op_count import OperatorCount
 from benchmarks.reference_counts import paint
 from benchmarks.report import finish
 
@@ -26,7 +26,7 @@ def per_step(work: Work) -> list[tuple[int, int]]:
     """Launches and waits of each step but the first; `work` tells the end of each."""
     marks: list[tuple[int, int]] = []
     count = OperatorCount()
-    with counting(count):
+    with count.watching():
         work(lambda _: marks.append((count.launches.total(), count.waits.total())))
     return [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(marks)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from models.catalog import Catalog
 from models.sources import parse_source
 from runners.device import Device
 from runners.engine import Engine, EngineConfig
-from runners.messages import Event, PaintJob
+from runners.messages import Done, Event, PaintJob
 from runners.networks import ControlNet, Variant, load_component, split_hint
 
 WEIGHTS = Path(__file__).parent.parent / "models" / "demo" / "weights"
@@ -118,6 +118,29 @@ class Listener:
     def __call__(self, event: Event) -> None:
         """Take one event."""
         self.events.append(event)
+
+
+def drain(engine: Engine) -> None:
+    """Tick until nothing is left to do."""
+    while engine.tick():
+        pass
+
+
+def finished(engine: Engine, listeners: Iterable[Listener]) -> list[Done]:
+    """Tick to the end, close the engine, and give what each listener's request ended with.
+
+    Raises:
+        RuntimeError: one of them ended without its pictures.
+    """
+    drain(engine)
+    engine.close()
+    ends = []
+    for listener in listeners:
+        last = listener.events[-1]
+        if not isinstance(last, Done):
+            raise RuntimeError(f"the engine ended with {last}")
+        ends.append(last)
+    return ends
 
 
 def reference_arguments(jobs: Sequence[PaintJob]) -> dict[str, Any]:

@@ -21,13 +21,13 @@ from deploy.vast.workload import COSTS, Workload
 from models.catalog import load_catalog
 from models.sources import parse_source
 from runners.batch import BatchCache
-from runners.conditioning import Conditioner, count_chunks, embed_prompt
+from runners.conditioning import count_chunks, embed_prompt
 from runners.denoise import predict_noise
 from runners.device import Device
 from runners.messages import LoraWeight, PaintJob
 from runners.networks import ControlNet, Variant
 from runners.prompt_weights import parse_prompt
-from runners.sample import Sample
+from runners.trial import trial_samples
 
 BAR = 0.10
 _TERA = 1e12
@@ -97,7 +97,10 @@ CASES = (
     Case("experimance", {"prompt": _PROMPT, "decoder": "tiny", "num_images": 4, "cfg": 1.0}),
     Case("experimance", {"prompt": _PROMPT, "control_guidance_start": 0.3, "steps": 4}, "full"),
     Case("experimance", {"prompt": _PROMPT, "controlnet_strength": 0.0, "steps": 2}),
+    Case("experimance", {"prompt": _PROMPT, "cfg": 1.0, "steps": 2, "enable_deepcache": True}),
+    Case("experimance", {"prompt": _PROMPT, "enable_deepcache": True, "width": 512}),
     Case("demo", {"prompt": _PROMPT}),
+    Case("demo", {"prompt": _PROMPT, "steps": 5, "cfg": 2.0, "enable_deepcache": True}),
     Case("demo", {"prompt": _PROMPT, "model": "base", "steps": 3, "width": 512}),
     Case("demo", {"prompt": _PROMPT, "cfg": 3.0, "decoder": "tiny", "num_images": 2}),
     Case("demo", {"prompt": _PROMPT, "loras": _LORAS}),
@@ -133,6 +136,7 @@ def _table(name: str, controlnets: dict[Any, Networks]) -> str:
     lines = [
         f"\n[{name}]",
         f"unet = {_fit(_step, variant, controlnet, device)}",
+        f"shallow = {_fit(_shallow, variant, controlnet, device)}",
         f"context = {_fit(_context, variant, controlnet, device)}",
         f"hint = {_fit(_hint, controlnet, device)}",
         f"text = {_text(controlnets['small']) / _TERA:.6g}",
@@ -171,8 +175,7 @@ def _steps(
         controlnet_strength=strength,
     )
     with torch.inference_mode():
-        conditioning = Conditioner(device).condition(job, variant, controlnet)
-        sample = Sample(job, 0, variant, controlnet, conditioning, device)
+        (sample,) = trial_samples(job, variant, controlnet, device, 1)
     batches = BatchCache(device)
     first = counted(lambda: predict_noise([sample], device, batches))
     return first, counted(lambda: predict_noise([sample], device, batches))
@@ -180,6 +183,19 @@ def _steps(
 
 def _step(side: int, variant: Variant, controlnet: ControlNet, device: Device) -> int:
     return _steps(side, variant, controlnet, device)[1]
+
+
+def _shallow(side: int, variant: Variant, controlnet: ControlNet, device: Device) -> int:
+    """A step that reuses the deep features of the one before: the second of three."""
+    job = make_job(
+        np.zeros((side, side), np.uint8), guidance_scale=1.0, steps=3, enable_deepcache=True,
+        controlnet_strength=0.0,
+    )  # fmt: skip
+    with torch.inference_mode():
+        (sample,) = trial_samples(job, variant, controlnet, device, 1)
+        (prediction,) = predict_noise([sample], device)
+        sample.advance(prediction)
+    return counted(lambda: predict_noise([sample], device))
 
 
 def _context(side: int, variant: Variant, controlnet: ControlNet, device: Device) -> int:

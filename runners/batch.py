@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +82,12 @@ class BatchCache:
         self._batches.move_to_end(key)
         return self._batches[key]
 
-    def forget(self) -> None:
-        """Let go of the samples; the texts stay."""
-        self._batches.clear()
+    def retain(self, pending: Collection[Sample]) -> None:
+        """Let go of every batch with a sample that is not pending any more, and so of its weights;
+        the texts stay."""
+        for key, batch in list(self._batches.items()):
+            if not all(owner in pending for owner in batch.owners):
+                del self._batches[key]
 
     def clear(self) -> None:
         """Let go of everything, for its memory."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import structlog
@@ -16,13 +17,11 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
-from runners.conditioning import Conditioner
 from runners.denoise import predict_noise
 from runners.device import Device
-from runners.messages import PaintJob
 from runners.networks import ControlNet, Variant
-from runners.sample import Sample
 from runners.text_attention import TextBank
+from runners.trial import trial_control, trial_job, trial_samples
 
 log = structlog.get_logger(__name__)
 
@@ -81,20 +80,10 @@ class Compiler:
             return
         started = time.monotonic()
         nothing = ControlNet("", nn.Module(), nn.Identity(), TextBank(nn.Module()))
-        size = variant.spec.native_size
-        job = PaintJob(
-            request_id="compile", subscriber="", model=variant.name, controlnet="",
-            prompt="terrain", negative_prompt=None, seed=0, num_images=1, steps=1,
-            guidance_scale=1.0, controlnet_strength=0.0, control_guidance_start=0.0,
-            control_guidance_end=1.0, scheduler="euler", use_karras_sigmas=None, width=size,
-            height=size, output_format="jpeg", quality=90, depth=bytes(size * size),
-        )  # fmt: skip
-        conditioning = Conditioner(device).condition(job, variant, nothing)
+        job = trial_job(variant, nothing, variant.spec.native_size)
+        job = replace(job, controlnet_strength=0.0)
         for rows in (1, 2):
-            samples = [
-                Sample(job, seed, variant, nothing, conditioning, device) for seed in range(rows)
-            ]
-            predict_noise(samples, device)
+            predict_noise(trial_samples(job, variant, nothing, device, rows), device)
         seconds = round(time.monotonic() - started, 1)
         log.info("compiled", model=variant.name, seconds=seconds, graphs=compiled_graphs())
 
@@ -106,29 +95,10 @@ class Compiler:
         if not self.active or not blocks_of(network):
             return
         started = time.monotonic()
-        config = network.config
-        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-
-        def zeros(*shape: int) -> torch.Tensor:
-            return torch.zeros(shape, dtype=device.dtype, device=device.torch_device)
-
-        side = _SIDE // 8
-        hint = controlnet.hint(zeros(1, 3, _SIDE, _SIDE))
         for rows in (1, 2):
-            embeds = zeros(rows, 77, config.cross_attention_dim)
-            with controlnet.text.bound(controlnet.text.read(embeds)):
-                network(
-                    zeros(rows, config.in_channels, side, side),
-                    zeros(rows).float(),
-                    encoder_hidden_states=embeds,
-                    controlnet_cond=hint.expand(rows, -1, -1, -1),
-                    conditioning_scale=1.0,
-                    added_cond_kwargs={
-                        "text_embeds": zeros(rows, pooled),
-                        "time_ids": zeros(rows, 6),
-                    },
-                    return_dict=False,
-                )
+            arguments = trial_control(controlnet, device, rows, _SIDE)
+            with controlnet.text.bound(controlnet.text.read(arguments["encoder_hidden_states"])):
+                network(**arguments)
         seconds = round(time.monotonic() - started, 1)
         log.info("compiled", controlnet=controlnet.name, seconds=seconds, graphs=compiled_graphs())
 

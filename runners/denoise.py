@@ -96,12 +96,9 @@ def _cached_step(batch: Batch, timesteps: torch.Tensor) -> torch.Tensor:
 
 def _write_latents(batch: Batch) -> None:
     """Every sample's scaled latents into its rows, cast on the way."""
-    inputs: dict[int, torch.Tensor] = {}
+    inputs = {sample: sample.model_input() for sample in dict.fromkeys(batch.owners)}
     for row, owner in enumerate(batch.owners):
-        known = inputs.get(id(owner))
-        if known is None:
-            known = inputs[id(owner)] = owner.model_input()
-        batch.latents[row : row + 1].copy_(known)
+        batch.latents[row : row + 1].copy_(inputs[owner])
 
 
 def _control(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from runners.loader import Loader
 
 log = structlog.get_logger(__name__)
+
 _SEEDS = 2**63
 # Waiting requests may have deadlines while their model loads.
 _WAITING_CHECK_SECONDS = 0.1
@@ -149,11 +150,10 @@ class Engine:
         self._drop_late()
         self._admit()
         pending = self._queue.pending()
+        self._batches.retain(pending)
         picked = self._picker.pick(list(pending), self.cost.max_rows, self._clock())
         if picked:
             self._step({sample: pending[sample] for sample in picked})
-        else:
-            self._batches.forget()
         return bool(picked) or called
 
     def _run(self) -> None:
@@ -215,13 +215,14 @@ class Engine:
 
     def _in_use(self) -> set[str]:
         """The variants and ControlNets whose weights must stay."""
-        jobs = {id(task): task.job for task in self._queue.pending().values()}.values()
+        jobs = [task.job for task in self._queue.pending().values()]
         return {name for job in jobs for name in (job.model, job.controlnet)} | self._admitting
 
     def _step(self, batch: dict[Sample, Task]) -> None:
         """One step of a batch; each sample comes with the task that owns it."""
         started = self._clock()
         samples = list(batch)
+        cached = samples[0].reuses_features
         try:
             predictions = predict_noise(samples, self._device, self._batches)
         except Exception as error:
@@ -239,8 +240,9 @@ class Engine:
         self._pacer.tick()
         seconds = self._clock() - started
         job = samples[0].job
-        rows = sum(sample.rows for sample in samples)
-        self.cost.observe_step(job.model, rows * job.height * job.width, seconds)
+        if not cached:
+            rows = sum(sample.rows for sample in samples)
+            self.cost.observe_step(job.model, rows * job.height * job.width, seconds)
         self._journal.stepped(batch, seconds)
         with self._queue.lock:
             for task in dict.fromkeys(batch.values()):

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from models.catalog import Catalog
+from models.safetensors_file import WeightsError, read_header
 from models.shelf import Shelf
 from models.store import Component, Entry
 from runners.adapters import AdapterError
@@ -177,11 +177,13 @@ class Residency:
         Raises:
             LoadError: it would not fit alone.
         """
-        self._keep_copies()
+        if self.budget.bytes is None:
+            return
+        self._keep_copies(self.budget.bytes)
         new = [c for c in entry.components.values() if c.tag not in self._components]
         needed = sum(bytes_on(self._device, component) for component in new)
         try:
-            while self.budget.bytes is not None and self.held + needed > self.budget.bytes:
+            while self.held + needed > self.budget.bytes:
                 names = {*self._variants, *self._controlnets} - {name, *beside}
                 if not names:
                     message = (
@@ -203,10 +205,9 @@ class Residency:
         finally:
             self.crowded = False
 
-    def _keep_copies(self) -> None:
+    def _keep_copies(self, bound: int) -> None:
         """Once it is known that not everything fits, what is loaded keeps a copy on the host."""
-        bound = self.budget.bytes
-        if self._pinned is None and bound is not None:
+        if self._pinned is None:
             found = self._shelf.inventory
             entries = (*found.models.values(), *found.controlnets.values())
             parts = {part.tag: part for entry in entries for part in entry.components.values()}
@@ -265,10 +266,8 @@ def bytes_on(device: Device, component: Component) -> int:
 def _elements(file: Path) -> int:
     """Numbers in a weight file; 0 if it is broken, which its loading will tell."""
     try:
-        with safe_open(file, "pt") as weights:
-            shapes = (weights.get_slice(name).get_shape() for name in weights.keys())  # noqa: SIM118
-            return sum(map(math.prod, shapes))
-    except SafetensorError:
+        return sum(math.prod(span.shape) for span in read_header(file).values())
+    except WeightsError:
         return 0
 
 

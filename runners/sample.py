@@ -82,7 +82,7 @@ class Sample:
         length = self.conditioning.prompt.embeds.shape[1]
         size = (job.height, job.width, length)
         # Samples that keep the ControlNet's residuals and ones that have none do not mix.
-        kept = (len(self.deep.residuals) if self.deep else 0) if self.reuses_features else None
+        kept = len(self.deep.residuals) if self.deep and self.reuses_features else None
         return (self.variant, self.controlnet, job.loras, *size, kept)
 
     @property

@@ -10,7 +10,6 @@ from queue import SimpleQueue
 import structlog
 import torch
 
-from runners.conditioning import Conditioner
 from runners.cost import CostModel
 from runners.decode import decode_latents
 from runners.denoise import predict_noise
@@ -18,7 +17,7 @@ from runners.device import Device
 from runners.engine import Engine
 from runners.messages import Done, Event, Failed, PaintJob
 from runners.networks import ControlNet, Variant
-from runners.sample import Sample
+from runners.trial import trial_job, trial_samples
 
 log = structlog.get_logger(__name__)
 
@@ -34,21 +33,18 @@ class WarmUpError(RuntimeError):
 def warm_up(variant: Variant, controlnet: ControlNet, device: Device, cost: CostModel) -> None:
     """Time steps and a decode at the variant's native size; sets the cost model's batch bound."""
     size = variant.spec.native_size
-    job = _job(variant, controlnet, size)
-    conditioning = Conditioner(device).condition(job, variant, controlnet)
+    job = trial_job(variant, controlnet, size)
 
     def measure(rows: int) -> float:
-        samples = [
-            Sample(job, seed, variant, controlnet, conditioning, device) for seed in range(rows)
-        ]
+        samples = trial_samples(job, variant, controlnet, device, rows)
         return min(_timed(lambda: predict_noise(samples, device)[0]) for _ in range(_REPETITIONS))
 
     measure(1)
     cost.calibrate(measure)
     cost.observe_step(variant.name, size * size, measure(1))
-    latents = Sample(job, 0, variant, controlnet, conditioning, device).latents
+    (sample,) = trial_samples(job, variant, controlnet, device, 1)
     started = time.perf_counter()
-    decode_latents(latents, variant)
+    decode_latents(sample.latents, variant)
     cost.observe_decode(variant.name, "full", size * size, time.perf_counter() - started)
 
 
@@ -92,19 +88,9 @@ def paint_sizes(
     return took
 
 
-def _job(variant: Variant, controlnet: ControlNet, size: int) -> PaintJob:
-    return PaintJob(
-        request_id=f"warm-up-{size}", subscriber="", model=variant.name,
-        controlnet=controlnet.name, prompt="terrain", negative_prompt=None, seed=0, num_images=1,
-        steps=2, guidance_scale=1.0, controlnet_strength=1.0, control_guidance_start=0.0,
-        control_guidance_end=1.0, scheduler="euler", use_karras_sigmas=None, width=size,
-        height=size, output_format="jpeg", quality=90, depth=bytes(size * size),
-    )  # fmt: skip
-
-
 def _real_job(variant: Variant, controlnet: ControlNet, size: int) -> PaintJob:
     """As a request that says nothing has it, guidance and scheduler included."""
-    plain = _job(variant, controlnet, size)
+    plain = trial_job(variant, controlnet, size)
     return replace(plain, guidance_scale=variant.spec.cfg, scheduler="auto")
 
 

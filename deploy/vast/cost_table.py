@@ -10,6 +10,7 @@ that vast.ai's market showed in mid-2026: look up today's and give them.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,18 @@ GPUS: Mapping[str, Gpu] = {
     "A100 80 GB": Gpu(312, 1.00),
     "H100": Gpu(989, 2.20),
 }
+
+
+def known_gpu(name: str) -> Gpu | None:
+    """The row of the card that its driver calls `name`: "NVIDIA A100-SXM4-80GB" is "A100 80 GB"."""
+    words = set(re.split(r"\W+", name))
+    found = (gpu for label, gpu in GPUS.items() if _model(label) in words)
+    return next(found, None)
+
+
+def _model(label: str) -> str:
+    """The card's model without maker, family and memory: 4090, L40S, A100."""
+    return label.removeprefix("RTX ").split(" ")[0]
 
 
 def table(gpus: Mapping[str, Gpu], efficiency: float, utilisation: float) -> list[str]:

@@ -45,11 +45,13 @@ class Polynomial:
 class Costs:
     """The networks of one architecture, in TFLOP.
 
-    `unet` and `controlnets` per row of a step, `context` for what each further chunk of text adds
+    `unet`, `controlnets` and `shallow` (a step that reuses deep features) per row of a step,
+    `context` for what each further chunk of text adds
     to the UNet's, `hint` and `text` per request and per chunk, `decoders` per picture.
     """
 
     unet: Polynomial
+    shallow: Polynomial
     context: Polynomial
     controlnets: Mapping[str, Polynomial]
     hint: Polynomial
@@ -66,6 +68,7 @@ class Costs:
         }
         return cls(
             unet=Polynomial(*table["unet"]),
+            shallow=Polynomial(*table["shallow"]),
             context=Polynomial(*table["context"]),
             hint=Polynomial(*table["hint"]),
             text=table["text"],
@@ -117,8 +120,12 @@ class Workload:
         # The shorter text is padded to the longer.
         further = max(chunks, default=1) - 1
         step = self._costs.unet.at(megapixels) + further * self._costs.context.at(megapixels)
+        cached = _cached_steps(payload, steps)
+        acting = len(_acting_steps(payload, steps) - cached)
         painted = rows * (
-            steps * step + _acting_steps(payload, steps) * self._controlnet(payload).at(megapixels)
+            (steps - len(cached)) * step
+            + len(cached) * self._costs.shallow.at(megapixels)
+            + acting * self._controlnet(payload).at(megapixels)
         )
         decoder = payload.get("decoder")
         decoders = self._costs.decoders
@@ -134,13 +141,18 @@ class Workload:
         return self._costs.controlnets["small" if "small" in name else "full"]
 
 
-def _acting_steps(payload: Mapping[str, Any], steps: int) -> int:
-    """On how many steps the ControlNet acts."""
+def _cached_steps(payload: Mapping[str, Any], steps: int) -> set[int]:
+    """The steps that reuse deep features, as runners/deepcache.py chooses them."""
+    return set(range(1, steps - 1, 2)) if payload.get("enable_deepcache") is True else set()
+
+
+def _acting_steps(payload: Mapping[str, Any], steps: int) -> set[int]:
+    """The steps on which the ControlNet acts."""
     if _number(payload, "controlnet_strength", 0.8, (0.0, 2.0)) == 0:
-        return 0
+        return set()
     start = _number(payload, "control_guidance_start", 0.0, (0.0, 1.0))
     end = _number(payload, "control_guidance_end", 1.0, (0.0, 1.0))
-    return sum(start <= step / steps and (step + 1) / steps <= end for step in range(steps))
+    return {step for step in range(steps) if start <= step / steps and (step + 1) / steps <= end}
 
 
 def _number(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import decoder_error, lora_response
+from benchmarks import decoder_error, deepcache, lora_response
 from benchmarks.fidelity import student_faults
 from benchmarks.gallery import Reading, paint_pairs, plan, read, sheet
 from benchmarks.heldout import heldout
@@ -94,6 +94,16 @@ def test_the_tiny_decoder_is_cheaper_and_close() -> None:
     error = decoder_error.measure(plan(heldout(count=2), 1), "lightning")
     assert 0 < error.mean < decoder_error.ERROR_BAR
     assert error.tiny_macs < error.full_macs / 2
+
+
+def test_deepcache_is_read_beside_whole_steps() -> None:
+    judge: Any = FakeJudge()
+    pairs = [pair for pair in plan(heldout(count=8), 2) if pair[1] == "future"][:1]
+    figures = deepcache.quality(judge, pairs, ["lightning"])
+    assert figures["lightning"]["era"] == [1.0, 1.0]
+    assert figures["lightning"]["difference"][0] > 0
+    figures["lightning"]["adherence"] = [0.8, 0.6]
+    assert deepcache.kept(figures) == pytest.approx(0.75)
 
 
 def test_multiply_adds_are_counted_per_pixel() -> None:

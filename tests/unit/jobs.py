@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.workbench import Listener, make_engine, make_job
+from benchmarks.workbench import Listener, drain, make_engine, make_job
 from runners.engine import Engine
 from runners.messages import (
     Done,
@@ -33,11 +33,6 @@ class Clock:
 def job(name: str, **changes: Any) -> PaintJob:
     settings: dict[str, Any] = {"steps": 2, "guidance_scale": 1.0, "scheduler": "euler"}
     return make_job(DEPTH, request_id=name, **{**settings, **changes})
-
-
-def drain(engine: Engine) -> None:
-    while engine.tick():
-        pass
 
 
 def finish(engine: Engine) -> None:

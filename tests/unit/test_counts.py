@@ -10,7 +10,7 @@ from benchmarks.flop_count import CountedEngine, counted, sdxl
 from benchmarks.flops import UNEXPLAINED, installation_job, savings
 from benchmarks.live_bytes import peak_bytes
 from benchmarks.memory import variants_on
-from benchmarks.op_count import OperatorCount, counting
+from benchmarks.op_count import OperatorCount
 from benchmarks.reference_counts import paint
 from benchmarks.syncs import LAUNCH_BAR, per_step
 
@@ -19,7 +19,7 @@ JOB = replace(installation_job(256), steps=2, control_guidance_end=0.5)
 
 def counts(work: object) -> OperatorCount:
     count = OperatorCount()
-    with counting(count):
+    with count.watching():
         assert callable(work)
         work()
     return count

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -119,3 +120,10 @@ def test_the_engine_frees_the_features(engine: Engine) -> None:
     assert sample.deep is not None
     drain(engine)
     assert not engine._queue.pending()
+
+
+def test_cached_steps_do_not_teach_what_a_step_costs(engine: Engine) -> None:
+    engine.submit(job("a", steps=6, enable_deepcache=True), Listener())
+    with mock.patch.object(engine.cost, "observe_step") as observe:
+        drain(engine)
+    assert observe.call_count == 4

@@ -142,3 +142,15 @@ def test_the_loop_runs_in_its_own_thread_and_closes() -> None:
     engine.submit(job("after"), ended)
     engine.close()
     assert failure(ended) == "runner_lost"
+
+
+def test_a_finished_batch_is_let_go_while_others_still_run(engine: Engine) -> None:
+    """What it holds are its variant's weights too."""
+    engine.submit(job("short", steps=1), Listener())
+    engine.submit(job("long", model="lightning", steps=4), Listener())
+    while len(engine._queue.pending()) != 1:
+        engine.tick()
+    engine.tick()
+    (running,) = engine._queue.pending()
+    held = {owner for batch in engine._batches._batches.values() for owner in batch.owners}
+    assert held == {running}

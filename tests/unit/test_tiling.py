@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from benchmarks.workbench import DEVICE, demo_networks, make_job
+from benchmarks.tiling import changes, in_tiles, painted_latents, side_by_side, whole
+from benchmarks.workbench import demo_networks
 from runners import tiling
-from runners.conditioning import Conditioner
-from runners.denoise import predict_noise
-from runners.sample import Sample
-
-SIZE = (320, 448)
 
 
 @pytest.fixture(scope="module")
@@ -24,51 +18,16 @@ def autoencoder() -> Any:
 
 
 @pytest.fixture(scope="module")
-def latents(autoencoder: Any) -> torch.Tensor:
+def latents() -> torch.Tensor:
     """Of a painted landscape, larger than a tile."""
-    networks = demo_networks("lightning")
-    rough = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
-    depth = np.asarray(Image.fromarray(rough).resize(SIZE[::-1], Image.Resampling.BICUBIC))
-    job = make_job(depth, model="lightning", steps=4, guidance_scale=1.0)
-    with torch.inference_mode():
-        conditioning = Conditioner(DEVICE).condition(job, *networks)
-        sample = Sample(job, 0, *networks, conditioning, DEVICE)
-        while not sample.done:
-            sample.advance(predict_noise([sample], DEVICE)[0])
-        scaled: torch.Tensor = sample.latents / autoencoder.config.scaling_factor
-        return scaled
-
-
-@torch.inference_mode()
-def whole(autoencoder: Any, latents: torch.Tensor) -> torch.Tensor:
-    picture: torch.Tensor = autoencoder.decode(latents, return_dict=False)[0]
-    return picture
-
-
-@torch.inference_mode()
-def in_tiles(
-    autoencoder: Any, latents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> torch.Tensor:
-    monkeypatch.setattr(tiling, "free_bytes", lambda _: 0)
-    return tiling.decode(autoencoder, latents)
-
-
-@torch.inference_mode()
-def beside_each_other(autoencoder: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Tiles without overlap: what a test of seams must find."""
-    side = autoencoder.tile_latent_min_size
-    rows = [
-        torch.cat([whole(autoencoder, part) for part in row.split(side, dim=3)], dim=3)
-        for row in latents.split(side, dim=2)
-    ]
-    return torch.cat(rows, dim=2)
+    return painted_latents()
 
 
 def unevenness(picture: torch.Tensor, column: int) -> float:
     """How much more brightness changes at a column than around it."""
-    changes = (picture[..., 1:] - picture[..., :-1]).abs().mean((0, 1, 2))
-    around = changes[column - 24 : column + 24].median()
-    return float(changes[column - 1 : column + 2].max() / around)
+    change = changes(picture)
+    around = change[column - 24 : column + 24].median()
+    return float(change[column - 1 : column + 2].max() / around)
 
 
 def test_what_fits_is_decoded_whole(autoencoder: Any, latents: torch.Tensor) -> None:
@@ -76,18 +35,14 @@ def test_what_fits_is_decoded_whole(autoencoder: Any, latents: torch.Tensor) -> 
         assert torch.equal(tiling.decode(autoencoder, latents), whole(autoencoder, latents))
 
 
-def test_a_small_picture_is_never_cut(
-    autoencoder: Any, latents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_picture_is_never_cut(autoencoder: Any, latents: torch.Tensor) -> None:
     small = latents[..., :32, :32]
     expected = whole(autoencoder, small)
-    assert torch.equal(in_tiles(autoencoder, small, monkeypatch), expected)
+    assert torch.equal(in_tiles(autoencoder, small), expected)
 
 
-def test_tiles_have_no_seams(
-    autoencoder: Any, latents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tiled = in_tiles(autoencoder, latents, monkeypatch)
+def test_tiles_have_no_seams(autoencoder: Any, latents: torch.Tensor) -> None:
+    tiled = in_tiles(autoencoder, latents)
     expected = whole(autoencoder, latents)
     assert tiled.shape == expected.shape
     assert (tiled - expected).abs().mean() * 127.5 < 8
@@ -95,14 +50,13 @@ def test_tiles_have_no_seams(
     overlap_starts = int(0.75 * edge)
     for column in (overlap_starts, edge):
         assert unevenness(tiled, column) < 1.6
-    assert unevenness(beside_each_other(autoencoder, latents), edge) > 2.5
+    assert unevenness(side_by_side(autoencoder, latents), edge) > 2.5
 
 
 def test_out_of_memory_is_tried_again_in_tiles(
     autoencoder: Any, latents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiles = in_tiles(autoencoder, latents, monkeypatch)
-    monkeypatch.undo()
+    tiles = in_tiles(autoencoder, latents)
 
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.workload import BAR, CASES, Case
 from deploy.container.commands import ROOT
+from deploy.vast.cost_table import GPUS, known_gpu
 from deploy.vast.cost_table import main as cost_table
 from deploy.vast.workload import Workload
 
@@ -59,6 +60,7 @@ def test_more_work_weighs_more(production: Workload, more: dict[str, Any], least
         {"control_guidance_end": 0.8},
         {"control_guidance_start": 0.5},
         {"controlnet_strength": 0},
+        {"enable_deepcache": True},
     ],
 )
 def test_less_work_weighs_less(production: Workload, less: dict[str, Any]) -> None:
@@ -130,3 +132,20 @@ def test_costs_follow_prices_and_efficiency(capsys: pytest.CaptureFixture[str]) 
     assert price == 0.40
     with pytest.raises(SystemExit):
         cost_table(["--price", "Voodoo 2=1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 5090", "RTX 5090"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA A100-SXM4-80GB", "A100 80 GB"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA L40", None),
+        ("NVIDIA H200", None),
+        ("NVIDIA RTX 6000 Ada Generation 48GB", None),
+    ],
+)
+def test_cards_are_known_by_what_drivers_call_them(name: str, label: str | None) -> None:
+    assert known_gpu(name) == (None if label is None else GPUS[label])

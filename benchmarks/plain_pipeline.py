@@ -1,0 +1,21 @@
+"""diffusers' pipeline on networks that are there already, as a user would write it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import StableDiffusionXLControlNetPipeline
+
+_KINDS = (
+    "unet", "vae", "controlnet", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",
+)  # fmt: skip
+
+
+def plain_pipeline(parts: Mapping[str, Any], scheduler: Any) -> StableDiffusionXLControlNetPipeline:
+    """The pipeline on a model's networks and tokenizers by kind; other kinds are left out."""
+    pipeline = StableDiffusionXLControlNetPipeline(
+        **{kind: parts[kind] for kind in _KINDS}, scheduler=scheduler, add_watermarker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
