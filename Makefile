@@ -80,7 +80,8 @@ container-test: setup
 	@$(BIN)/python -m deploy.container
 
 test: setup
-	$(BIN)/python -m pytest
+	@# Two processes with a thread each: teams of threads that share cores wait for one another.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

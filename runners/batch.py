@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from runners.added_conditions import added_embedding
 from runners.conditioning import PromptEmbedding
 from runners.device import Device
 from runners.sample import Sample
@@ -46,14 +47,18 @@ class Batch:
     """A batch as the networks see it: the guided samples' unconditional rows, then one conditional
     row per sample. R rows.
 
-    Shapes: `latents` [R, 4, h, w], written anew at each step; `time_ids` [R, 6]; `hints`
-    [R, C, h, w]; `strengths` [R, 1, 1, 1], the ControlNet's where it acts.
+    Shapes: `latents` [R, 4, h, w], written anew at each step; `time_ids` [R, 6]; `added` and
+    `control_added` [R, C], what pooled text and sizes add to the UNet's and the ControlNet's time
+    embedding (None where it acts on none); `hints` [R, C, h, w]; `strengths` [R, 1, 1, 1], the
+    ControlNet's where it acts.
     """
 
     owners: tuple[Sample, ...]
     text: TextRows
     latents: torch.Tensor
     time_ids: torch.Tensor
+    added: torch.Tensor
+    control_added: torch.Tensor | None
     hints: torch.Tensor
     strengths: torch.Tensor
 
@@ -102,11 +107,19 @@ class BatchCache:
         dtype, device = self._device.dtype, self._device.torch_device
         shape = (len(owners), first.latents.shape[1], height, width)
         strengths = torch.tensor([owner.job.controlnet_strength for owner in owners], dtype=dtype)
+        text = self._text(samples)
+        time_ids = torch.cat([sample.conditioning.time_ids for sample in owners])
         return Batch(
             owners=owners,
-            text=self._text(samples),
+            text=text,
             latents=torch.empty(shape, dtype=dtype, device=device),
-            time_ids=torch.cat([sample.conditioning.time_ids for sample in owners]),
+            time_ids=time_ids,
+            added=added_embedding(first.variant.unet, text.pooled, time_ids),
+            control_added=(
+                added_embedding(first.controlnet.network, text.pooled, time_ids)
+                if any(owner.job.controlnet_strength for owner in owners)
+                else None
+            ),
             hints=torch.cat([sample.conditioning.hint for sample in owners]),
             strengths=strengths.to(device).view(-1, 1, 1, 1),
         )

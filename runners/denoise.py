@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from runners.added_conditions import added
 from runners.batch import Batch, BatchCache
 from runners.deepcache import DeepFeatures, captured, shallow, shallow_residuals
 from runners.device import Device
@@ -59,6 +60,7 @@ def _whole_step(batch: Batch, timesteps: torch.Tensor, device: Device) -> torch.
     keepers = [owner for owner in dict.fromkeys(batch.owners) if owner.job.enable_deepcache]
     with contextlib.ExitStack() as stack:
         stack.enter_context(variant.text.bound(batch.text.unet))
+        stack.enter_context(added(variant.unet, batch.added))
         seen = stack.enter_context(captured(variant.unet)) if keepers else []
         output: torch.Tensor = variant.unet(
             batch.latents,
@@ -91,7 +93,8 @@ def _cached_step(batch: Batch, timesteps: torch.Tensor) -> torch.Tensor:
     )
     conditions = {"text_embeds": batch.text.pooled, "time_ids": batch.time_ids}
     unet = batch.owners[0].variant.unet
-    return shallow(unet, batch.latents, timesteps, batch.text.embeds, conditions, deep)
+    with added(unet, batch.added):
+        return shallow(unet, batch.latents, timesteps, batch.text.embeds, conditions, deep)
 
 
 def _write_latents(batch: Batch) -> None:
@@ -126,7 +129,8 @@ def _residuals(
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """What the ControlNet adds to the UNet's features on some of the rows."""
     text = [(key[rows], value[rows]) for key, value in batch.text.controlnet]
-    with network.text.bound(text):
+    assert batch.control_added is not None
+    with network.text.bound(text), added(network.network, batch.control_added[rows]):
         down, middle = network.network(
             batch.latents[rows],
             timesteps[rows],
