@@ -16,8 +16,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
+from api.access import Access
 from api.documentation import documented
-from api.errors import ApiError
+from api.errors import ApiError, Unauthorized
 from api.gateway import Gateway
 from api.logs import configure_logs
 from api.metrics import show_zeros, state_of
@@ -120,6 +121,7 @@ class ImageService:
     def check_start() -> None:
         """Stop the start with one line where the catalog or its weights do not suffice."""
         try:
+            Access(settings)
             catalog = load_catalog(settings.catalog)
             there = catalog.models if settings.fetch_missing else require(catalog).models
             wanted = settings.preload_model
@@ -157,6 +159,8 @@ class ImageService:
     async def cancel(self, **fields: Any) -> CancelResponse:
         """Cancel a request, a session, or everything; the cancelled calls end with 409."""
         try:
+            if fields["all"] and not current_request().state.manages:
+                raise Unauthorized("all: the operator's bearer token is needed")
             ids = await self._painter.cancel(CancelOrder(**fields))
         except ApiError as error:
             return _refusal(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import structlog
@@ -42,12 +43,26 @@ def configure_logs(settings: Settings, process: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[settings.log_level]
         ),
-        # One write per line: both processes write to the same stream, and print() takes two.
-        logger_factory=structlog.WriteLoggerFactory(),
+        logger_factory=lambda *_: _Lines(),
         cache_logger_on_first_use=True,
     )
     if as_json:
         _format_foreign([*shared, renderer])
+
+
+class _Lines(structlog.WriteLogger):
+    """One write per line: both processes write to the same stream, and print() takes two.
+
+    A line that cannot be written is lost: a full disk must not end a request.
+    """
+
+    def msg(self, message: str) -> None:
+        """Write a line if there is room."""
+        with contextlib.suppress(OSError):
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
 
 
 def _format_foreign(processors: list[Processor]) -> None:

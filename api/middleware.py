@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import json
 import re
 import uuid
@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.access import Access
 from api.account import PAINTING_ROUTES, Account
 from api.errors import (
     ApiError,
@@ -34,7 +35,9 @@ log = structlog.get_logger(__name__)
 MAX_BODY = 32 * 2**20
 _READINESS = "/readyz"
 _READINESS_SECONDS = 1.0
-_OPEN_ROUTES = {"/livez", _READINESS, "/healthcheck"}
+_MAX_HEADERS = 100
+_BODY_SECONDS = 60.0
+_SEND_SECONDS = 60.0
 _MEDIA_TYPES = {"application/json", "multipart/form-data"}
 
 _current: ContextVar[Request] = ContextVar("request")
@@ -50,8 +53,7 @@ class ContractMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        token = load_settings().api_token
-        self._token = None if token is None else token.get_secret_value().encode()
+        self._access = Access(load_settings())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request; other protocols pass through."""
@@ -65,6 +67,7 @@ class ContractMiddleware:
         request = Request(scope, limited)
         request.state.id = request_id
         request.state.error = None
+        request.state.manages = self._access.manages(headers)
         paints = scope["path"] in PAINTING_ROUTES and scope["method"] == "POST"
         request.state.account = account = Account(headers, scope["path"]) if paints else None
         _current.set(request)
@@ -104,11 +107,10 @@ class ContractMiddleware:
     def _check(self, scope: Scope, headers: Headers) -> None:
         if scope["method"] == "OPTIONS":
             return
-        if self._token is not None and scope["path"] not in _OPEN_ROUTES:
-            scheme, _, token = headers.get("authorization", "").partition(" ")
-            right = hmac.compare_digest(token.strip().encode(), self._token)
-            if scheme.lower() != "bearer" or not right:
-                raise Unauthorized("a bearer token is needed in the Authorization header")
+        if len(headers.raw) > _MAX_HEADERS:
+            raise InvalidRequest(f"headers: more than the limit of {_MAX_HEADERS}")
+        if not self._access.allows(scope["path"], headers):
+            raise Unauthorized("a bearer token is needed in the Authorization header")
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > MAX_BODY:
             raise TooLarge(f"body: {length} bytes exceed the limit of 32 MiB")
@@ -121,14 +123,25 @@ class ContractMiddleware:
 
 
 class _Limited:
-    """Counts the received body, whatever its length header says."""
+    """Counts the received body, whatever its length header says, and how long it takes."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._received = 0
+        self._complete = False
+        self._deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
 
     async def __call__(self) -> Message:
-        message = await self._receive()
+        if self._complete:
+            # What comes now is that the caller has left, whenever that is.
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            late = f"body: not complete within {_BODY_SECONDS:.0f} s"
+            raise stashed(InvalidRequest(late)) from None
+        self._complete = not message.get("more_body", False)
         if message["type"] == "http.request":
             self._received += len(message.get("body", b""))
             if self._received > MAX_BODY:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import NoReturn
@@ -15,9 +16,11 @@ CONFIGURATION_ERROR = os.EX_CONFIG
 
 def announce_ready() -> None:
     """Print the ready line, at once, whatever stdout is."""
-    # In one write, newline included, so that no other process's line gets into it.
-    sys.stdout.write(f"{READY_LINE}\n")
-    sys.stdout.flush()
+    # A full disk does not make it less ready.
+    with contextlib.suppress(OSError):
+        # In one write, newline included, so that no other process's line gets into it.
+        sys.stdout.write(f"{READY_LINE}\n")
+        sys.stdout.flush()
 
 
 def refuse_start(reason: object) -> NoReturn:

@@ -27,8 +27,15 @@ class Settings(BaseSettings):
         None, description="variant to load at start; unset: the catalog's default"
     )
     api_token: SecretStr | None = Field(
-        None, description="bearer token asked of every route but health"
+        None, description="bearer tokens, by commas, one asked of every route but health"
     )
+    api_token_file: Path | None = Field(
+        None, description="further ones, one a line, read again when the file changes"
+    )
+    admin_token: SecretStr | None = Field(
+        None, description="bearer tokens asked of /preload, /unload and /cancel of everything"
+    )
+    admin_token_file: Path | None = Field(None, description="further ones, as for API_TOKEN_FILE")
     fetch_missing: bool = Field(
         False, description="import weights that are not in the model store at start"
     )
@@ -41,6 +48,9 @@ class Settings(BaseSettings):
         description="public form of the bucket, under which https: sources must lie",
     )
     max_queue: int = Field(64, ge=1, le=10_000, description="requests that may wait at once")
+    max_queue_seconds: float = Field(
+        60.0, gt=0, description="estimated seconds of work ahead beyond which none is accepted"
+    )
     vram_budget_gb: float | None = Field(
         None, gt=0, description="bytes of weights on the device, in 1e9; unset: measured on a GPU"
     )

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import runners.engine
+import runners.finisher
 from benchmarks.gallery import Pairs, paint_pairs
 from benchmarks.workbench import demo_networks
 from runners.decode import Pixels, decode_latents
@@ -62,7 +63,7 @@ def _final_latents(pairs: Pairs, model: str) -> list[torch.Tensor]:
         seen.append(latents)
         return decode_latents(latents, variant, decoder)
 
-    with mock.patch.object(runners.engine, "decode_latents", recording):
+    with mock.patch.object(runners.finisher, "decode_latents", recording):
         paint_pairs(pairs, model)
     return seen
 

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 import runners.engine
+import runners.finisher
 from benchmarks.report import finish
 from benchmarks.workbench import (
     Listener,
@@ -118,7 +119,7 @@ def engine_results(jobs: Sequence[PaintJob], late: int) -> dict[str, tuple[torch
     engine = make_engine()
     listeners = {job.request_id: Listener() for job in jobs}
     early = len(jobs) - late
-    with mock.patch.object(runners.engine, "decode_latents", recording):
+    with mock.patch.object(runners.finisher, "decode_latents", recording):
         for job in jobs[:early]:
             engine.submit(job, listeners[job.request_id])
         for job in jobs[early:]:

@@ -17,6 +17,13 @@ from runners.networks import ControlNet, Variant
 from runners.prompt_weights import Fragment, parse_prompt
 
 _CACHE_BYTES = 64 * 2**20
+MAX_CHUNKS = 30
+"""Stretches of a text; 2250 tokens, so that 2000 characters of a Latin script always fit. Each one
+lengthens every cross-attention, and takes 25 MB of SDXL's keys and values per row."""
+
+
+class PromptLengthError(ValueError):
+    """A text of too many tokens; the message is for the caller."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,17 +111,28 @@ def embed_prompt(
     laid one after another; the pooled embedding is the first chunk's. Where prompt and negative
     prompt differ in length, empty chunks fill the shorter. Weighted phrases are compel's work;
     the pooled embedding knows no weights.
+
+    Raises:
+        PromptLengthError: either text needs more than `MAX_CHUNKS` chunks.
     """
     positive = parse_prompt(prompt)
-    chunks = count_chunks(variant, positive)
+    chunks = _bounded_chunks("prompt", variant, positive)
     if not guided:
         return PromptEmbedding(*_encode(variant, positive, chunks), None, None)
     if negative_prompt is None and variant.spec.force_zeros_for_empty_prompt:
         embeds, pooled = _encode(variant, positive, chunks)
         return PromptEmbedding(embeds, pooled, torch.zeros_like(embeds), torch.zeros_like(pooled))
     negative = parse_prompt(negative_prompt or "")
-    chunks = max(chunks, count_chunks(variant, negative))
+    chunks = max(chunks, _bounded_chunks("negative_prompt", variant, negative))
     return PromptEmbedding(*_encode(variant, positive, chunks), *_encode(variant, negative, chunks))
+
+
+def _bounded_chunks(field: str, variant: Variant, prompt: Sequence[Fragment]) -> int:
+    chunks = count_chunks(variant, prompt)
+    if chunks > MAX_CHUNKS:
+        room = min(tokenizer.model_max_length for tokenizer in variant.tokenizers) - 2
+        raise PromptLengthError(f"{field}: more than {MAX_CHUNKS * room} tokens")
+    return chunks
 
 
 def count_chunks(variant: Variant, prompt: Sequence[Fragment]) -> int:

@@ -9,22 +9,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import structlog
+import torch
 
 from runners.batch import BatchCache
 from runners.conditioning import Conditioner
 from runners.cost import CostModel
-from runners.decode import Pixels, decode_latents, preview
+from runners.decode import preview
 from runners.denoise import predict_noise
 from runners.device import Device, Pacer
-from runners.encode import encode_picture, encode_preview
-from runners.failure import failure_of
+from runners.encode import encode_preview
+from runners.finisher import SEEDS, Finisher
 from runners.journal import Journal
 from runners.messages import CancelOrder, PaintJob
 from runners.picker import GroupPicker
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_SEEDS = 2**63
 # Waiting requests may have deadlines while their model loads.
 _WAITING_CHECK_SECONDS = 0.1
 
@@ -53,6 +52,7 @@ class EngineConfig:
     """
 
     max_queue: int = 64
+    max_queue_seconds: float = 60.0
     max_samples: int = 16
     quantum: float = 2.0
     preview_interval: float = 0.2
@@ -78,14 +78,24 @@ class Engine:
         self._loader = loader
         self._device = device
         self._clock = clock
-        self._queue = TaskQueue(self._config.max_queue, self._seconds_of)
+        self._queue = TaskQueue(
+            self._config.max_queue, self._config.max_queue_seconds, self._seconds_of
+        )
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._conditioner = Conditioner(device)
         self._batches = BatchCache(device)
         self._picker = GroupPicker(self._config.quantum)
         self._pacer = Pacer(device)
         self._journal = Journal()
-        self._encoders = ThreadPoolExecutor(self._config.encoder_threads, "encode")
+        self._finisher = Finisher(
+            device,
+            self._queue,
+            self.cost,
+            self._journal,
+            clock,
+            self._release_memory,
+            self._config.encoder_threads,
+        )
         self._closed = False
         self._thread: threading.Thread | None = None
         self._admitting: set[str] = set()
@@ -139,7 +149,7 @@ class Engine:
         self._queue.notify()
         if self._thread is not None:
             self._thread.join()
-        self._encoders.shutdown()
+        self._finisher.close()
         self._queue.end(lambda _: True, "runner_lost", "the runner is stopping")
 
     def tick(self) -> bool:
@@ -201,11 +211,18 @@ class Engine:
             started = self._clock()
             conditioning = self._conditioner.condition(job, *networks)
             samples = [
-                Sample(job, (job.seed + i) % _SEEDS, *networks, conditioning, self._device)
+                Sample(job, (job.seed + i) % SEEDS, *networks, conditioning, self._device)
                 for i in range(job.num_images)
             ]
+        except torch.OutOfMemoryError as error:
+            self._release_memory()
+            if self._queue.pending():
+                # There is more when the others are done.
+                return False
+            self._finisher.fail(task, error)
+            return False
         except Exception as error:
-            self._fail(task, error)
+            self._finisher.fail(task, error)
             return False
         task.timings.queue = started - task.arrived
         task.timings.encode = self._clock() - started
@@ -236,7 +253,7 @@ class Engine:
                     previews[task] = b"" if pixels is None else encode_preview(pixels)
                 sample.advance(prediction)
             except Exception as error:
-                self._fail(task, error)
+                self._finisher.fail(task, error)
         self._pacer.tick()
         seconds = self._clock() - started
         job = samples[0].job
@@ -250,68 +267,27 @@ class Engine:
                 task.progress(previews.get(task, b""))
         for sample, task in batch.items():
             if sample.done:
-                self._finish(task, sample)
+                self._finisher.finish(task, sample)
 
     def _recover(self, batch: dict[Sample, Task], error: Exception) -> None:
         """Halve a failed batch until it fits in memory, or the guilty request stands alone.
 
         Nothing has advanced yet, so trying again changes no result.
         """
-        self._batches.clear()
-        self._device.release_cache()
+        self._release_memory()
         pairs = list(batch.items())
         if len(pairs) == 1:
-            self._fail(pairs[0][1], error)
+            self._finisher.fail(pairs[0][1], error)
             return
         self._journal.halved(len(pairs), error)
         half = len(pairs) // 2
         self._step(dict(pairs[:half]))
         self._step(dict(pairs[half:]))
 
-    def _finish(self, task: Task, sample: Sample) -> None:
-        """Decode on the device's thread; encode elsewhere, while the next step runs."""
-        if task.over:
-            return
-        job = task.job
-        index = task.samples.index(sample)
-        started = self._clock()
-        try:
-            pixels = decode_latents(sample.latents, sample.variant, job.decoder)
-        except Exception as error:
-            self._fail(task, error)
-            return
-        seconds = self._clock() - started
-        self.cost.observe_decode(job.model, job.decoder, job.height * job.width, seconds)
-        task.timings.decode += seconds
-        self._journal.decoded(task, seconds)
-        parameters = {**job.parameters, "seed": (job.seed + index) % _SEEDS}
-        written = parameters if job.embed_parameters else None
-        encode = partial(encode_picture, pixels, job.output_format, job.quality, written)
-        if all(other.done for other in task.samples):
-            self._queue.finish(task)
-        self._encoders.submit(self._deliver, task, index, pixels, encode)
-
-    def _deliver(self, task: Task, index: int, pixels: Pixels, encode: Callable[[], bytes]) -> None:
-        started = self._clock()
-        try:
-            picture = encode()
-        except Exception as error:
-            self._fail(task, error)
-            return
-        seconds = self._clock() - started
-        self._journal.saved(task, seconds, pixels)
-        with self._queue.lock:
-            task.timings.save += seconds
-            if task.deliver(index, picture):
-                self._journal.finished(task)
-            self._queue.prune()
-
-    def _fail(self, task: Task, error: Exception) -> None:
-        self._journal.failed(task, error)
-        failure = failure_of(error)
-        with self._queue.lock:
-            task.fail(failure.error, failure.message, failure.retry_after)
-            self._queue.prune()
+    def _release_memory(self) -> None:
+        """Let go of what can be made anew."""
+        self._batches.clear()
+        self._device.release_cache()
 
     def _preview_due(self, task: Task) -> bool:
         now = self._clock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from runners.conditioning import PromptLengthError
 from runners.deepcache import DeepCacheError
 from runners.messages import Failed
 from runners.schedulers import SchedulerChoiceError
@@ -16,7 +17,7 @@ class LoadError(RuntimeError):
 def failure_of(error: Exception) -> Failed:
     """The wire contract's error; what it does not foresee is the log's alone."""
     match error:
-        case SchedulerChoiceError() | DeepCacheError():
+        case SchedulerChoiceError() | DeepCacheError() | PromptLengthError():
             return Failed("invalid_request", str(error))
         case torch.OutOfMemoryError():
             return Failed("out_of_memory", "the device's memory does not suffice", 5.0)

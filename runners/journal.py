@@ -10,6 +10,7 @@ import torch
 
 from runners import metrics
 from runners.decode import NotFiniteError, Pixels
+from runners.messages import Failed
 from runners.sample import Sample
 from runners.task import Task
 
@@ -86,8 +87,16 @@ class Journal:
             **{name: round(getattr(task.timings, name), 4) for name in task.timings.__slots__},
         )
 
-    def failed(self, task: Task, error: Exception) -> None:
-        """A request ends because of an exception, which the line has with its traceback."""
+    def widened(self, task: Task) -> None:
+        """A picture left the range of float16 and is painted again in bfloat16."""
+        metrics.NOT_FINITE_PICTURES.inc()
+        log.warning("picture not finite, painted again", request_id=task.job.request_id)
+
+    def failed(self, task: Task, failure: Failed, error: Exception) -> None:
+        """A request ends because of an exception, which the line has with its traceback, unless
+        it is the caller's mistake."""
+        if failure.error == "invalid_request":
+            return
         if isinstance(error, NotFiniteError):
             metrics.NOT_FINITE_PICTURES.inc()
         log.error("request failed", request_id=task.job.request_id, exc_info=error)

@@ -17,14 +17,18 @@ class TaskQueue:
     """Waiting, running and finishing tasks, under one lock; all methods are thread-safe.
 
     A task waits until it is admitted, runs while it has steps to do, and finishes while its
-    pictures are encoded. `seconds_of` estimates what a task still costs.
+    pictures are encoded. `seconds_of` estimates what a task still costs. None is taken while
+    `max_waiting` wait, or while what is known takes more than `max_seconds`.
     """
 
-    def __init__(self, max_waiting: int, seconds_of: Callable[[Task], float]) -> None:
+    def __init__(
+        self, max_waiting: int, max_seconds: float, seconds_of: Callable[[Task], float]
+    ) -> None:
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
         self._signal = False
         self._max_waiting = max_waiting
+        self._max_seconds = max_seconds
         self._seconds_of = seconds_of
         self._waiting: list[Task] = []
         self._running: list[Task] = []
@@ -46,9 +50,11 @@ class TaskQueue:
             if job.session is not None and self._supersede(job.session, job.arrived):
                 task.fail("superseded", _SUPERSEDED)
                 return
-            if len(self._waiting) >= self._max_waiting:
-                wait = max(1.0, self.seconds_ahead())
-                task.fail("overloaded", f"{len(self._waiting)} requests are waiting", wait)
+            ahead = self.seconds_ahead()
+            if len(self._waiting) >= self._max_waiting or ahead > self._max_seconds:
+                message = f"{len(self._waiting)} requests are waiting"
+                # Until all of it is done: who comes back then need not wait.
+                task.fail("overloaded", message, max(1.0, ahead))
                 return
             task.emit(Queued(len(self._waiting) + len(self._running)))
             self._waiting.append(task)

@@ -38,7 +38,10 @@ class Station:
         compiler = Compiler(settings.compile, device=device)
         self.residency = Residency(catalog, shelf, device, self.budget, compiler)
         self._loader = Loader(self.residency)
-        share = EngineConfig(max_queue=math.ceil(settings.max_queue / stations))
+        share = EngineConfig(
+            max_queue=math.ceil(settings.max_queue / stations),
+            max_queue_seconds=settings.max_queue_seconds,
+        )
         self.engine = Engine(self._loader, device, share)
         self.engine.call(compiler.settle)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,3 +28,11 @@ def reference_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a running reference server on the demo set."""
     with started_reference(tmp_path_factory.mktemp("log") / "reference.log") as url:
         yield url
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Iterator[Path]:
+    """Where a file appears if what a request brings is executed."""
+    path = tmp_path / "executed"
+    yield path
+    assert not path.exists()

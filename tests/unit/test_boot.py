@@ -181,7 +181,7 @@ def test_without_its_first_picture_it_is_never_ready(
     def broken(*_: Any) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("runners.engine.decode_latents", broken)
+    monkeypatch.setattr("runners.finisher.decode_latents", broken)
     host = demo_host()
     host._boot()
     status = host.status()

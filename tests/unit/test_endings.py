@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import runners.engine
+import runners.finisher
 from benchmarks.workbench import Listener, make_engine
 from runners.batch import BatchCache
+from runners.conditioning import Conditioning
+from runners.decode import Pixels, decode_latents
 from runners.denoise import predict_noise
 from runners.device import Device
 from runners.engine import Engine, EngineConfig
@@ -18,7 +22,9 @@ from runners.messages import (
     CancelOrder,
     Done,
     Failed,
+    PaintJob,
 )
+from runners.networks import Variant
 from runners.sample import Sample
 from tests.unit.jobs import Clock, await_end, drain, failure, finish, job, paint, pictures
 
@@ -128,6 +134,22 @@ def test_a_full_queue_refuses_with_the_time_to_come_back() -> None:
     assert pictures(kept)
 
 
+def test_a_queue_of_many_seconds_is_full_too() -> None:
+    engine = make_engine(EngineConfig(max_queue_seconds=5.0))
+    engine.cost.observe_step("base", 64 * 64, 2.0)
+    first, second, refused = Listener(), Listener(), Listener()
+    # However long one takes, it is accepted where nothing is ahead of it.
+    engine.submit(job("first", steps=2), first)
+    engine.submit(job("second", steps=3), second)
+    engine.submit(job("refused"), refused)
+    failed = refused.events[-1]
+    assert isinstance(failed, Failed)
+    assert (failed.error, failed.retry_after) == ("overloaded", 10.0)
+    finish(engine)
+    assert pictures(first)
+    assert pictures(second)
+
+
 def test_a_failing_request_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(samples: Sequence[Sample], device: Device, _: BatchCache) -> list[torch.Tensor]:
         if any(sample.job.request_id == "bad" for sample in samples):
@@ -180,6 +202,74 @@ def test_out_of_memory_alone_is_said_so(engine: Engine, monkeypatch: pytest.Monk
     engine.submit(job("big"), listener)
     finish(engine)
     assert failure(listener) == "out_of_memory"
+
+
+def test_a_decode_that_does_not_fit_is_tried_once_more(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+
+    def tight(latents: torch.Tensor, variant: Variant, decoder: str) -> Pixels:
+        tries.append(decoder)
+        if len(tries) in {1, 3, 4}:
+            raise torch.OutOfMemoryError
+        return decode_latents(latents, variant, decoder)
+
+    monkeypatch.setattr(runners.finisher, "decode_latents", tight)
+    fits, never = Listener(), Listener()
+    engine.submit(job("fits", steps=1), fits)
+    drain(engine)
+    engine.submit(job("never", steps=1), never)
+    finish(engine)
+    assert pictures(fits)
+    assert failure(never) == "out_of_memory"
+    assert len(tries) == 4
+
+
+def test_a_request_that_cannot_be_prepared_waits_until_it_is_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = engine._conditioner.condition
+
+    def tight(job: PaintJob, *networks: Any) -> Conditioning:
+        if job.request_id == "large" and engine._queue.pending():
+            raise torch.OutOfMemoryError
+        return real(job, *networks)
+
+    monkeypatch.setattr(engine._conditioner, "condition", tight)
+    small, large = Listener(), Listener()
+    engine.submit(job("small", steps=3), small)
+    engine.submit(job("large", steps=1), large)
+    finish(engine)
+    assert pictures(small)
+    assert pictures(large)
+
+
+def test_one_that_cannot_even_alone_is_told_so(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Conditioning:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(engine._conditioner, "condition", full)
+    listener = Listener()
+    engine.submit(job("large"), listener)
+    finish(engine)
+    assert failure(listener) == "out_of_memory"
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_a_text_of_too_many_tokens_is_the_callers_error(engine: Engine, field: str) -> None:
+    fits, too_long = Listener(), Listener()
+    settings = {"steps": 1, "guidance_scale": 2.0}
+    engine.submit(job("fits", **settings, **{field: "x" * 2000}), fits)
+    engine.submit(job("long", **settings, **{field: "山" * 1000}), too_long)
+    finish(engine)
+    assert pictures(fits)
+    failed = too_long.events[-1]
+    assert isinstance(failed, Failed)
+    assert failed.error == "invalid_request"
+    assert failed.message == f"{field}: more than 2250 tokens"
 
 
 def test_an_unknown_scheduler_setting_is_the_callers_error(engine: Engine) -> None:

@@ -11,6 +11,7 @@ import structlog
 import torch
 
 import runners.engine
+import runners.finisher
 from benchmarks.workbench import Listener, make_engine
 from runners.decode import NotFiniteError, Pixels
 from runners.denoise import predict_noise
@@ -107,7 +108,7 @@ def test_a_picture_is_black_if_no_pixel_is_lit(
         pixels[63, 63, 2] = lit
         return pixels
 
-    monkeypatch.setattr(runners.engine, "decode_latents", decode)
+    monkeypatch.setattr(runners.finisher, "decode_latents", decode)
     grown = Growth()
     listener = Listener()
     engine.submit(job("dark"), listener)
@@ -122,7 +123,7 @@ def test_pixels_that_are_no_numbers_are_counted_and_not_sent(
     def decode(*_: Any) -> Pixels:
         raise NotFiniteError("no numbers")
 
-    monkeypatch.setattr(runners.engine, "decode_latents", decode)
+    monkeypatch.setattr(runners.finisher, "decode_latents", decode)
     grown = Growth()
     listener = Listener()
     engine.submit(job("nan"), listener)
@@ -138,8 +139,8 @@ def test_lines_of_a_request_carry_its_id(engine: Engine, monkeypatch: pytest.Mon
             raise RuntimeError("worn out")
         return real_decode(latents, *rest)
 
-    real_decode = runners.engine.decode_latents
-    monkeypatch.setattr(runners.engine, "decode_latents", decode)
+    real_decode = runners.finisher.decode_latents
+    monkeypatch.setattr(runners.finisher, "decode_latents", decode)
     monkeypatch.setattr("runners.journal.log", structlog.get_logger())
     monkeypatch.setattr("runners.task.log", structlog.get_logger())
     failing = False

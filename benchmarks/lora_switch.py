@@ -1,0 +1,87 @@
+"""What changing LoRAs costs at SDXL's size: steps of one era, and steps whose era alternates.
+
+    python -m benchmarks.lora_switch [--steps N] [--small]
+
+Random weights in bfloat16 on this CPU, 512 x 512, no guidance; two LoRAs of rank 32 on every
+attention projection, in the installation's strengths for two eras. Eager steps, one request after
+the other, in turn. Needs 12 GB of memory and takes three minutes; `--small` tries it in seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.random_networks import engine_networks, random_parts, write_lora
+from benchmarks.report import finish
+from benchmarks.workbench import make_job
+from runners.batch import BatchCache
+from runners.denoise import predict_noise
+from runners.device import Device
+from runners.messages import LoraWeight
+from runners.sample import Sample
+from runners.trial import trial_samples
+
+BAR = 1.0
+"""Seconds that a switch costs, in steps."""
+_ERAS = ((0.8, 0.4), (0.3, 0.6))
+"""Strengths of the two LoRAs: wilderness, industrial."""
+
+
+def measure(steps: int, small: bool) -> tuple[list[float], list[float]]:
+    """Seconds of steps with the LoRAs of the step before, and of steps with others."""
+    device = Device(torch.device("cpu"), torch.bfloat16)
+    parts = random_parts(device, small)
+    side, rank = (64, 4) if small else (512, 32)
+    networks = engine_networks(parts, side)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, name in enumerate(("drone", "experimance")):
+            path = Path(folder, f"{name}.safetensors")
+            write_lora(path, networks[0].unet, rank, number)
+            networks[0].adapters.add(name, path)
+    job = make_job(np.zeros((side, side), np.uint8), model="lightning", guidance_scale=1.0, steps=4)
+    samples = []
+    for drone, own in _ERAS:
+        loras = (LoraWeight("drone", drone), LoraWeight("experimance", own))
+        samples += trial_samples(replace(job, loras=loras), *networks, device, 1)
+    batches = BatchCache(device)
+
+    def step(sample: Sample) -> float:
+        started = time.perf_counter()
+        predict_noise([sample], device, batches)
+        return time.perf_counter() - started
+
+    for sample in samples:
+        step(sample)
+    same, other = [], []
+    current = samples[-1]
+    for _ in range(steps):
+        same.append(step(current))
+        current = samples[0] if current is samples[1] else samples[1]
+        other.append(step(current))
+    return same, other
+
+
+def main() -> None:
+    """Measure, and finish with what a switch costs in steps."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=6, help="of either kind")
+    parser.add_argument("--small", action="store_true", help="narrow networks: a trial")
+    options = parser.parse_args()
+    same, other = measure(options.steps, options.small)
+    step, switched = statistics.median(same), statistics.median(other)
+    lost = round((switched - step) / step, 4)
+    finish(lost, BAR, lost < BAR, step=round(step, 3), switched=round(switched, 3))
+
+
+if __name__ == "__main__":
+    main()

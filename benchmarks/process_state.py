@@ -1,0 +1,56 @@
+"""What a running service holds: memory, file descriptors, threads, temporary files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+RUNNER = "SDXLRunner"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """Of one process. `memory` is resident, in bytes."""
+
+    memory: int
+    descriptors: int
+    threads: int
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> ProcessState:
+        """As it is now."""
+        with process.oneshot():
+            return cls(process.memory_info().rss, process.num_fds(), process.num_threads())
+
+    def growth(self, before: ProcessState) -> dict[str, float]:
+        """Each figure over what it was."""
+        then = asdict(before)
+        return {name: round(value / then[name], 4) for name, value in asdict(self).items()}
+
+
+def processes_of(port: int) -> dict[str, psutil.Process]:
+    """The processes of the service that listens on a port: `api`, and `runner` if there is one."""
+    found = {}
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or ())
+        if "_bentoml_impl.worker.service" not in command:
+            continue
+        try:
+            own = process.environ().get("MODEL_SERVER_PORT") == str(port)
+        except psutil.Error:
+            continue
+        if own:
+            found["runner" if RUNNER in command else "api"] = process
+    return found
+
+
+def states_of(port: int) -> dict[str, ProcessState]:
+    """The state of each process."""
+    return {name: ProcessState.of(process) for name, process in processes_of(port).items()}
+
+
+def files_in(folder: Path) -> int:
+    """How many files there are, at any depth."""
+    return sum(path.is_file() for path in folder.rglob("*"))

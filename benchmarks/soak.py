@@ -1,0 +1,148 @@
+"""A long run with faults: is every request accounted for, and does everything come back?
+
+    python -m benchmarks.soak [--minutes M] [--seed N]
+
+Serves the demo set to painters, leavers, cancellers, vandals, crowds and an operator who unloads
+variants, and kills the runner every now and then, all from one seed. Holds if every request has
+exactly one outcome that its caller heard, the service counted the same outcomes, the API process
+never ended, and memory, file descriptors, threads and temporary files are where they were: measured
+before and after the same exercise, within 5 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from benchmarks.process_state import ProcessState, files_in, processes_of, states_of
+from benchmarks.report import finish
+from benchmarks.server import import_demo, started_service
+from benchmarks.soak_traffic import LEFT, Callers
+
+GROWTH_BAR = 1.05
+ALLOWED = {
+    "success", LEFT, "cancelled", "overloaded", "runner_lost", "not_ready", "invalid_request",
+    "invalid_depth_map", "unknown_model", "unsupported_media_type", "too_large",
+}  # fmt: skip
+_COUNTED = re.compile(r'experimance_requests_total\{(?=.*outcome="(\w+)").*\} (\S+)')
+_KILL_SECONDS = 240.0
+_SETTLE_SECONDS = 5.0
+
+
+async def counted(client: httpx.AsyncClient) -> Counter[str]:
+    """The service's own count of requests for pictures by outcome."""
+    text = (await client.get("/metrics")).text
+    counts: Counter[str] = Counter()
+    for outcome, number in _COUNTED.findall(text):
+        counts[outcome] += int(float(number))
+    return counts
+
+
+async def ready(client: httpx.AsyncClient) -> None:
+    """Wait until requests would start at once and none is under way."""
+    while True:
+        health = (await client.get("/healthcheck")).json()
+        queue = health["queue"]
+        if health["ready_for_inference"] and not queue["waiting"] + queue["running"]:
+            return
+        await asyncio.sleep(0.2)
+
+
+async def killer(client: httpx.AsyncClient, port: int, until: float, seed: int) -> int:
+    """Kill the runner in the middle of its work, again and again; how often."""
+    rng = np.random.default_rng(seed)
+    kills = 0
+    while True:
+        wait = _KILL_SECONDS * (0.5 + rng.random())
+        if time.monotonic() + wait > until - 60:
+            return kills
+        await asyncio.sleep(wait)
+        processes_of(port)["runner"].kill()
+        kills += 1
+
+
+async def soak(url: str, minutes: float, seed: int, folder: Path) -> dict[str, Any]:
+    """The whole run; what was found."""
+    port = int(url.rsplit(":", 1)[1])
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
+        callers = Callers(client, time.monotonic() + 60 * minutes, seed)
+
+        async def measure() -> tuple[dict[str, ProcessState], int]:
+            for model in ("lightning", "hyper", "base"):
+                await client.post("/preload", json={"model": model})
+            for _ in range(2):
+                await callers.exercise()
+            await ready(client)
+            await asyncio.sleep(_SETTLE_SECONDS)
+            return states_of(port), files_in(folder)
+
+        await ready(client)
+        api = processes_of(port)["api"].pid
+        before, files = await measure()
+        until = time.monotonic() + 60 * minutes
+        killing = asyncio.create_task(killer(client, port, until, seed))
+        async with asyncio.TaskGroup() as group:
+            for caller in callers.all:
+                group.create_task(caller())
+        kills = await killing
+        await ready(client)
+        after, left = await measure()
+        theirs = await counted(client)
+    ours = callers.ledger.outcomes
+    faults = [*callers.ledger.faults, *(f"{name}: nothing" for name in callers.ledger.unheard)]
+    faults += [f"outcome {name}" for name in ours.keys() - ALLOWED]
+    faults += ["the API process ended"] * (processes_of(port)["api"].pid != api)
+    faults += disagreements(ours, theirs)
+    growth = {name: state.growth(before[name]) for name, state in after.items()}
+    growth["service"] = {"temporary files": round((left + 1) / (files + 1), 4)}
+    return {"kills": kills, "outcomes": dict(ours), "faults": faults, "growth": growth}
+
+
+def disagreements(ours: Counter[str], theirs: Counter[str]) -> list[str]:
+    """Where callers and service counted differently.
+
+    Of a caller who left, the service may have noticed before or after the picture was done.
+    """
+    found = []
+    if ours.total() != theirs.total():
+        found.append(f"{ours.total()} sent, {theirs.total()} counted")
+    either = {LEFT, "cancelled", "success"}
+    for name in (ours.keys() | theirs.keys()) - either:
+        if ours[name] != theirs[name]:
+            found.append(f"{name}: {ours[name]} heard, {theirs[name]} counted")
+    return found
+
+
+def main() -> None:
+    """Start, soak, and finish with the largest growth and every fault."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="experimance-") as name:
+        folder = Path(name)
+        import_demo(folder / "bentoml")
+        temporary = folder / "tmp"
+        temporary.mkdir()
+        settings = {"TMPDIR": str(temporary), "LOG_FORMAT": "json"}
+        with started_service(folder / "bentoml", folder / "log", settings) as url:
+            found = asyncio.run(soak(url, options.minutes, options.seed, temporary))
+    largest = max(value for own in found["growth"].values() for value in own.values())
+    passed = not found["faults"] and largest <= GROWTH_BAR
+    finish(largest, GROWTH_BAR, passed, minutes=options.minutes, seed=options.seed, **found)
+
+
+if __name__ == "__main__":
+    main()

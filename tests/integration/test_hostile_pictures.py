@@ -1,0 +1,87 @@
+"""Depth maps that mean harm: refused from the header, within seconds, or read as pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import pickle
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.integration.harm import VALID, Bomb, refused
+from tests.pictures import hill
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_bomb(width: int, height: int) -> bytes:
+    """A valid header, and pixels that unpack to a thousand times their bytes."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(b"\0" * (width + 1) * min(height, 2000), 9)
+    parts = [_chunk(b"IHDR", header), _chunk(b"IDAT", rows), _chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+HILL = Image.fromarray(hill())
+PICTURES: dict[str, tuple[bytes, tuple[int, ...]]] = {
+    "more pixels than allowed": (png_bomb(8001, 8001), (413,)),
+    "a side of two billion": (png_bomb(2**31 - 1, 1)[:64], (400, 413)),
+    "no pixels at all": (png_bomb(0, 0), (400,)),
+    "fewer rows than it says": (png_bomb(7000, 7000), (400,)),
+    "text chunk that unpacks": (
+        saved(HILL, "PNG")[:33] + _chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x" * 80_000_000)),
+        (400,),
+    ),
+    "truncated PNG": (saved(HILL, "PNG")[:-200], (400,)),
+    "truncated JPEG": (saved(HILL, "JPEG")[:300], (400,)),
+    "truncated WebP": (saved(HILL, "WEBP")[:100], (400,)),
+    "truncated TIFF": (saved(HILL, "TIFF")[:500], (400,)),
+    "a TIFF that points at itself": (b"II*\0\x08\0\0\0\x01\0" + b"\0" * 12 + b"\x08\0\0\0", (400,)),
+    "a TIFF of a billion pixels": (
+        saved(HILL, "TIFF").replace(struct.pack("<HHII", 256, 4, 1, HILL.width),
+                                    struct.pack("<HHII", 256, 4, 1, 2**30)), (400, 413)),
+    "a GIF": (saved(HILL, "GIF"), (400,)),
+    "an SVG that fetches": (b'<svg><image href="file:///etc/passwd"/></svg>', (400,)),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", (400,)),
+    "an ImageMagick script": (b"push graphic-context\nimage over 0,0 0,0 '|id'", (400,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_of_ill_will(client: httpx.Client, name: str) -> None:
+    content, statuses = PICTURES[name]
+    started = time.monotonic()
+    body = {
+        "prompt": "x",
+        "steps": 1,
+        "cfg": 1,
+        "depth_map_b64": base64.b64encode(content).decode(),
+    }
+    refused(client.post("/generate", json=body), *statuses)
+    assert time.monotonic() - started < 5
+
+
+def test_of_an_animation_the_first_frame_counts_and_what_follows_a_picture_nothing(
+    client: httpx.Client, canary: Path
+) -> None:
+    frames = [Image.new("L", (512, 512), shade) for shade in range(60)]
+    animation = saved(HILL, "WEBP", save_all=True, append_images=frames)
+    polyglot = saved(HILL, "PNG") + pickle.dumps(Bomb(canary)) + b"PK\x03\x04"
+    for content in (animation, polyglot):
+        body = {**VALID, "mock_depth": False, "depth_map_b64": base64.b64encode(content).decode()}
+        assert client.post("/generate", json=body).status_code == 200

@@ -1,0 +1,88 @@
+"""Tokens: several, from files that change, and the operator's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from starlette.datastructures import Headers
+
+from api.access import Access, TokenSet
+from api.settings import Settings, SettingsError
+
+
+def access(**settings: Any) -> Access:
+    return Access(Settings(**settings))
+
+
+def bearer(token: str) -> Headers:
+    return Headers({"authorization": f"Bearer {token}"})
+
+
+NOBODY = Headers({})
+ROUTES = ("/generate", "/generate_stream", "/models", "/cancel", "/docs.json", "/metrics", "/x")
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthcheck"])
+def test_health_is_open(path: str) -> None:
+    assert access(api_token="a", admin_token="b").allows(path, NOBODY)
+
+
+@pytest.mark.parametrize("path", [*ROUTES, "/preload", "/unload"])
+def test_any_of_several_tokens_opens_everything_else(path: str) -> None:
+    guarded = access(api_token="one, two,")
+    assert guarded.allows(path, bearer("one"))
+    assert guarded.allows(path, bearer("two"))
+    for wrong in ("", "three", "one, two", "on", "onee"):
+        assert not guarded.allows(path, bearer(wrong))
+    assert not guarded.allows(path, NOBODY)
+    assert not guarded.allows(path, Headers({"authorization": "Basic one"}))
+
+
+def test_without_tokens_all_is_open() -> None:
+    assert access().allows("/preload", NOBODY)
+    assert access().manages(NOBODY)
+
+
+@pytest.mark.parametrize("callers", [None, "caller"])
+def test_managing_can_have_tokens_of_its_own(callers: str | None) -> None:
+    guarded = access(api_token=callers, admin_token="operator")
+    caller = bearer(callers) if callers else NOBODY
+    for path in ("/preload", "/unload"):
+        assert not guarded.allows(path, caller)
+        assert guarded.allows(path, bearer("operator"))
+    assert guarded.allows("/generate", caller)
+    assert guarded.allows("/generate", bearer("operator"))
+    assert guarded.manages(bearer("operator"))
+    assert not guarded.manages(caller)
+
+
+def test_tokens_in_a_file_change_without_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("old\n\n  second \n")
+    guarded = access(api_token="fixed", api_token_file=file)
+    assert all(guarded.allows("/generate", bearer(each)) for each in ("fixed", "old", "second"))
+    file.write_text("new\n")
+    os.utime(file, ns=(1, 1))
+    assert guarded.allows("/generate", bearer("new"))
+    assert not guarded.allows("/generate", bearer("old"))
+    file.unlink()
+    assert guarded.allows("/generate", bearer("new"))
+    assert not guarded.allows("/generate", NOBODY)
+    # An emptied file takes every token away; it does not open the door.
+    file.write_text("")
+    assert not guarded.allows("/generate", bearer("new"))
+    assert not guarded.allows("/generate", bearer(""))
+    assert guarded.allows("/generate", bearer("fixed"))
+
+
+@pytest.mark.parametrize("content", [None, "\n \n"])
+def test_a_file_without_tokens_stops_the_start(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "tokens"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SettingsError, match="ADMIN_TOKEN_FILE: "):
+        TokenSet("ADMIN_TOKEN", SecretStr("x"), file)
