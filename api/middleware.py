@@ -27,6 +27,7 @@ from api.errors import (
     UnsupportedMediaType,
     from_status,
 )
+from api.forms import FORM, form_as_json
 from api.requests import REQUEST_ID
 from api.settings import load_settings
 
@@ -38,7 +39,7 @@ _READINESS_SECONDS = 1.0
 _MAX_HEADERS = 100
 _BODY_SECONDS = 60.0
 _SEND_SECONDS = 60.0
-_MEDIA_TYPES = {"application/json", "multipart/form-data"}
+_MEDIA_TYPES = {"application/json", FORM}
 
 _current: ContextVar[Request] = ContextVar("request")
 
@@ -85,7 +86,8 @@ class ContractMiddleware:
     ) -> None:
         request = current_request()
         try:
-            self._check(scope, headers)
+            if self._check(scope, headers) == FORM:
+                scope, receive = await form_as_json(scope, receive, MAX_BODY)
             await self._app(scope, receive, answer)
         except ApiError as error:
             request.state.error = error
@@ -104,9 +106,10 @@ class ContractMiddleware:
         if not answer.started:
             await answer.refuse(scope, receive)
 
-    def _check(self, scope: Scope, headers: Headers) -> None:
+    def _check(self, scope: Scope, headers: Headers) -> str:
+        """Refuse what is not to be read, or give its media type."""
         if scope["method"] == "OPTIONS":
-            return
+            return ""
         if len(headers.raw) > _MAX_HEADERS:
             raise InvalidRequest(f"headers: more than the limit of {_MAX_HEADERS}")
         if not self._access.allows(scope["path"], headers):
@@ -120,6 +123,7 @@ class ContractMiddleware:
             raise UnsupportedMediaType(
                 "Content-Type: application/json or multipart/form-data is accepted"
             )
+        return media_type
 
 
 class _Limited:

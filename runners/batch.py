@@ -130,7 +130,7 @@ class BatchCache:
         guided = tuple(sample.guided for sample in samples)
         # Not the networks themselves: what is unloaded must not live on here.
         networks = (first.variant.text.serial, first.controlnet.text.serial)
-        key = (*networks, first.job.loras, first.wide, guided, *map(id, prompts))
+        key = (*networks, first.job.loras, guided, *map(id, prompts))
         if key in self._texts:
             self._texts.move_to_end(key)
             return self._texts[key]

@@ -34,8 +34,7 @@ def predict_noise(
         One float32 prediction per sample, [1, 4, h/8, w/8].
     """
     guided = [sample for sample in samples if sample.guided]
-    active = samples[0].variant.adapters.active(samples[0].job.loras)
-    with active, device.precision(samples[0].wide):
+    with samples[0].variant.adapters.active(samples[0].job.loras):
         batch = (batches or BatchCache(device)).batch(samples)
         _write_latents(batch)
         timesteps = torch.stack([owner.timestep for owner in batch.owners])

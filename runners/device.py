@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 import torch
@@ -42,12 +40,6 @@ class Device:
             return [first]
         count = torch.cuda.device_count()
         return [cls(torch.device("cuda", index), first.dtype) for index in range(count)]
-
-    def precision(self, wide: bool) -> AbstractContextManager[Any]:
-        """In which networks compute: their own, or bfloat16 with the same weights if `wide`."""
-        if not wide:
-            return nullcontext()
-        return torch.autocast(self.torch_device.type, torch.bfloat16)
 
     def enter(self) -> None:
         """Make it the calling thread's device."""

@@ -24,9 +24,8 @@ SEEDS = 2**63
 class Finisher:
     """Decodes on the device's thread, and encodes on others, while the next step runs.
 
-    A picture whose numbers left the range of float16 is painted again in bfloat16, which has
-    float32's range. A decode for which memory does not suffice is tried again once
-    `release_memory` has let go of what can be made anew.
+    A decoder that left the range of float16 is tried again in float32, one for which memory does
+    not suffice after `release_memory` has let go of what can be made anew.
     """
 
     def __init__(
@@ -55,15 +54,7 @@ class Finisher:
         index = task.samples.index(sample)
         started = self._clock()
         try:
-            pixels = self._decode(sample)
-        except NotFiniteError as error:
-            if sample.wide or self._device.dtype != torch.float16:
-                self.fail(task, error)
-                return
-            self._journal.widened(task)
-            with self._queue.lock:
-                task.samples[index] = sample.again_wide(self._device)
-            return
+            pixels = self._decode(task, sample)
         except Exception as error:
             self.fail(task, error)
             return
@@ -90,13 +81,18 @@ class Finisher:
         """Deliver what is decoded."""
         self._encoders.shutdown()
 
-    def _decode(self, sample: Sample) -> Pixels:
-        with self._device.precision(sample.wide):
-            try:
-                return decode_latents(sample.latents, sample.variant, sample.job.decoder)
-            except torch.OutOfMemoryError:
-                self._release_memory()
-            return decode_latents(sample.latents, sample.variant, sample.job.decoder)
+    def _decode(self, task: Task, sample: Sample) -> Pixels:
+        decode = partial(decode_latents, sample.latents, sample.variant, task.job.decoder)
+        try:
+            return decode()
+        except torch.OutOfMemoryError:
+            self._release_memory()
+        except NotFiniteError:
+            if self._device.dtype != torch.float16:
+                raise
+            self._journal.overflowed(task)
+            return decode(in_float32=True)
+        return decode()
 
     def _deliver(self, task: Task, index: int, pixels: Pixels, encode: Callable[[], bytes]) -> None:
         started = self._clock()

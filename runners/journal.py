@@ -87,10 +87,9 @@ class Journal:
             **{name: round(getattr(task.timings, name), 4) for name in task.timings.__slots__},
         )
 
-    def widened(self, task: Task) -> None:
-        """A picture left the range of float16 and is painted again in bfloat16."""
-        metrics.NOT_FINITE_PICTURES.inc()
-        log.warning("picture not finite, painted again", request_id=task.job.request_id)
+    def overflowed(self, task: Task) -> None:
+        """A decoder left the range of float16 and is tried again in float32."""
+        log.warning("decoded again in float32", request_id=task.job.request_id)
 
     def failed(self, task: Task, failure: Failed, error: Exception) -> None:
         """A request ends because of an exception, which the line has with its traceback, unless

@@ -21,8 +21,7 @@ class Sample:
     """The state of one picture: scheduler, generator, latents and step index are its own.
 
     `latents` are float32 [1, 4, h/8, w/8] on the device, scaled as the scheduler wants them.
-    Noise comes from a CPU generator, so a seed means the same picture on every device. A `wide`
-    one is computed in bfloat16 where the device's float16 overflowed.
+    Noise comes from a CPU generator, so a seed means the same picture on every device.
     """
 
     __slots__ = (
@@ -34,12 +33,10 @@ class Sample:
         "job",
         "latents",
         "scheduler",
-        "seed",
         "step_arguments",
         "timesteps",
         "timesteps_there",
         "variant",
-        "wide",
     )
 
     def __init__(
@@ -50,11 +47,8 @@ class Sample:
         controlnet: ControlNet,
         conditioning: Conditioning,
         device: Device,
-        wide: bool = False,
     ) -> None:
         self.job = job
-        self.seed = seed
-        self.wide = wide
         self.variant = variant
         self.controlnet = controlnet
         self.conditioning = conditioning
@@ -81,11 +75,6 @@ class Sample:
         accepted = inspect.signature(self.scheduler.step).parameters
         self.step_arguments = {"generator": self.generator} if "generator" in accepted else {}
 
-    def again_wide(self, device: Device) -> Sample:
-        """The same picture before its first step, to be computed in bfloat16."""
-        guides = (self.variant, self.controlnet, self.conditioning)
-        return Sample(self.job, self.seed, *guides, device, wide=True)
-
     @property
     def group_key(self) -> GroupKey:
         """Samples with equal keys can share a batch."""
@@ -94,7 +83,7 @@ class Sample:
         size = (job.height, job.width, length)
         # Samples that keep the ControlNet's residuals and ones that have none do not mix.
         kept = len(self.deep.residuals) if self.deep and self.reuses_features else None
-        return (self.variant, self.controlnet, job.loras, *size, kept, self.wide)
+        return (self.variant, self.controlnet, job.loras, *size, kept)
 
     @property
     def reuses_features(self) -> bool:

@@ -7,8 +7,21 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 
 from benchmarks.server import import_demo, started_service
+
+# The default formatter of exceptions prints every local variable, tensors included: seconds each.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        ),
+    ]
+)
 
 
 @pytest.fixture(scope="session")

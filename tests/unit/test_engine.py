@@ -134,7 +134,7 @@ def test_the_loop_runs_in_its_own_thread_and_closes() -> None:
     assert engine.call(lambda: None).result(timeout=20) is None
     deadline = 200
     while not isinstance(listener.events[-1], Done) and (deadline := deadline - 1):
-        engine._encoders.submit(lambda: None).result()
+        engine._finisher._encoders.submit(lambda: None).result()
         engine.call(lambda: None).result(timeout=20)
     engine.close()
     assert pictures(listener)
