@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.account import Account
-from api.errors import ApiError, Conflict, Internal
+from api.errors import ApiError, Conflict, Internal, Overloaded
 from api.gateway import Gateway
 from api.images import decode_depth, mock_depth
 from api.requests import GenerateRequest
@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 _MEDIA_TYPES = {"image/jpeg": "jpeg", "image/png": "png", "image/webp": "webp"}
 _DECODERS = 2
+_STATUS_AGE_SECONDS = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -133,6 +134,7 @@ class Painter:
         size = (job.width, job.height)
         with self._preparing(job) as preparation:
             async with self._decoding:
+                await self._refuse_if_full(request)
                 if request.depth_map_b64 is not None:
                     depth = await asyncio.to_thread(decode_depth, request.depth_map_b64, *size)
                 else:
@@ -146,6 +148,18 @@ class Painter:
             embed_parameters=request.embed_parameters,
             traceparent=traceparent,
         )
+
+    async def _refuse_if_full(self, request: GenerateRequest) -> None:
+        """Spare decoding what the runner would refuse; that has the last word.
+
+        A request with an id may join another, one of a session may take another's place.
+        """
+        if request.request_id is not None or request.session is not None:
+            return
+        status = await self._gateway.status(max_age=_STATUS_AGE_SECONDS)
+        if status.full is not None:
+            message = f"{status.waiting} requests are waiting"
+            raise Overloaded(message, retry_after=status.full)
 
 
 def response_of(done: Done, resolved: Resolved, seconds: float) -> GenerateResponse:

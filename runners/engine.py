@@ -27,7 +27,7 @@ from runners.encode import encode_preview
 from runners.finisher import SEEDS, Finisher
 from runners.journal import Journal
 from runners.messages import CancelOrder, PaintJob
-from runners.picker import GroupPicker
+from runners.picker import pick, place_in_line
 from runners.queue import TaskQueue
 from runners.sample import Sample
 from runners.task import Emit, Task
@@ -47,8 +47,9 @@ class EngineConfig:
     """Bounds of the engine.
 
     `max_samples` in flight is a bound on state, small beside weights: at 1024x1024 a sample
-    holds about 12 MB. `quantum` is how many seconds a group may keep the device while another
-    waits; `preview_interval` is the least number of seconds between two previews of a request.
+    holds about 12 MB. `quantum` is how many seconds a request is worked on before it lets those
+    pass that came meanwhile; `preview_interval` is the least number of seconds between two
+    previews of a request.
     """
 
     max_queue: int = 64
@@ -62,8 +63,8 @@ class EngineConfig:
 class Engine:
     """Paints jobs; results come back as events, from whatever thread made them.
 
-    `submit`, `cancel`, `snapshot` and `call` may be used from any thread; `tick` from one only:
-    the one that `start` makes, or a test's.
+    `submit`, `cancel`, `snapshot`, `full` and `call` may be used from any thread; `tick` from one
+    only: the one that `start` makes, or a test's.
     """
 
     def __init__(
@@ -84,7 +85,6 @@ class Engine:
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._conditioner = Conditioner(device)
         self._batches = BatchCache(device)
-        self._picker = GroupPicker(self._config.quantum)
         self._pacer = Pacer(device)
         self._journal = Journal()
         self._finisher = Finisher(
@@ -121,6 +121,10 @@ class Engine:
     def snapshot(self) -> tuple[int, int, float]:
         """Requests waiting, requests under way, and the seconds until all are done."""
         return (*self._queue.counts(), self._queue.seconds_ahead())
+
+    def full(self) -> float | None:
+        """Seconds after which to come back, if nothing more is taken now; else None."""
+        return self._queue.full()
 
     def call(self, function: Callable[[], None]) -> Future[None]:
         """Run a function between two ticks, on the device's thread."""
@@ -161,7 +165,12 @@ class Engine:
         self._admit()
         pending = self._queue.pending()
         self._batches.retain(pending)
-        picked = self._picker.pick(list(pending), self.cost.max_rows, self._clock())
+        quantum = self._config.quantum
+        line = {
+            sample: place_in_line(task.arrived, task.timings.denoise, quantum)
+            for sample, task in pending.items()
+        }
+        picked = pick(line, self.cost.max_rows)
         if picked:
             self._step({sample: pending[sample] for sample in picked})
         return bool(picked) or called
@@ -226,6 +235,7 @@ class Engine:
             return False
         task.timings.queue = started - task.arrived
         task.timings.encode = self._clock() - started
+        self.cost.observe_encode(job.model, job.height * job.width, task.timings.encode)
         self._journal.admitted(task)
         self._queue.admit(task, samples)
         return True
@@ -300,4 +310,5 @@ class Engine:
         job = task.job
         pixels = job.height * job.width
         steps, pictures = task.row_steps, task.undelivered
-        return self.cost.seconds(job.model, job.decoder, pixels, steps, pictures)
+        seconds = self.cost.seconds(job.model, job.decoder, pixels, steps, pictures)
+        return seconds if task.started else seconds + self.cost.encode_seconds(job.model, pixels)

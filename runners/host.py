@@ -122,6 +122,7 @@ class EngineHost:
             began=self._began,
             resident_bytes=dict(resident),
             gpu_utilization=sum(busy) / len(busy) if busy else None,
+            full=self.pool.full(),
         )
 
     @property

@@ -153,7 +153,8 @@ class RunnerStatus:
     """The runner at one moment. `memory` in MB, `estimated_seconds` until the queue is empty.
 
     `began` is when its process did, in seconds since the epoch, 0 when unknown; `resident_bytes`
-    are the weights in memory by kind; `gpu_utilization` is 0 to 1, None where nobody knows.
+    are the weights in memory by kind; `gpu_utilization` is 0 to 1, None where nobody knows;
+    `full` are the seconds after which to come back, None while requests are taken.
     """
 
     state: str
@@ -171,6 +172,7 @@ class RunnerStatus:
     began: float = 0.0
     resident_bytes: dict[str, int] = field(default_factory=dict)
     gpu_utilization: float | None = None
+    full: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

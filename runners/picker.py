@@ -2,51 +2,47 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
 
 from runners.sample import GroupKey, Sample
 
 
-class GroupPicker:
-    """Picks a group, oldest sample first, and keeps to it for at most a quantum of seconds.
+def place_in_line(arrived: float, worked: float, quantum: float) -> float:
+    """The moment from which a request counts as waiting: later by every whole quantum of work.
 
-    When the quantum is over and another group waits, the one that was served longest ago has its
-    turn; so no group starves, and on a full device requests still run to completion in turn.
+    So requests that take less than a quantum end in the order in which they came, whatever their
+    groups, and a longer one is passed by those that came while it was worked on, not step by step
+    but a quantum at a time. Nobody starves: newcomers are behind everyone who has waited longer
+    than they were worked on. (Least attained service, in quanta: Nuyens and Wierman, 2008, "The
+    Foreground-Background queue: a survey".)
+
+    Args:
+        arrived: seconds on any clock.
+        worked: seconds of steps that the request had a part in.
+        quantum: seconds.
     """
+    return arrived + quantum * math.floor(worked / quantum)
 
-    def __init__(self, quantum: float) -> None:
-        self._quantum = quantum
-        self._turns = itertools.count()
-        self._served: dict[GroupKey, int] = {}
-        self._current: GroupKey | None = None
-        self._since = 0.0
 
-    def pick(self, pending: Sequence[Sample], max_rows: int, now: float) -> list[Sample]:
-        """The next batch: samples of one group, oldest first, up to `max_rows` rows.
+def pick(pending: Mapping[Sample, float], max_rows: int) -> list[Sample]:
+    """The next batch: of the group that is first in line its samples, oldest first.
 
-        Args:
-            pending: unfinished samples, oldest first.
-            max_rows: bound on the batch; a single sample may exceed it.
-            now: seconds on any monotonic clock.
-        """
-        keys = list(dict.fromkeys(sample.group_key for sample in pending))
-        self._served = {key: self._served.get(key, next(self._turns)) for key in keys}
-        if not keys:
-            self._current = None
-            return []
-        if self._current not in keys or (len(keys) > 1 and now - self._since >= self._quantum):
-            others = [key for key in keys if key != self._current]
-            self._current = min(others, key=self._served.__getitem__)
-            self._since = now
-        self._served[self._current] = next(self._turns)
-        batch: list[Sample] = []
-        rows = 0
-        for sample in pending:
-            if sample.group_key != self._current:
-                continue
-            if batch and rows + sample.rows > max_rows:
-                break
-            batch.append(sample)
-            rows += sample.rows
-        return batch
+    Args:
+        pending: unfinished samples, oldest first, with their places in line.
+        max_rows: bound on the batch; a single sample may exceed it.
+    """
+    line: dict[GroupKey, float] = {}
+    for sample, place in pending.items():
+        line.setdefault(sample.group_key, place)
+    first = min(line, key=line.__getitem__, default=None)
+    batch: list[Sample] = []
+    rows = 0
+    for sample in pending:
+        if sample.group_key != first:
+            continue
+        if batch and rows + sample.rows > max_rows:
+            break
+        batch.append(sample)
+        rows += sample.rows
+    return batch

@@ -46,6 +46,12 @@ class Pool:
         )
         return sum(waiting), sum(running), max(seconds)
 
+    def full(self) -> float | None:
+        """Seconds after which to come back, if no station takes anything more; else None."""
+        waits = [station.engine.full() for station in self.stations]
+        known = [wait for wait in waits if wait is not None]
+        return min(known) if len(known) == len(waits) else None
+
     def close(self) -> None:
         """Stop every engine after its current step."""
         for station in self.stations:

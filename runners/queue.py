@@ -50,15 +50,23 @@ class TaskQueue:
             if job.session is not None and self._supersede(job.session, job.arrived):
                 task.fail("superseded", _SUPERSEDED)
                 return
-            ahead = self.seconds_ahead()
-            if len(self._waiting) >= self._max_waiting or ahead > self._max_seconds:
-                message = f"{len(self._waiting)} requests are waiting"
-                # Until all of it is done: who comes back then need not wait.
-                task.fail("overloaded", message, max(1.0, ahead))
+            wait = self.full()
+            if wait is not None:
+                task.fail("overloaded", f"{len(self._waiting)} requests are waiting", wait)
                 return
             task.emit(Queued(len(self._waiting) + len(self._running)))
             self._waiting.append(task)
             self.notify()
+
+    def full(self) -> float | None:
+        """Seconds until all that is known is done, if nothing more is taken now; else None.
+
+        Who comes back then need not wait.
+        """
+        with self.lock:
+            ahead = self.seconds_ahead()
+            many = len(self._waiting) >= self._max_waiting
+            return max(1.0, ahead) if many or ahead > self._max_seconds else None
 
     def knows(self, request_id: str) -> bool:
         """Whether a request of this id has not ended."""
