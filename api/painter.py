@@ -133,8 +133,8 @@ class Painter:
         job = resolved.job
         size = (job.width, job.height)
         with self._preparing(job) as preparation:
+            await self._refuse_if_full(request)
             async with self._decoding:
-                await self._refuse_if_full(request)
                 if request.depth_map_b64 is not None:
                     depth = await asyncio.to_thread(decode_depth, request.depth_map_b64, *size)
                 else:

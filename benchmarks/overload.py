@@ -65,10 +65,12 @@ class Ledger:
         return ratios
 
 
-def bodies(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
+def bodies(
+    rng: np.random.Generator, count: int, eras: tuple[str, ...] = ("wilderness",)
+) -> list[dict[str, Any]]:
     """The default variant's requests, with depth maps."""
     catalog = demo_catalog()
-    choice = Choice((catalog.default_model,), ("wilderness", "modern"))
+    choice = Choice((catalog.default_model,), eras)
     return [choice.draw(rng, number) for number in range(count)]
 
 
@@ -182,6 +184,10 @@ def main() -> None:
         health_worst=round(max(ledger.health), 3),
         within_factor_two=round(float(np.mean([0.5 <= w <= 2 for w in waits])), 3) if waits else 1,
         memory_growth=growth,
+        memory_mb={
+            name: [round(each[name].memory / 1e6) for each in memory if name in each]
+            for name in growth
+        },
     )
 
 

@@ -50,7 +50,7 @@ class TaskQueue:
             if job.session is not None and self._supersede(job.session, job.arrived):
                 task.fail("superseded", _SUPERSEDED)
                 return
-            wait = self.full()
+            wait = self.full(self._seconds_of(task))
             if wait is not None:
                 task.fail("overloaded", f"{len(self._waiting)} requests are waiting", wait)
                 return
@@ -58,15 +58,17 @@ class TaskQueue:
             self._waiting.append(task)
             self.notify()
 
-    def full(self) -> float | None:
-        """Seconds until all that is known is done, if nothing more is taken now; else None.
+    def full(self, more: float = 0.0) -> float | None:
+        """Seconds until all that is known is done, if work of `more` seconds is not taken now;
+        else None. Who comes back then need not wait.
 
-        Who comes back then need not wait.
+        However long it takes, it is taken where nothing is ahead of it.
         """
         with self.lock:
             ahead = self.seconds_ahead()
             many = len(self._waiting) >= self._max_waiting
-            return max(1.0, ahead) if many or ahead > self._max_seconds else None
+            long = ahead > 0 and ahead + more > self._max_seconds
+            return max(1.0, ahead) if many or long else None
 
     def knows(self, request_id: str) -> bool:
         """Whether a request of this id has not ended."""

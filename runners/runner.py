@@ -23,11 +23,15 @@ from runners.messages import (
     pack,
     unpack,
 )
+from runners.untimed import do_without_timers
 
 if TYPE_CHECKING:
     from runners.host import EngineHost
 
 _FOREVER = 1e9
+
+# Both processes import this module.
+do_without_timers()
 
 
 # The connection that BentoML makes to a dependent service is otherwise closed every 100 requests

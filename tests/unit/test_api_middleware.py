@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,10 +18,26 @@ from starlette.routing import Route
 from api.errors import Overloaded
 from api.middleware import MAX_BODY, ContractMiddleware, current_request
 
+JSON = {"Content-Type": "application/json"}
+
 
 async def echo(request: Request) -> Response:
     body = await request.body()
-    return JSONResponse({"bytes": len(body), "id": current_request().state.id})
+    found = {"bytes": len(body), "id": current_request().state.id}
+    if request.headers.get("content-type") == "application/json" and body.startswith(b'{"'):
+        found |= {"type": request.headers["content-type"], "content": json.loads(body)}
+    elif body == b"{}":
+        found |= {"content": {}}
+    return JSONResponse(found)
+
+
+async def slow(request: Request) -> Response:
+    await request.body()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await request.is_disconnected()
+            await asyncio.sleep(1)
+    return JSONResponse({"late": await request.is_disconnected()})
 
 
 async def broken(request: Request) -> Response:
@@ -52,7 +71,7 @@ def make_client(monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> ht
     methods = ["GET", "POST"]
     routes = [
         Route(f"/{handler.__name__}", handler, methods=methods)
-        for handler in (echo, broken, masked, own_error, invalid, stream)
+        for handler in (echo, slow, broken, masked, own_error, invalid, stream)
     ]
     routes += [Route("/healthcheck", echo, methods=methods)]
     routes += [Route("/plain", lambda _: PlainTextResponse("no", 418), methods=methods)]
@@ -173,6 +192,77 @@ async def test_a_token_is_asked_of_all_but_health(monkeypatch: pytest.MonkeyPatc
 
 def _latin(headers: dict[str, str]) -> dict[str, bytes]:
     return {name: value.encode("latin-1") for name, value in headers.items()}
+
+
+async def test_headers_are_limited(web: httpx.AsyncClient) -> None:
+    few = {f"X-{number}": "1" for number in range(80)}
+    assert (await web.post("/echo", headers=few)).status_code == 200
+    answer = await web.post("/echo", headers={f"X-{number}": "1" for number in range(101)})
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+
+
+async def test_a_body_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.middleware._BODY_SECONDS", 0.2)
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(10)
+
+    async with make_client(monkeypatch) as web:
+        answer = await web.post("/echo", content=trickle(), headers=JSON)
+    assert answer.status_code == 400
+    assert "not complete within" in answer.json()["error_message"]
+
+
+async def test_what_follows_a_body_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.middleware._BODY_SECONDS", 0.05)
+    async with make_client(monkeypatch) as web:
+        assert (await web.post("/slow", content=b"{}", headers=JSON)).status_code == 200
+
+
+async def test_forms_arrive_as_json(web: httpx.AsyncClient) -> None:
+    fields = {
+        "prompt": (None, "hills, valleys"),
+        "steps": (None, "6"),
+        "loras": (None, '[{"name": "drone"}]'),
+        "depth_map_b64": ("depth.txt", b"AAAA", "application/vnd.bentoml+pickle"),
+        "seed": (None, "9" * 5000),
+        "era": (None, "[" * 100_000),
+    }
+    answer = await web.post("/echo", files=fields)
+    assert answer.json()["type"] == "application/json"
+    assert answer.json()["content"] == {
+        "prompt": "hills, valleys",
+        "steps": 6,
+        "loras": [{"name": "drone"}],
+        "depth_map_b64": "AAAA",
+        "seed": "9" * 5000,
+        "era": "[" * 100_000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "boundary"),
+    [
+        (b"--x", ""),
+        (b"--x", "; boundary=x"),
+        (b"hello", "; boundary=x"),
+        (b"\xff" * 99, "; boundary=x"),
+    ],
+)
+async def test_what_is_no_form_is_the_callers_error(
+    web: httpx.AsyncClient, content: bytes, boundary: str
+) -> None:
+    headers = {"Content-Type": f"multipart/form-data{boundary}"}
+    answer = await web.post("/echo", content=content, headers=headers)
+    # Of a form that ends too soon nothing is left, which validation refuses.
+    assert answer.status_code == 400 or answer.json()["content"] == {}
+
+
+async def test_a_part_that_is_not_text_is_named(web: httpx.AsyncClient) -> None:
+    answer = await web.post("/echo", files={"depth_map_b64": ("x.png", b"\x89PNG\r\n")})
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == [{"field": "depth_map_b64", "message": "must be text"}]
 
 
 async def test_a_stream_that_fails_late_just_ends(web: httpx.AsyncClient) -> None:

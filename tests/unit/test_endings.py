@@ -135,10 +135,9 @@ def test_a_full_queue_refuses_with_the_time_to_come_back() -> None:
 
 
 def test_a_queue_of_many_seconds_is_full_too() -> None:
-    engine = make_engine(EngineConfig(max_queue_seconds=5.0))
+    engine = make_engine(EngineConfig(max_queue_seconds=12.0))
     engine.cost.observe_step("base", 64 * 64, 2.0)
     first, second, refused = Listener(), Listener(), Listener()
-    # However long one takes, it is accepted where nothing is ahead of it.
     engine.submit(job("first", steps=2), first)
     engine.submit(job("second", steps=3), second)
     engine.submit(job("refused"), refused)
@@ -148,6 +147,15 @@ def test_a_queue_of_many_seconds_is_full_too() -> None:
     finish(engine)
     assert pictures(first)
     assert pictures(second)
+
+
+def test_where_nothing_waits_even_the_longest_is_taken() -> None:
+    engine = make_engine(EngineConfig(max_queue_seconds=1.0))
+    engine.cost.observe_step("base", 64 * 64, 2.0)
+    listener = Listener()
+    engine.submit(job("long", steps=3), listener)
+    finish(engine)
+    assert pictures(listener)
 
 
 def test_a_failing_request_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

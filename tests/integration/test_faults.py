@@ -1,0 +1,137 @@
+"""What goes wrong around the service, and that it goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from benchmarks.process_state import processes_of
+from benchmarks.server import started_service
+
+LONG: dict[str, Any] = {"prompt": "hills", "mock_depth": True, "model": "base", "steps": 50}
+SHORT: dict[str, Any] = {"prompt": "hills", "mock_depth": True, "steps": 1, "cfg": 1}
+
+
+@pytest.fixture(scope="module")
+def own_url(demo_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service that may come to harm; its log goes to a disk that is full."""
+    with started_service(demo_home, Path("/dev/full")) as url:
+        yield url
+
+
+def port_of(url: str) -> int:
+    return int(url.rsplit(":", 1)[1])
+
+
+def until(condition: Any, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def queue_of(url: str) -> dict[str, float]:
+    queue: dict[str, float] = httpx.get(f"{url}/healthcheck").json()["queue"]
+    return queue
+
+
+def test_a_full_disk_ends_nothing(own_url: str) -> None:
+    """Refusals, faults and pictures all write to the log."""
+    assert httpx.post(f"{own_url}/generate", json=SHORT, timeout=60).status_code == 200
+    assert httpx.post(f"{own_url}/generate", json={}, timeout=60).status_code == 400
+    assert httpx.post(f"{own_url}/cancel", json={"all": True}).status_code == 200
+    assert httpx.get(f"{own_url}/healthcheck").json()["status"] == "ready"
+
+
+def test_a_stream_that_nobody_reads_holds_nobody_up(own_url: str) -> None:
+    body = json.dumps({**LONG, "steps": 20, "request_id": "unread"}).encode()
+    head = (
+        f"POST /generate_stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.connect(("127.0.0.1", port_of(own_url)))
+        connection.sendall(head.encode() + body)
+        until(lambda: queue_of(own_url)["running"] == 1)
+        assert httpx.post(f"{own_url}/generate", json=SHORT, timeout=60).status_code == 200
+        until(lambda: queue_of(own_url)["running"] == 0)
+
+
+def test_a_body_that_never_ends_holds_nobody_up(own_url: str) -> None:
+    head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", port_of(own_url))) as connection:
+        connection.sendall(head + b'Content-Length: 1000\r\n\r\n{"prompt":')
+        assert httpx.post(f"{own_url}/generate", json=SHORT, timeout=60).status_code == 200
+        assert queue_of(own_url) == {"waiting": 0, "running": 0, "estimated_seconds": 0.0}
+
+
+def test_a_runner_that_is_killed_answers_its_callers_and_comes_back(own_url: str) -> None:
+    api = processes_of(port_of(own_url))["api"]
+    ended: list[tuple[float, dict[str, Any], float]] = []
+
+    def paint(number: int) -> None:
+        body = {**LONG, "request_id": f"lost-{number}"}
+        answer = httpx.post(f"{own_url}/generate", json=body, timeout=60)
+        assert answer.status_code == 503
+        ended.append((time.monotonic(), answer.json(), float(answer.headers["Retry-After"])))
+
+    def listen() -> None:
+        with httpx.stream("POST", f"{own_url}/generate_stream", json=LONG, timeout=60) as answer:
+            *_, last = (line for line in answer.iter_lines() if line.startswith("data: "))
+        ended.append((time.monotonic(), json.loads(last.removeprefix("data: ")), 1.0))
+
+    with ThreadPoolExecutor() as pool:
+        calls = [*(pool.submit(paint, number) for number in range(3)), pool.submit(listen)]
+        until(lambda: queue_of(own_url)["running"] + queue_of(own_url)["waiting"] >= 4)
+        time.sleep(0.5)
+        processes_of(port_of(own_url))["runner"].kill()
+        killed = time.monotonic()
+        for call in calls:
+            call.result()
+    assert len(ended) == 4
+    for moment, body, retry_after in ended:
+        assert body["error"] == "runner_lost"
+        assert moment - killed < 5
+        assert retry_after >= 1
+    until(lambda: httpx.get(f"{own_url}/readyz").status_code == 200)
+    assert httpx.post(f"{own_url}/generate", json=SHORT, timeout=60).status_code == 200
+    assert processes_of(port_of(own_url))["api"].pid == api.pid
+
+
+def test_a_stop_finishes_what_runs_takes_nothing_more_and_ends_with_0(
+    demo_home: Path, tmp_path: Path
+) -> None:
+    answers: list[int] = []
+    with started_service(demo_home, tmp_path / "log") as url:
+        (server,) = (
+            process
+            for process in psutil.Process().children()
+            if process.environ().get("MODEL_SERVER_PORT") == str(port_of(url))
+        )
+        body = {**LONG, "steps": 30}
+        thread = threading.Thread(
+            target=lambda: answers.append(
+                httpx.post(f"{url}/generate", json=body, timeout=60).status_code
+            )
+        )
+        thread.start()
+        until(lambda: queue_of(url)["running"] == 1)
+        server.send_signal(signal.SIGTERM)
+        time.sleep(1.0)
+        with pytest.raises(httpx.TransportError):
+            httpx.post(f"{url}/generate", json=SHORT, timeout=5)
+        assert server.wait(60) == 0
+        thread.join()
+    assert answers == [200]
