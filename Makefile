@@ -1,6 +1,9 @@
 # make serve   make the environment, import the demo set, serve on 127.0.0.1:$(PORT)
 # make test    run the suite          make check   lint, types, format
 # make setup   the environment alone  make format  format the code
+# make fuzz    the schema's requests, 200 of each kind for each route
+# make audit   packages against the registry and known holes    make lock  their hashes anew
+# make sbom    what an image is made of, build/sbom.json
 # make bento   import CATALOG and build a Bento that carries it    make image  its container image
 # make image TARGET=vast   the image for vast.ai (FLAVOUR=slim: without models, fetched at start; BASE=…)
 # make vast-test  boot the demo under supervisor, laid out as that image (as root, on Debian)
@@ -26,7 +29,7 @@ BACKEND ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
 export CATALOG
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: setup serve import shipped backend bento image container-test vast-test monitoring-test test check format demo-train bench-parity bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling gpu-report clean
+.PHONY: setup serve import shipped backend bento image container-test vast-test monitoring-test test fuzz check audit lock sbom format demo-train bench-parity bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak gpu-report clean
 
 setup: $(INSTALLED)
 
@@ -83,6 +86,21 @@ test: setup
 	@# Two processes with a thread each: teams of threads that share cores wait for one another.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+fuzz: setup
+	FUZZ_EXAMPLES=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration/test_fuzz.py
+
+audit: setup
+	$(BIN)/python -m deploy.supply.lock --check
+	@test -d build/audit || $(PYTHON) -m venv build/audit
+	@build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	build/audit/bin/pip-audit --disable-pip --require-hashes --requirement requirements.lock
+
+lock: setup
+	$(BIN)/python -m deploy.supply.lock
+
+sbom: setup
+	$(BIN)/python -m deploy.supply.sbom --catalog $(CATALOG) --output build/sbom.json
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -95,7 +113,7 @@ format: setup
 demo-train: setup
 	$(BIN)/python -m models.demo.train
 
-bench-parity bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling: setup
+bench-parity bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak: setup
 	$(BIN)/python -m benchmarks.$(subst -,_,$(@:bench-%=%))
 
 gpu-report: setup

@@ -88,7 +88,10 @@ class ContractMiddleware:
         try:
             if self._check(scope, headers) == FORM:
                 scope, receive = await form_as_json(scope, receive, MAX_BODY)
-            await self._app(scope, receive, answer)
+            # BentoML waits for a runner that is being started; who asks wants to know now.
+            patience = _READINESS_SECONDS if scope["path"] == _READINESS else None
+            async with asyncio.timeout(patience):
+                await self._app(scope, receive, answer)
         except ApiError as error:
             request.state.error = error
         except Exception:

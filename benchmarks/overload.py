@@ -30,7 +30,7 @@ from benchmarks.report import finish
 from benchmarks.rivals import Choice
 from benchmarks.server import import_demo, started_service
 
-BOUND = 4.0
+BOUND = 3.0
 HEALTH_BAR = 0.1
 MEMORY_BAR = 1.05
 _HEALTH_EVERY = 0.25
@@ -120,7 +120,7 @@ async def load(url: str, factor: float, seconds: float) -> tuple[float, float, L
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         await closed_loop(client, bodies(rng, 4), clients=1)
         alone = await closed_loop(client, bodies(rng, _UNLOADED), clients=1)
-        full = await closed_loop(client, bodies(rng, _CAPACITY), clients=4)
+        full = await closed_loop(client, bodies(rng, _CAPACITY), clients=2)
         # Connections and buffers of a crowd are made once, and stay.
         await open_loop(client, factor * full.rate, min(15.0, seconds), rng)
         ledger = await open_loop(client, factor * full.rate, seconds, rng)

@@ -10,9 +10,15 @@ _TORCHS_OWN = re.compile(r"torch|torchvision|torchaudio|triton|cuda-[a-z]+|nvidi
 
 
 def without_torch(lock: str) -> str:
-    """The lines of a lock file (`name==version`) without torch and what comes with it."""
-    lines = lock.splitlines(keepends=True)
-    return "".join(line for line in lines if not _TORCHS_OWN.fullmatch(_name(line)))
+    """A lock file (`name==version`, hashes on lines of their own) without torch and what comes
+    with it."""
+    kept, keeps = [], True
+    for line in lock.splitlines(keepends=True):
+        if not line[0].isspace():
+            keeps = not _TORCHS_OWN.fullmatch(_name(line))
+        if keeps:
+            kept.append(line)
+    return "".join(kept)
 
 
 def _name(line: str) -> str:

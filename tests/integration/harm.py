@@ -13,7 +13,7 @@ ROUTES = [
 VALID: dict[str, Any] = {"prompt": "hills", "mock_depth": True, "steps": 1, "cfg": 1, "width": 256}
 JSON = {"Content-Type": "application/json"}
 # Of a file, an address or a package, which no answer may have.
-_TELLTALES = (
+TELLTALES = (
     "Traceback",
     "/home",
     "/work",
@@ -32,7 +32,7 @@ def refused(response: httpx.Response, *statuses: int) -> None:
     body = response.json()
     assert set(body) == {"success", "error", "error_message", "detail", "request_id"}
     assert not body["success"]
-    leaked = [word for word in _TELLTALES if word in response.text]
+    leaked = [word for word in TELLTALES if word in response.text]
     assert not leaked, response.text[:500]
 
 
