@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 import structlog
@@ -69,7 +69,7 @@ class Gateway:
         self._told = float("-inf")
         self._began = 0.0
         self._asking: asyncio.Task[RunnerStatus] | None = None
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def events(self, job: PaintJob) -> AsyncGenerator[Event, None]:
         """A job's events up to and with Done; the work ends when the caller stops listening.
@@ -77,22 +77,16 @@ class Gateway:
         Raises:
             ApiError: the job failed, or the runner was lost.
         """
-        unpacker = Unpacker()
+        heard: asyncio.Queue[Event | ApiError] = asyncio.Queue()
+        self._start(self._listen(job, heard))
         ended = False
         try:
-            async for chunk in self._runner.paint(pack(job)):
-                for event in unpacker.feed(chunk):
-                    ended = isinstance(event, Done | Failed)
-                    if isinstance(event, Failed):
-                        raise from_failure(event)
-                    if isinstance(event, Queued | Started | Step | Done):
-                        yield event
-            if not ended:
-                raise _lost()
-        except _LOST as error:
-            log.error("runner lost", error=type(error).__name__)
-            ended = True
-            raise _lost() from error
+            while not ended:
+                event = await heard.get()
+                ended = isinstance(event, Done | ApiError)
+                if isinstance(event, ApiError):
+                    raise event
+                yield event
         finally:
             if not ended:
                 self._leave(job)
@@ -157,6 +151,35 @@ class Gateway:
         self._told = time.monotonic()
         return self._status
 
+    async def _listen(self, job: PaintJob, heard: asyncio.Queue[Event | ApiError]) -> None:
+        """Hear the runner out, in a task of its own, whatever becomes of the caller's.
+
+        A connection to the runner is free for others once its stream has been read to the end;
+        one whose reader is cancelled stays open for ever.
+        """
+        unpacker = Unpacker()
+        ended = False
+        try:
+            async for chunk in self._runner.paint(pack(job)):
+                for event in unpacker.feed(chunk):
+                    ended = isinstance(event, Done | Failed)
+                    if isinstance(event, Failed):
+                        heard.put_nowait(from_failure(event))
+                    elif isinstance(event, Queued | Started | Step | Done):
+                        heard.put_nowait(event)
+        except _LOST as error:
+            log.error("runner lost", error=type(error).__name__)
+        except Exception:
+            log.exception("runner not understood")
+        if not ended:
+            heard.put_nowait(_lost())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something in the background; without a reference a task may vanish."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _last(self, job: PaintJob) -> Done:
         async with contextlib.aclosing(self.events(job)) as events:
             async for event in events:
@@ -172,9 +195,7 @@ class Gateway:
             with contextlib.suppress(ApiError):
                 await self.cancel(order)
 
-        task = asyncio.create_task(tell())
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        self._start(tell())
 
 
 async def _reaching(call: Awaitable[T]) -> T:

@@ -35,7 +35,8 @@ ALLOWED = {
 }  # fmt: skip
 _COUNTED = re.compile(r'experimance_requests_total\{(?=.*outcome="(\w+)").*\} (\S+)')
 _KILL_SECONDS = 240.0
-_SETTLE_SECONDS = 5.0
+# Connections that nobody uses are closed after 15.
+_SETTLE_SECONDS = 20.0
 
 
 async def counted(client: httpx.AsyncClient) -> Counter[str]:

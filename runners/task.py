@@ -68,8 +68,10 @@ class Task:
         emit(Started() if self.started else Queued(0))
 
     def leave(self, subscriber: str) -> bool:
-        """Forget a caller; True when nobody is left."""
-        self._subscribers.pop(subscriber, None)
+        """Forget a caller, with a last word; True when nobody is left."""
+        emit = self._subscribers.pop(subscriber, None)
+        if emit is not None:
+            emit(Failed("cancelled", "the caller has left"))
         return not self._subscribers
 
     def emit(self, event: Event) -> None:

@@ -19,7 +19,7 @@ from deploy.container.checks import (
     check_writes,
 )
 from deploy.container.commands import ROOT, ContainerTestError, podman, require_tools
-from deploy.container.container import URL, started
+from deploy.container.container import READ_ONLY, URL, started
 from deploy.container.host import containers_conf
 from deploy.container.image import IMAGE, build_bento, containerize, size_of
 from deploy.container.phases import Phases
@@ -84,6 +84,10 @@ def _serve(phases: Phases) -> None:
                 check_stop(container)
             with phases.phase("what it wrote"):
                 check_writes(container)
+        with phases.phase("read-only"), started(IMAGE, log, READ_ONLY) as container:
+            container.visit("paint", URL, str(picture), str(container.pid))
+            check_picture(picture)
+            check_stop(container)
     except ContainerTestError as error:
         said = log.read_text(errors="replace")[-4000:] if log.exists() else "nothing"
         raise ContainerTestError(f"{error}\nThe container said:\n{said}") from error

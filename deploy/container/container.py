@@ -17,6 +17,8 @@ URL = "http://127.0.0.1:3000"
 _NAME = "experimance-container-test"
 _GRACE_SECONDS = 60
 _ALONE = ("--cap-drop", "all", "--security-opt", "no-new-privileges")
+READ_ONLY = (*_ALONE, "--read-only", "--env", "BENTOML_HOME=/tmp/bentoml")
+"""Nothing but /tmp, which is memory, can be written to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,8 @@ class Denoiser(nn.Module):
         known = CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab()
         for name, network in self.named_children():
             kind: Any = type(network)
-            state = kind.from_pretrained(folder / name, dtype=torch.float32).state_dict()
+            stored = kind.from_pretrained(folder / name, use_safetensors=True, dtype=torch.float32)
+            state = stored.state_dict()
             for key, value in network.state_dict().items():
                 if not key.endswith("token_embedding.weight"):
                     value.copy_(state[key])

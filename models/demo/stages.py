@@ -35,7 +35,9 @@ def train_autoencoder(
     torch.manual_seed(1)
     autoencoder = make_autoencoder()
     if start is not None:
-        autoencoder = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
+        autoencoder = AutoencoderKL.from_pretrained(
+            start / "vae", use_safetensors=True, dtype=torch.float32
+        )
     ema = train(
         "autoencoder",
         autoencoder,

@@ -69,6 +69,28 @@ def test_a_stream_that_nobody_reads_holds_nobody_up(own_url: str) -> None:
         until(lambda: queue_of(own_url)["running"] == 0)
 
 
+def test_streams_that_are_left_leave_nothing_open(own_url: str) -> None:
+    """Neither towards the callers nor towards the runner."""
+
+    def leave(number: int) -> None:
+        body = {**LONG, "request_id": f"left-{number}"}
+        with httpx.stream("POST", f"{own_url}/generate_stream", json=body, timeout=60) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("event: "):
+                    return
+
+    def descriptors() -> int:
+        found = processes_of(port_of(own_url)).values()
+        return sum(process.num_fds() for process in found)
+
+    with ThreadPoolExecutor(10) as pool:
+        before = descriptors()
+        list(pool.map(leave, range(30)))
+    until(lambda: queue_of(own_url)["running"] + queue_of(own_url)["waiting"] == 0)
+    # Connections that are kept for the next request are closed when one comes after five seconds.
+    until(lambda: queue_of(own_url)["running"] == 0 and descriptors() <= before + 4, 15)
+
+
 def test_a_body_that_never_ends_holds_nobody_up(own_url: str) -> None:
     head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", port_of(own_url))) as connection:
