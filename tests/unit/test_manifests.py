@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from api.middleware import _OPEN_ROUTES
+from api.access import OPEN_ROUTES
 from api.settings import Settings
 from benchmarks.server import ROOT
 
@@ -136,7 +136,7 @@ def test_probes_ask_routes_that_need_no_token(container: dict[str, Any]) -> None
     assert paths == {
         "startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/livez"
     }  # fmt: skip
-    assert set(paths.values()) <= _OPEN_ROUTES
+    assert set(paths.values()) <= OPEN_ROUTES
 
 
 def test_the_start_has_time_to_fetch(container: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ def plain_zip() -> bytes:
         (zipped(), "pickle"),
         (legacy(), "pickle"),
         (plain_zip(), "zip archive"),
-        (gzip.compress(b"weights" * 100), "gzip"),
+        (gzip.compress(b"weights" * 100, mtime=0), "gzip"),
         (b"GGUF" + bytes(100), "GGUF"),
         (b"<!DOCTYPE html><html>not found</html>", "web page"),
         (b'{"error": "no such file in this bucket"}', "JSON"),
