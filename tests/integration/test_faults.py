@@ -95,7 +95,7 @@ def test_streams_that_are_left_leave_nothing_open(own_url: str) -> None:
     time.sleep(1)
     before = descriptors()
     leave_many()
-    until(lambda: queue_of(own_url)["running"] == 0 and descriptors() <= before + 8, 15)
+    until(lambda: queue_of(own_url)["running"] == 0 and descriptors() <= before + 8, 45)
 
 
 def test_a_body_that_never_ends_holds_nobody_up(own_url: str) -> None:
