@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
+import secrets
 import socket
 import subprocess
 import sys
@@ -17,13 +17,13 @@ import httpx
 
 ROOT = Path(__file__).parent.parent
 _START_SECONDS = 120
-_PORTS = (10_000, 32_000)
+_PORTS = range(10_000, 32_000)
 
 
 def free_port() -> int:
     """A TCP port that nothing listens on now, and that no outgoing connection is given."""
     while True:
-        port = random.randrange(*_PORTS)
+        port = _PORTS.start + secrets.randbelow(len(_PORTS))
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("", port))
             return port

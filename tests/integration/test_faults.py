@@ -94,8 +94,10 @@ def test_streams_that_are_left_leave_nothing_open(own_url: str) -> None:
     assert queue_of(own_url)["running"] == 0
     time.sleep(1)
     before = descriptors()
-    leave_many()
-    until(lambda: queue_of(own_url)["running"] == 0 and descriptors() <= before + 8, 45)
+    for _ in range(3):
+        leave_many()
+    # A handful is kept for the next requests; a leak would be twenty each time.
+    until(lambda: queue_of(own_url)["running"] == 0 and descriptors() <= before + 20, 45)
 
 
 def test_a_body_that_never_ends_holds_nobody_up(own_url: str) -> None:
