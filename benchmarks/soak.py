@@ -35,6 +35,7 @@ ALLOWED = {
 }  # fmt: skip
 _COUNTED = re.compile(r'experimance_requests_total\{(?=.*outcome="(\w+)").*\} (\S+)')
 _KILL_SECONDS = 240.0
+_WARM_UP_SHARE = 0.2
 # Connections that nobody uses are closed after 15.
 _SETTLE_SECONDS = 20.0
 
@@ -76,7 +77,7 @@ async def soak(url: str, minutes: float, seed: int, folder: Path) -> dict[str, A
     port = int(url.rsplit(":", 1)[1])
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
-        callers = Callers(client, time.monotonic() + 60 * minutes, seed)
+        callers = Callers(client, seed)
 
         async def measure() -> tuple[dict[str, ProcessState], int]:
             for model in ("lightning", "hyper", "base"):
@@ -89,12 +90,12 @@ async def soak(url: str, minutes: float, seed: int, folder: Path) -> dict[str, A
 
         await ready(client)
         api = processes_of(port)["api"].pid
+        # The caches of prompts fill up to their bounds.
+        await callers.go_on(_WARM_UP_SHARE * 60 * minutes)
         before, files = await measure()
         until = time.monotonic() + 60 * minutes
         killing = asyncio.create_task(killer(client, port, until, seed))
-        async with asyncio.TaskGroup() as group:
-            for caller in callers.all:
-                group.create_task(caller())
+        await callers.go_on(60 * minutes)
         kills = await killing
         await ready(client)
         after, left = await measure()

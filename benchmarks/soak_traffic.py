@@ -60,16 +60,22 @@ class Ledger:
 class Callers:
     """Callers that go on until a moment. Each has a seeded generator of its own."""
 
-    def __init__(self, client: httpx.AsyncClient, until: float, seed: int) -> None:
+    def __init__(self, client: httpx.AsyncClient, seed: int) -> None:
         self._client = client
-        self._until = until
+        self._until = 0.0
         self._seeds = itertools.count(seed)
         self._names = itertools.count()
         self.ledger = Ledger()
 
+    async def go_on(self, seconds: float) -> None:
+        """One of each kind, painters thrice, for so long; returns when all have their answers."""
+        self._until = time.monotonic() + seconds
+        async with asyncio.TaskGroup() as group:
+            for caller in self._all:
+                group.create_task(caller())
+
     @property
-    def all(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        """One of each kind, painters thrice."""
+    def _all(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         return [
             self.painter, self.painter, self.painter, self.leaver, self.canceller, self.vandal,
             self.crowd, self.operator,
