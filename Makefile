@@ -93,7 +93,7 @@ audit: setup
 	$(BIN)/python -m deploy.supply.lock --check
 	@test -d build/audit || $(PYTHON) -m venv build/audit
 	@build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
-	build/audit/bin/pip-audit --disable-pip --require-hashes --requirement requirements.lock
+	build/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
 
 lock: setup
 	$(BIN)/python -m deploy.supply.lock

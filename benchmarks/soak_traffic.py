@@ -179,7 +179,8 @@ class Callers:
                 elif line.startswith("data: ") and event == "error":
                     self.ledger.hear(name, json.loads(line.removeprefix("data: "))["error"])
                     return
-                if count > leave_after:
+                # After an event's data, so that nobody leaves in the middle of the end.
+                elif count > leave_after:
                     self.ledger.hear(name, LEFT)
                     return
         self.ledger.faults.append(f"{name}: the stream ended without an end")

@@ -68,11 +68,13 @@ class Settings:
         level = environment.get("LOG_LEVEL", "INFO").upper()
         if level not in logging.getLevelNamesMapping():
             raise ValueError(f"LOG_LEVEL: {level!r} is none of DEBUG, INFO, WARNING, ERROR")
+        tokens = (token.strip() for token in environment.get("API_TOKEN", "").split(","))
         return cls(
             url=f"{parts.scheme}://{parts.netloc}",
             log_file=environment["MODEL_LOG"],
             catalog=environment["CATALOG"],
-            token=environment.get("API_TOKEN") or None,
+            # Any of several opens the service.
+            token=next((token for token in tokens if token), None),
             log_level=level,
         )
 

@@ -148,3 +148,14 @@ def test_rivals_end_with_one_json_line(name: str, service_url: str, reference_ur
     for scenario in result["scenarios"].values():
         asked = {row["delivered"] + row["abandoned"] for row in scenario.values()}
         assert len(asked) == 1
+
+
+def test_soak_accounts_for_every_request() -> None:
+    command = [sys.executable, "-m", "benchmarks.soak", "--smoke"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0, result["faults"]
+    assert result["pass"] is True
+    assert result["kills"] == 1
+    assert {"success", "overloaded"} <= result["outcomes"].keys()
+    assert sum(result["outcomes"].values()) == sum(result["counted"].values()) > 80

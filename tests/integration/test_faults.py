@@ -54,6 +54,28 @@ def test_a_full_disk_ends_nothing(own_url: str) -> None:
     assert httpx.get(f"{own_url}/healthcheck").json()["status"] == "ready"
 
 
+def test_a_full_queue_is_told_before_the_depth_map_is_decoded(own_url: str) -> None:
+    broken = {"prompt": "hills", "depth_map_b64": "AAAA"}
+    assert httpx.post(f"{own_url}/generate", json=broken).json()["error"] == "invalid_depth_map"
+
+    def ask(number: int) -> httpx.Response:
+        body = {**LONG, "request_id": f"crowd-{number}"}
+        return httpx.post(f"{own_url}/generate", json=body, timeout=60)
+
+    with ThreadPoolExecutor(70) as pool:
+        answers = [pool.submit(ask, number) for number in range(70)]
+        until(lambda: any(answer.done() for answer in answers))
+        for route in ("generate", "generate_stream"):
+            refused = httpx.post(f"{own_url}/{route}", json=broken)
+            assert refused.status_code == 429
+            assert refused.json()["error"] == "overloaded"
+            assert int(refused.headers["Retry-After"]) >= 1
+        httpx.post(f"{own_url}/cancel", json={"all": True}).raise_for_status()
+        codes = {answer.result().status_code for answer in answers}
+    assert {409, 429} <= codes <= {200, 409, 429}
+    until(lambda: queue_of(own_url)["waiting"] + queue_of(own_url)["running"] == 0)
+
+
 def test_a_stream_that_nobody_reads_holds_nobody_up(own_url: str) -> None:
     body = json.dumps({**LONG, "steps": 20, "request_id": "unread"}).encode()
     head = (

@@ -57,7 +57,7 @@ def started_worker(
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
         "CATALOG": "demo",
-        "API_TOKEN": TOKEN,
+        "API_TOKEN": f"{TOKEN},the-next-token",
         "REPORT_ADDR": platform.url,
         "MASTER_TOKEN": MASTER_TOKEN,
         "CONTAINER_ID": "1",

@@ -124,3 +124,15 @@ def test_every_station_paints_the_same(pool: Pool) -> None:
     deadline = time.monotonic() + 10
     while pool.snapshot()[:2] != (0, 0):
         assert time.monotonic() < deadline
+
+
+def test_it_is_full_when_every_station_is(pool: Pool) -> None:
+    # Two steps, 70 s: longer than the 60 s of a queue, taken where nothing is ahead.
+    priced(pool, 35.0)
+    submit(pool, job("a"))
+    assert pool.full() is None
+    submit(pool, job("b"))
+    assert waiting(pool) == [1, 1]
+    assert pool.full() == pytest.approx(70, rel=0.1)
+    [refused] = submit(pool, job("c"))
+    assert failure(refused) == "overloaded"
