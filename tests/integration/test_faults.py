@@ -20,6 +20,7 @@ from benchmarks.process_state import processes_of
 from benchmarks.server import started_service
 
 LONG: dict[str, Any] = {"prompt": "hills", "mock_depth": True, "model": "base", "steps": 50}
+LONGEST = {**LONG, "num_images": 4}
 SHORT: dict[str, Any] = {"prompt": "hills", "mock_depth": True, "steps": 1, "cfg": 1}
 MAX_QUEUE = 16
 
@@ -49,6 +50,11 @@ def queue_of(url: str) -> dict[str, float]:
     return queue
 
 
+def under_way(url: str) -> float:
+    queue = queue_of(url)
+    return queue["waiting"] + queue["running"]
+
+
 def test_a_full_disk_ends_nothing(own_url: str) -> None:
     """Refusals, faults and pictures all write to the log."""
     assert httpx.post(f"{own_url}/generate", json=SHORT, timeout=60).status_code == 200
@@ -62,7 +68,7 @@ def test_a_full_queue_is_told_before_the_depth_map_is_decoded(own_url: str) -> N
     assert httpx.post(f"{own_url}/generate", json=broken).json()["error"] == "invalid_depth_map"
 
     def ask(number: int) -> int:
-        body = {**LONG, "num_images": 4, "request_id": f"crowd-{number}"}
+        body = {**LONGEST, "request_id": f"crowd-{number}"}
         return client.post("/generate", json=body).status_code
 
     crowd = 2 * MAX_QUEUE
@@ -84,7 +90,7 @@ def test_a_full_queue_is_told_before_the_depth_map_is_decoded(own_url: str) -> N
             time.sleep(0.1)
     codes = {answer.result() for answer in answers}
     assert {409, 429} <= codes <= {200, 409, 429}
-    until(lambda: queue_of(own_url)["waiting"] + queue_of(own_url)["running"] == 0)
+    until(lambda: under_way(own_url) == 0)
 
 
 def test_a_stream_that_nobody_reads_holds_nobody_up(own_url: str) -> None:
@@ -116,7 +122,7 @@ def test_streams_that_are_left_leave_nothing_open(own_url: str) -> None:
         for _ in range(rounds):
             with ThreadPoolExecutor(10) as pool:
                 list(pool.map(leave, range(30)))
-            until(lambda: queue_of(own_url)["running"] + queue_of(own_url)["waiting"] == 0)
+            until(lambda: under_way(own_url) == 0)
         # Connections that are kept for the next request are closed when one comes after five
         # seconds; asking all the time would keep them.
         time.sleep(6)
@@ -142,7 +148,7 @@ def test_a_runner_that_is_killed_answers_its_callers_and_comes_back(own_url: str
     ended: list[tuple[float, dict[str, Any], float]] = []
 
     def paint(number: int) -> None:
-        body = {**LONG, "num_images": 4, "request_id": f"lost-{number}"}
+        body = {**LONGEST, "request_id": f"lost-{number}"}
         answer = client.post("/generate", json=body)
         assert answer.status_code == 503, answer.text[:500]
         ended.append((time.monotonic(), answer.json(), float(answer.headers["Retry-After"])))
@@ -152,13 +158,9 @@ def test_a_runner_that_is_killed_answers_its_callers_and_comes_back(own_url: str
             *_, last = (line for line in answer.iter_lines() if line.startswith("data: "))
         ended.append((time.monotonic(), json.loads(last.removeprefix("data: ")), 1.0))
 
-    def under_way() -> float:
-        queue = queue_of(own_url)
-        return queue["running"] + queue["waiting"]
-
     with httpx.Client(base_url=own_url, timeout=60) as client, ThreadPoolExecutor(4) as pool:
         calls = [*(pool.submit(paint, number) for number in range(3)), pool.submit(listen)]
-        until(lambda: any(call.done() for call in calls) or under_way() >= 4)
+        until(lambda: any(call.done() for call in calls) or under_way(own_url) >= 4)
         time.sleep(0.5)
         processes_of(port_of(own_url))["runner"].kill()
         killed = time.monotonic()
