@@ -3,7 +3,9 @@
 ApiError
 ├── InvalidRequest          400  invalid_request
 │   ├── InvalidDepthMap     400  invalid_depth_map
-│   └── UnknownName         400  unknown_model, unknown_controlnet, unknown_era, unknown_lora
+│   ├── InvalidImage        400  invalid_image
+│   └── UnknownName         400  unknown_model, unknown_controlnet, unknown_era, unknown_lora,
+│                                unknown_depth_estimator
 ├── Unauthorized            401  unauthorized
 ├── NotFound                404  not_found
 ├── MethodNotAllowed        405  method_not_allowed
@@ -91,6 +93,12 @@ class InvalidDepthMap(InvalidRequest):
     """The depth map cannot be decoded."""
 
     code = "invalid_depth_map"
+
+
+class InvalidImage(InvalidRequest):
+    """The photograph cannot be decoded."""
+
+    code = "invalid_image"
 
 
 class UnknownName(InvalidRequest):

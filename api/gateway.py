@@ -111,6 +111,10 @@ class Gateway:
         finally:
             work.cancel()
 
+    async def estimate(self, estimator: str, image: bytes, size: tuple[int, int]) -> bytes:
+        """Depth of a photograph, uint8 RGB of `size` (width, height): `height * width` bytes."""
+        raise NotImplementedError
+
     async def cancel(self, order: CancelOrder) -> tuple[str, ...]:
         """End what the order names; returns the request ids."""
         answer = await _reaching(self._runner.cancel(pack(order)))

@@ -18,7 +18,7 @@ from pydantic import (
 from runners.prompt_weights import parse_prompt
 
 REQUEST_ID = r"[A-Za-z0-9._-]{1,64}"
-_MAX_DEPTH_TEXT = 32 * 2**20
+_MAX_PICTURE_TEXT = 32 * 2**20
 
 SchedulerName = Literal[
     "auto", "euler", "euler_a", "dpm_sde", "dpm_multi", "dpm_single", "ddim", "lcm", "unipc"
@@ -68,16 +68,35 @@ class GenerateRequest(BaseModel):
     )
     depth_map_b64: str | None = Field(
         None,
-        max_length=_MAX_DEPTH_TEXT,
+        max_length=_MAX_PICTURE_TEXT,
         description="base64 or data URL of a PNG, JPEG, WebP or TIFF; 8- or 16-bit grey; "
         "near = bright; resized to the output's size",
     )
     mock_depth: bool = Field(
         False, description="a radial gradient instead of a depth map", examples=[True]
     )
-    image_b64: str | None = Field(None, description="not offered by this version")
-    depth_estimator: str | None = Field(None, description="not offered by this version")
-    strength: Share | None = Field(None, description="not offered by this version")
+    image_b64: str | None = Field(
+        None,
+        max_length=_MAX_PICTURE_TEXT,
+        description="base64 or data URL of a photograph: with `strength` the picture to start "
+        "from, else one whose depth is estimated; resized to the output's size",
+    )
+    depth_estimator: CatalogName | None = Field(
+        None,
+        description="estimates the depth of image_b64; the catalog's default where neither a depth "
+        "map nor strength is given",
+    )
+    strength: Share | None = Field(
+        None,
+        description="image-to-image: how much of image_b64 is painted anew, 0 to 1; of the steps "
+        "this share is done, at least one",
+        examples=[0.6],
+    )
+    invert_depth: bool = Field(False, description="turn near and far round")
+    normalize_depth: bool = Field(False, description="stretch depth over the whole range")
+    return_depth: bool = Field(
+        False, description="answer with the depth map that was used (JSON answers only)"
+    )
     model: CatalogName | None = Field(
         None, description="a variant of the catalog; the catalog's default", examples=["base"]
     )
@@ -171,8 +190,7 @@ class GenerateRequest(BaseModel):
             )
         if self.depth_map_b64 is not None and self.mock_depth:
             raise ValueError("mock_depth: must be false when depth_map_b64 is given")
-        if self.depth_map_b64 is None and not self.mock_depth and self.image_b64 is None:
-            raise ValueError("depth_map_b64: one of depth_map_b64, mock_depth, image_b64 is needed")
+        _check_pictures(self)
         return self
 
     @property
@@ -181,6 +199,21 @@ class GenerateRequest(BaseModel):
         if self.use_jpeg is None or self.output_format != "jpeg":
             return self.output_format
         return "jpeg" if self.use_jpeg else "png"
+
+
+def _check_pictures(request: GenerateRequest) -> None:
+    """Every picture has one use, and every use its picture."""
+    mapped = request.depth_map_b64 is not None or request.mock_depth
+    if request.image_b64 is None:
+        for name in ("strength", "depth_estimator"):
+            if getattr(request, name) is not None:
+                raise ValueError(f"{name}: needs image_b64")
+        if not mapped:
+            raise ValueError("depth_map_b64: one of depth_map_b64, mock_depth, image_b64 is needed")
+    elif mapped and request.depth_estimator is not None:
+        raise ValueError("depth_estimator: must be left out where a depth map is given")
+    elif mapped and request.strength is None:
+        raise ValueError("image_b64: beside a depth map it needs strength")
 
 
 class CancelRequest(BaseModel):

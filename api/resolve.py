@@ -6,10 +6,9 @@ import secrets
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from api import __version__
-from api.errors import FieldProblem, InvalidRequest, Unavailable, UnknownName
+from api.errors import InvalidRequest, Unavailable, UnknownName
 from api.requests import GenerateRequest
 from models.catalog import Catalog
 from models.shelf import Shelf
@@ -17,11 +16,6 @@ from models.store import Entry, Inventory, default_name
 from runners.messages import LoadOrder, LoraWeight, PaintJob
 
 SOFTWARE = f"experimance-controlnet {__version__}"
-_LATER = {
-    "image_b64": None,
-    "depth_estimator": None,
-    "strength": None,
-}
 _FETCH_RETRY_SECONDS = 10.0
 _WITHOUT_KARRAS = {"euler_a", "ddim", "lcm"}
 _CLASSES_WITHOUT_KARRAS = {"EulerAncestralDiscreteScheduler", "DDIMScheduler", "LCMScheduler"}
@@ -29,11 +23,15 @@ _CLASSES_WITHOUT_KARRAS = {"EulerAncestralDiscreteScheduler", "DDIMScheduler", "
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A job without its depth map, and what to tell the caller beside the picture."""
+    """A job without its pictures, and what to tell the caller beside the painted one.
+
+    `depth_estimator` is to estimate the depth map, None where there is one or none is wanted.
+    """
 
     job: PaintJob
     era: str | None
     warnings: tuple[str, ...]
+    depth_estimator: str | None = None
 
 
 class Resolver:
@@ -64,12 +62,13 @@ class Resolver:
             UnknownName: a model, ControlNet, era or LoRA that does not exist here.
             Unavailable: one that is still being fetched.
         """
-        _refuse_what_comes_later(request)
         model = self.model(request.model)
         controlnet = self.controlnet(request.controlnet)
         spec = self.catalog.models[model]
         self._check_karras(request, model)
         loras, warnings = self._loras(request)
+        estimator = self._estimator(request)
+        controlled = request.depth_map_b64 is not None or request.mock_depth or estimator
         job = PaintJob(
             request_id=request_id,
             subscriber=uuid.uuid4().hex,
@@ -81,7 +80,8 @@ class Resolver:
             num_images=request.num_images,
             steps=request.steps or spec.steps,
             guidance_scale=spec.cfg if request.cfg is None else request.cfg,
-            controlnet_strength=request.controlnet_strength,
+            # A picture alone has no depth to follow.
+            controlnet_strength=request.controlnet_strength if controlled else 0.0,
             control_guidance_start=request.control_guidance_start,
             control_guidance_end=request.control_guidance_end,
             scheduler=request.scheduler,
@@ -98,8 +98,13 @@ class Resolver:
             arrived=arrived,
             deadline=request.deadline_ms and arrived + request.deadline_ms / 1000,
             previews=previews,
+            strength=request.strength,
         )
-        return Resolved(job, request.era, tuple(warnings))
+        if request.strength is not None and request.strength * job.steps < 1:
+            warnings.append(
+                f"strength {request.strength:g} of {job.steps} steps is less than one; one is done"
+            )
+        return Resolved(job, request.era, tuple(warnings), estimator)
 
     def model(self, name: str | None) -> str:
         """The variant's name, the catalog's default for None (or any that is there)."""
@@ -111,6 +116,18 @@ class Resolver:
         there = self.inventory.controlnets
         self._check_fetched("controlnet", name, self.catalog.controlnets, there)
         return _known("controlnet", name, self.catalog.default_controlnet, there)
+
+    def depth_estimator(self, name: str | None) -> str:
+        """The depth estimator's name, the catalog's default for None."""
+        raise InvalidRequest.field("depth_estimator", "this catalog has none")
+
+    def _estimator(self, request: GenerateRequest) -> str | None:
+        mapped = request.depth_map_b64 is not None or request.mock_depth
+        if request.image_b64 is None or mapped:
+            return None
+        if request.strength is not None and request.depth_estimator is None:
+            return None
+        return self.depth_estimator(request.depth_estimator)
 
     def load_order(self, wanted: LoadOrder) -> LoadOrder:
         """What to load, with the catalog's defaults for what is not named."""
@@ -182,43 +199,6 @@ class Resolver:
                 f"scheduler {request.scheduler} has no such setting; leave it out, or choose "
                 "euler, dpm_sde, dpm_multi, dpm_single or unipc",
             )
-
-
-def parameters(resolved: Resolved) -> dict[str, Any]:
-    """What is written into the picture: enough to paint it again."""
-    job = resolved.job
-    return {
-        "software": SOFTWARE,
-        "prompt": job.prompt,
-        "negative_prompt": job.negative_prompt,
-        "model": job.model,
-        "seed": job.seed,
-        "steps": job.steps,
-        "cfg": job.guidance_scale,
-        "scheduler": job.scheduler,
-        "use_karras_sigmas": job.use_karras_sigmas,
-        "controlnet": job.controlnet,
-        "controlnet_strength": job.controlnet_strength,
-        "control_guidance_start": job.control_guidance_start,
-        "control_guidance_end": job.control_guidance_end,
-        "era": resolved.era,
-        "loras": [{"name": lora.name, "strength": lora.strength} for lora in job.loras],
-        "width": job.width,
-        "height": job.height,
-        "decoder": job.decoder,
-        "enable_deepcache": job.enable_deepcache,
-    }
-
-
-def _refuse_what_comes_later(request: GenerateRequest) -> None:
-    given = [name for name, neutral in _LATER.items() if getattr(request, name) != neutral]
-    if given:
-        raise InvalidRequest.of(
-            [
-                FieldProblem(name, f"not offered by this version; accepted: {_LATER[name]!r}")
-                for name in given
-            ]
-        )
 
 
 def _known(field: str, name: str | None, default: str, there: Mapping[str, Entry]) -> str:

@@ -38,6 +38,8 @@ class Metadata(BaseModel):
     control_guidance_end: float
     loras: list[LoraUse]
     era: str | None
+    strength: float | None = Field(None, description="of image-to-image; null without it")
+    depth_estimator: str | None = Field(None, description="what estimated the depth, if anything")
     width: int
     height: int
     timings: Timings
@@ -54,6 +56,9 @@ class GenerateResponse(BaseModel):
     success: Literal[True] = True
     image_b64: str = Field(description="the first picture")
     images_b64: list[str] = Field(description="all pictures")
+    depth_map_b64: str | None = Field(
+        None, description="with `return_depth`: the depth that was used, a grey PNG"
+    )
     error_message: None = None
     generation_time: float = Field(description="seconds from arrival to answer")
     seed_used: int

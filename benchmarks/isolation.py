@@ -62,7 +62,7 @@ def paint_alone(body: Body) -> list[bytes]:
     engine = Engine(loader, device)
     events: SimpleQueue[Event] = SimpleQueue()
     engine.start()
-    engine.submit(replace(job, depth=depth), events.put)
+    engine.submit(replace(job, depth=depth.pixels), events.put)
     while not isinstance(last := events.get(), Done | Failed):
         pass
     engine.close()

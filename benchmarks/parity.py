@@ -26,6 +26,7 @@ from benchmarks.workbench import (
     Listener,
     demo_catalog,
     finished,
+    image_reference_pipeline,
     make_engine,
     make_job,
     reference_arguments,
@@ -99,7 +100,7 @@ def _karras(name: str, number: int) -> bool | None:
 
 def reference_latents(job: PaintJob, batch: int = 1) -> torch.Tensor:
     """The pipeline's final latents [1, 4, h/8, w/8], as the first of a batch of equal size."""
-    pipeline = reference_pipeline()
+    pipeline = image_reference_pipeline() if job.image else reference_pipeline()
     spec = demo_catalog().models["base"].scheduler
     pipeline.scheduler = build_scheduler(spec, job.scheduler, job.use_karras_sigmas)
     jobs = [replace(job, seed=job.seed + i) for i in range(batch)]
@@ -156,10 +157,14 @@ def compare(jobs: Sequence[PaintJob]) -> dict[str, Outcome]:
 
 
 def main() -> None:
-    """Run the cases, print each, and finish with the largest difference."""
+    """Run the cases."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=None, help="only the first N")
-    jobs = list(cases())[: parser.parse_args().cases]
+    judge(list(cases())[: parser.parse_args().cases])
+
+
+def judge(jobs: Sequence[PaintJob]) -> None:
+    """Compare, print each case, and finish with the largest difference."""
     outcomes = compare(jobs)
     for name, outcome in outcomes.items():
         verdict = "ok" if outcome.passed else "DIFFERS"

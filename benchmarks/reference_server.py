@@ -158,7 +158,7 @@ class Painter:
 def depth_picture(request: Request, size: tuple[int, int]) -> Image.Image:
     """The depth map as the pipeline takes it, RGB of size (width, height) in pixels."""
     if request.mock_depth:
-        grey = np.frombuffer(mock_depth(*size), np.uint8).reshape(size[1], size[0])
+        grey = np.frombuffer(mock_depth(*size).pixels, np.uint8).reshape(size[1], size[0])
         return Image.fromarray(grey).convert("RGB")
     content = io.BytesIO(base64.b64decode(request.depth_map_b64 or ""))
     return Image.open(content).convert("L").resize(size).convert("RGB")

@@ -10,7 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline
+from diffusers import (
+    ControlNetModel,
+    StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetPipeline,
+)
 from PIL import Image
 
 from benchmarks.catalog import demo_catalog as demo_catalog
@@ -60,6 +64,16 @@ def reference_pipeline() -> StableDiffusionXLControlNetPipeline:
     controlnet = ControlNetModel.from_pretrained(WEIGHTS / "controlnet", dtype=torch.float32)
     pipeline = StableDiffusionXLControlNetPipeline.from_pretrained(
         WEIGHTS, controlnet=controlnet, dtype=torch.float32, add_watermarker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@lru_cache
+def image_reference_pipeline() -> StableDiffusionXLControlNetImg2ImgPipeline:
+    """diffusers' pipeline for image-to-image, on the networks of `reference_pipeline`."""
+    pipeline = StableDiffusionXLControlNetImg2ImgPipeline(
+        **reference_pipeline().components, add_watermarker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -149,12 +163,16 @@ def reference_arguments(jobs: Sequence[PaintJob]) -> dict[str, Any]:
     grey = np.frombuffer(job.depth, np.uint8).reshape(job.height, job.width)
     generators = [torch.Generator("cpu").manual_seed(each.seed) for each in jobs]
     negative = job.negative_prompt
+    depth = [Image.fromarray(grey).convert("RGB")] * len(jobs)
+    pictures: dict[str, Any] = {"image": depth, "width": job.width, "height": job.height}
+    if job.image:
+        start = np.frombuffer(job.image, np.uint8).reshape(job.height, job.width, 3)
+        pictures["image"] = [Image.fromarray(start)] * len(jobs)
+        pictures |= {"control_image": depth, "strength": job.strength}
     return {
+        **pictures,
         "prompt": [job.prompt] * len(jobs),
         "negative_prompt": None if negative is None else [negative] * len(jobs),
-        "image": [Image.fromarray(grey).convert("RGB")] * len(jobs),
-        "width": job.width,
-        "height": job.height,
         "num_inference_steps": job.steps,
         "guidance_scale": job.guidance_scale,
         "controlnet_conditioning_scale": job.controlnet_strength,

@@ -15,6 +15,7 @@ from runners.device import Device
 from runners.messages import PaintJob
 from runners.networks import ControlNet, Variant
 from runners.prompt_weights import Fragment, parse_prompt
+from runners.start import Start, encode_start
 
 _CACHE_BYTES = 64 * 2**20
 MAX_CHUNKS = 30
@@ -51,11 +52,13 @@ class Conditioning:
     """All that guides one request: shared by its pictures, unchanged between steps.
 
     Shapes: `time_ids` [1, 6] (original size, crop, target size), `hint` [1, C, h/8, w/8].
+    `start` is what image-to-image starts from, None where noise alone does.
     """
 
     prompt: PromptEmbedding
     time_ids: torch.Tensor
     hint: torch.Tensor
+    start: Start | None = None
 
 
 class Conditioner:
@@ -76,6 +79,7 @@ class Conditioner:
             prompt=self._prompt(job, variant),
             time_ids=time_ids.to(self._device.torch_device),
             hint=controlnet.hint(self._depth_tensor(job)),
+            start=encode_start(job, variant.vae, self._device) if job.image else None,
         )
 
     def _depth_tensor(self, job: PaintJob) -> torch.Tensor:

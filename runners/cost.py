@@ -24,7 +24,7 @@ class CostModel:
         self.max_rows = max_rows
         self._step_rate: dict[str, float] = {}
         self._decode_rate: dict[tuple[str, str], float] = {}
-        self._encode_rate: dict[str, float] = {}
+        self._encode_rate: dict[tuple[str, bool], float] = {}
 
     def observe_step(self, variant: str, pixels: int, seconds: float) -> None:
         """A step took so long over `pixels`: height x width, summed over the batch's rows."""
@@ -34,13 +34,13 @@ class CostModel:
         """Decoding a picture took so long."""
         _learn(self._decode_rate, (variant, decoder), seconds / pixels)
 
-    def observe_encode(self, variant: str, pixels: int, seconds: float) -> None:
-        """Preparing a request, its prompt and its depth map, took so long."""
-        _learn(self._encode_rate, variant, seconds / pixels)
+    def observe_encode(self, variant: str, image: bool, pixels: int, seconds: float) -> None:
+        """Preparing a request, its prompt, depth map and possibly its picture, took so long."""
+        _learn(self._encode_rate, (variant, image), seconds / pixels)
 
-    def encode_seconds(self, variant: str, pixels: int) -> float:
+    def encode_seconds(self, variant: str, image: bool, pixels: int) -> float:
         """Expected seconds of preparing a request; 0 for what was never measured."""
-        return pixels * self._encode_rate.get(variant, 0.0)
+        return pixels * self._encode_rate.get((variant, image), 0.0)
 
     def seconds(
         self, variant: str, decoder: str, pixels: int, row_steps: int, pictures: int

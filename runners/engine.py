@@ -235,7 +235,8 @@ class Engine:
             return False
         task.timings.queue = started - task.arrived
         task.timings.encode = self._clock() - started
-        self.cost.observe_encode(job.model, job.height * job.width, task.timings.encode)
+        pixels = job.height * job.width
+        self.cost.observe_encode(job.model, bool(job.image), pixels, task.timings.encode)
         self._journal.admitted(task)
         self._queue.admit(task, samples)
         return True
@@ -311,4 +312,6 @@ class Engine:
         pixels = job.height * job.width
         steps, pictures = task.row_steps, task.undelivered
         seconds = self.cost.seconds(job.model, job.decoder, pixels, steps, pictures)
-        return seconds if task.started else seconds + self.cost.encode_seconds(job.model, pixels)
+        if task.started:
+            return seconds
+        return seconds + self.cost.encode_seconds(job.model, bool(job.image), pixels)

@@ -29,7 +29,8 @@ class PaintJob:
 
     `arrived` and `deadline` are on `time.monotonic()`'s clock, which Linux shares between
     processes; of a session's requests the one that arrived last wins.
-    `depth` is uint8 of `height * width` bytes, near = bright.
+    `depth` is uint8 of `height * width` bytes, near = bright; `image`, what image-to-image starts
+    from, is uint8 of `height * width * 3` bytes, or empty.
     `subscriber` tells apart the callers that have joined one request id.
     """
 
@@ -65,6 +66,17 @@ class PaintJob:
     embed_parameters: bool = False
     traceparent: str = ""
     """The span that asks for the work, in W3C Trace Context's form; empty without tracing."""
+    image: bytes = b""
+    strength: float | None = None
+    """How much of `image` is painted anew, 0 to 1; None without one."""
+
+    @property
+    def first_step(self) -> int:
+        """The step with which the work begins: `strength` says how many of them are left, of
+        which there is at least one."""
+        if self.strength is None:
+            return 0
+        return self.steps - max(1, min(int(self.steps * self.strength), self.steps))
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,21 +59,30 @@ class Sample:
         # Timesteps and sigmas stay on the CPU and the index is kept, not looked up: nothing in
         # a step waits for the device.
         self.scheduler.set_timesteps(job.steps)
+        first = job.first_step * self.scheduler.order
         if hasattr(self.scheduler, "set_begin_index"):
-            self.scheduler.set_begin_index(0)
-        self.timesteps: list[torch.Tensor] = list(self.scheduler.timesteps)
+            self.scheduler.set_begin_index(first)
+        self.timesteps: list[torch.Tensor] = list(self.scheduler.timesteps[first:])
         self.timesteps_there = torch.stack(self.timesteps).float().to(device.torch_device)
-        channels = variant.unet.config.in_channels
-        shape = (1, channels, job.height // 8, job.width // 8)
-        noise = torch.randn(shape, generator=self.generator, dtype=torch.float32)
-        noise *= float(self.scheduler.init_noise_sigma)
-        self.latents = noise.to(device.torch_device)
+        self.latents = self._initial_latents(device)
         self.index = 0
         self.deep: DeepFeatures | None = None
         if job.enable_deepcache:
             require_shape(variant.unet, variant.name)
         accepted = inspect.signature(self.scheduler.step).parameters
         self.step_arguments = {"generator": self.generator} if "generator" in accepted else {}
+
+    def _initial_latents(self, device: Device) -> torch.Tensor:
+        """Noise, or the picture to start from with the first timestep's noise on it."""
+        start = self.conditioning.start
+        if start is not None:
+            return start.noised(self.scheduler, self.timesteps[0], self.generator)
+        job = self.job
+        channels = self.variant.unet.config.in_channels
+        shape = (1, channels, job.height // 8, job.width // 8)
+        noise = torch.randn(shape, generator=self.generator, dtype=torch.float32)
+        noise *= float(self.scheduler.init_noise_sigma)
+        return noise.to(device.torch_device)
 
     @property
     def group_key(self) -> GroupKey:

@@ -55,7 +55,7 @@ class Task:
         if self.started:
             return sum(sample.remaining * sample.rows for sample in self.samples)
         rows = 2 if self.job.guidance_scale > 1.0 else 1
-        return rows * self.job.steps * self.job.num_images
+        return rows * (self.job.steps - self.job.first_step) * self.job.num_images
 
     @property
     def undelivered(self) -> int:

@@ -1,4 +1,4 @@
-"""Decoding in overlapping tiles, where a whole picture's activations would not fit."""
+"""Decoding and encoding in overlapping tiles, where a whole picture's activations would not fit."""
 
 from __future__ import annotations
 
@@ -37,6 +37,28 @@ def decode(autoencoder: Any, latents: torch.Tensor) -> torch.Tensor:
     return _tiled(autoencoder, latents)
 
 
+def encode(autoencoder: Any, picture: torch.Tensor) -> Any:
+    """A picture [1, 3, h, w] in [-1, 1] to the distribution of its latents, whole if memory allows.
+
+    Otherwise in tiles, as `decode`; encoding holds no more than decoding does.
+
+    Raises:
+        torch.OutOfMemoryError: not even a tile fits.
+    """
+    height, width = picture.shape[-2:]
+    latents = picture.new_empty((1, 4, height // 8, width // 8))
+    if divides(autoencoder, latents) and needed_bytes(autoencoder, latents) > free_bytes(latents):
+        return _tiled_encode(autoencoder, picture)
+    try:
+        return autoencoder.encode(picture).latent_dist
+    except torch.OutOfMemoryError:
+        if not divides(autoencoder, latents):
+            raise
+    if picture.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return _tiled_encode(autoencoder, picture)
+
+
 def divides(autoencoder: Any, latents: torch.Tensor) -> bool:
     """Whether the picture is larger than a tile, by an autoencoder that has tiles."""
     tile = getattr(autoencoder, "tile_latent_min_size", None)
@@ -66,3 +88,9 @@ def _tiled(autoencoder: Any, latents: torch.Tensor) -> torch.Tensor:
     log.info("decoded in tiles", width=8 * width, height=8 * height)
     picture: torch.Tensor = autoencoder.tiled_decode(latents, return_dict=False)[0]
     return picture
+
+
+def _tiled_encode(autoencoder: Any, picture: torch.Tensor) -> Any:
+    height, width = picture.shape[-2:]
+    log.info("encoded in tiles", width=width, height=height)
+    return autoencoder.tiled_encode(picture).latent_dist

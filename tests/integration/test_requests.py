@@ -57,9 +57,9 @@ BAD: list[tuple[str, Any, str]] = [
     ("session", "", "at least 1 character"),
     ("deadline_ms", 0, "greater than or equal to 1"),
     ("strength", 1.5, "less than or equal to 1"),
-    ("strength", 0.5, "not offered by this version"),
-    ("image_b64", "AAAA", "not offered by this version"),
-    ("depth_estimator", "midas", "not offered by this version"),
+    ("strength", 0.5, "needs image_b64"),
+    ("image_b64", "AAAA", "beside a depth map it needs strength"),
+    ("depth_estimator", "midas", "needs image_b64"),
     ("model", "turbo", "accepted: lightning, hyper, base"),
     ("controlnet", "canny", "accepted: sdxl_small"),
     ("era", "baroque", "wilderness"),
@@ -117,6 +117,10 @@ def test_within_bounds(client: httpx.Client, fields: dict[str, Any]) -> None:
         ({"control_guidance_start": 0.9, "control_guidance_end": 0.1}, "control_guidance_start"),
         ({"scheduler": "ddim", "use_karras_sigmas": True}, "use_karras_sigmas"),
         ({"depth_map_b64": encoded(Image.fromarray(hill()))}, "mock_depth"),
+        (
+            {"image_b64": "AAAA", "strength": 0.5, "depth_estimator": "x"},
+            "depth_estimator: must be left out where a depth map is given",
+        ),
     ],
 )
 def test_fields_that_do_not_fit_together(

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from api.errors import InvalidRequest, UnknownName
+from api.provenance import parameters
 from api.requests import SCHEDULERS, GenerateRequest
-from api.resolve import Resolved, Resolver, parameters
+from api.resolve import Resolved, Resolver
 from models.catalog import load_catalog
 from models.shelf import Shelf
 from models.store import Component, Entry, Inventory
@@ -109,17 +110,23 @@ def test_an_era_whose_loras_are_not_there_paints_with_a_warning() -> None:
     assert resolved(era="wilderness").warnings == ()
 
 
+def test_a_picture_alone_has_no_depth_to_follow() -> None:
+    alone = resolved(mock_depth=False, image_b64="AAAA", strength=0.5)
+    assert (alone.job.strength, alone.job.controlnet_strength) == (0.5, 0.0)
+    assert alone.depth_estimator is None
+    followed = resolved(image_b64="AAAA", strength=0.5)
+    assert followed.job.controlnet_strength == 0.8
+
+
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("image_b64", "AAAA"),
-        ("depth_estimator", "midas"),
-        ("strength", 0.0),
-    ],
+    ("strength", "steps", "first"), [(1.0, 6, 0), (0.5, 6, 3), (0.34, 6, 4), (0.1, 6, 5), (0, 6, 5)]
 )
-def test_what_comes_later_is_refused_by_name(field: str, value: Any) -> None:
-    with pytest.raises(InvalidRequest, match=f"{field}: not offered"):
-        resolved(**{field: value})
+def test_strength_is_the_share_of_the_steps_that_is_done(
+    strength: float, steps: int, first: int
+) -> None:
+    painted = resolved(image_b64="AAAA", strength=strength, steps=steps)
+    assert painted.job.first_step == first
+    assert bool(painted.warnings) == (strength * steps < 1)
 
 
 def test_the_tiny_decoder_only_where_the_variant_has_one() -> None:
@@ -129,8 +136,7 @@ def test_the_tiny_decoder_only_where_the_variant_has_one() -> None:
     decoder = Component("tiny_decoder", "sdxl-tiny_decoder:1", Path(), 1)
     entry = replace(there.models["lightning"], components={"tiny_decoder": decoder})
     resolver = Resolver(CATALOG, shelf(replace(there, models={"lightning": entry})))
-    painted = resolved(resolver, decoder="tiny")
-    assert painted.job.decoder == parameters(painted)["decoder"] == "tiny"
+    assert resolved(resolver, decoder="tiny").job.decoder == "tiny"
 
 
 def test_the_schedulers_on_offer_are_the_engines() -> None:
@@ -162,11 +168,14 @@ def test_older_clients_choose_the_format_by_a_flag(fields: Any, expected: str) -
 
 
 def test_parameters_suffice_to_paint_again() -> None:
-    written = parameters(resolved(seed=5, era="ruins", prompt="x", negative_prompt="y"))
-    assert written["seed"] == 5
+    fields = {"prompt": "x", "seed": 5, "era": "ruins", "negative_prompt": "y", "mock_depth": True}
+    request = GenerateRequest(**fields)
+    first = resolved(**fields)
+    written = parameters(request, first, first.job, "", "")
     assert written["loras"][0] == {"name": "drone", "strength": 0.8}
-    again = {key: value for key, value in written.items() if key != "software"}
-    assert resolved(**again).job.loras == resolved(era="ruins").job.loras
+    beside = {"software", "depth_sha256", "image_sha256"}
+    again = resolved(**{key: value for key, value in written.items() if key not in beside}).job
+    assert replace(again, subscriber="") == replace(first.job, subscriber="")
 
 
 def test_load_orders() -> None:

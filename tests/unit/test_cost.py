@@ -18,9 +18,11 @@ def test_cost_follows_pixels_steps_and_pictures() -> None:
     assert cost.seconds("base", "full", 2000, 6, 2) == pytest.approx(2 * (6 * 0.5 + 2 * 0.25))
     cost.observe_decode("base", "tiny", 1000, 0.05)
     assert cost.seconds("base", "tiny", 1000, 0, 2) == pytest.approx(2 * 0.05)
-    cost.observe_encode("base", 1000, 0.1)
-    assert cost.encode_seconds("base", 2000) == pytest.approx(0.2)
-    assert cost.encode_seconds("hyper", 2000) == 0.0
+    cost.observe_encode("base", False, 1000, 0.1)
+    cost.observe_encode("base", True, 1000, 0.3)
+    assert cost.encode_seconds("base", False, 2000) == pytest.approx(0.2)
+    assert cost.encode_seconds("base", True, 2000) == pytest.approx(0.6)
+    assert cost.encode_seconds("hyper", False, 2000) == 0.0
     cost.observe_step("base", 1000, 1.0)
     assert 3.0 < cost.seconds("base", "full", 1000, 6, 0) < 6.0
 

@@ -1,0 +1,71 @@
+"""Do image-to-image's final latents equal those of diffusers' pipeline for it?
+
+    python -m benchmarks.image_parity [--cases N]
+
+As benchmarks.parity, against `StableDiffusionXLControlNetImg2ImgPipeline`: every scheduler with
+every strength in turn, with and without guidance, with the ControlNet and without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.parity import judge
+from benchmarks.workbench import make_job
+from runners.messages import PaintJob
+from runners.schedulers import NAMED
+
+_SIZES = ((256, 256), (264, 328), (320, 256))
+_STRENGTHS = (0.3, 0.5, 0.8, 1.0)
+_CONTROL = ((0.8, 0.0, 1.0), (0.0, 0.0, 1.0), (1.0, 0.2, 0.7))
+_GUIDANCE = (1.0, 3.0, 7.5)
+
+
+def cases() -> Iterator[PaintJob]:
+    """Every scheduler with three settings of everything else."""
+    rng = np.random.default_rng(11)
+    turn = itertools.count()
+    for name, _ in itertools.product(("auto", *NAMED), range(3)):
+        number = next(turn)
+        height, width = _SIZES[number // 2 % len(_SIZES)]
+        strength, start, end = _CONTROL[number // 3 % len(_CONTROL)]
+        yield make_job(
+            _smooth(rng, "L", width, height),
+            image=_smooth(rng, "RGB", width, height).tobytes(),
+            strength=_STRENGTHS[number % len(_STRENGTHS)],
+            request_id=f"{number}-{name}",
+            prompt="aerial photography, pre-industrial, 1600s, subsistence agriculture",
+            negative_prompt=(None, "blurry, cartoon")[number % 2],
+            seed=2000 + number,
+            steps=4 + number % 4,
+            guidance_scale=_GUIDANCE[number % len(_GUIDANCE)],
+            controlnet_strength=strength,
+            control_guidance_start=start,
+            control_guidance_end=end,
+            scheduler=name,
+        )
+
+
+def _smooth(
+    rng: np.random.Generator, mode: str, width: int, height: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """A random picture without edges, uint8 [h, w] or [h, w, 3]."""
+    channels = {"L": (), "RGB": (3,)}[mode]
+    coarse = rng.integers(0, 256, (height // 16, width // 16, *channels), np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height)))
+
+
+def main() -> None:
+    """Run the cases."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=None, help="only the first N")
+    judge(list(cases())[: parser.parse_args().cases])
+
+
+if __name__ == "__main__":
+    main()
