@@ -59,16 +59,8 @@ class Estimates:
         loader.estimating = self._in_use
 
     def submit(self, job: EstimateJob, answer: Answer) -> None:
-        """Begin with a job; `answer` is called once, from any thread.
-
-        A session's newer job ends its older ones.
-        """
+        """Begin with a job; `answer` is called once, from any thread."""
         estimate = _Estimate(job, answer)
-        if job.session is not None:
-            self._end(
-                lambda each: each.job.session == job.session and each.job.arrived < job.arrived,
-                Failed("superseded", SUPERSEDED),
-            )
         full = self._engine.full()
         with self._lock:
             waiting = len(self._alive)
@@ -80,6 +72,13 @@ class Estimates:
             estimate.end(Failed("overloaded", message, full or 1.0))
             return
         self._load(estimate)
+
+    def supersede(self, session: str, arrived: float) -> None:
+        """End what a session's newer request replaces."""
+        self._end(
+            lambda each: each.job.session == session and each.job.arrived < arrived,
+            Failed("superseded", SUPERSEDED),
+        )
 
     def cancel(self, order: CancelOrder) -> tuple[str, ...]:
         """End what the order names; returns the request ids."""

@@ -18,11 +18,15 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
+from transformers.utils import logging as transformers_logging
 
 from models.catalog import DepthEstimatorSpec
 from runners.decode import NotFiniteError
 from runners.device import Device
 from runners.failure import LoadError
+
+# Its bars would be lines of the log.
+transformers_logging.disable_progress_bar()
 
 Map = NDArray[np.uint8]
 Picture = NDArray[np.uint8]

@@ -31,6 +31,7 @@ class Pool:
         chosen = min(self.stations, key=lambda station: station.seconds_until(job))
         if job.session is not None:
             for station in self.stations:
+                station.estimates.supersede(job.session, job.arrived)
                 if station is not chosen:
                     station.engine.supersede(job.session, job.arrived)
         chosen.engine.submit(job, emit)
@@ -40,6 +41,9 @@ class Pool:
         chosen = min(
             self.stations, key=lambda station: station.seconds_until_estimate(job.estimator)
         )
+        if job.session is not None:
+            for station in self.stations:
+                station.estimates.supersede(job.session, job.arrived)
         chosen.estimates.submit(job, answer)
 
     def cancel(self, order: CancelOrder) -> tuple[str, ...]:
