@@ -13,6 +13,7 @@ from transformers import CLIPTokenizer, GLPNForDepthEstimation
 from models.demo.denoiser import NOISE, Denoiser, noise_loss
 from models.demo.distillation import Goal, Student, distillation_losses
 from models.demo.estimator import (
+    SETTLING,
     Examples,
     estimator_losses,
     make_estimator,
@@ -128,5 +129,5 @@ def train_estimator(plan: Plan, pool: Pool, weights: Path, work: Path) -> GLPNFo
 
     ema = train("estimator", estimator, losses_at, plan.estimator, work / "estimator.safetensors")
     ema.copy_to(estimator)
-    settle(estimator, examples)
+    settle(estimator, examples, min(SETTLING, plan.estimator.steps))
     return estimator.eval().requires_grad_(False)

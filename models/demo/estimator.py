@@ -34,7 +34,8 @@ PAINTED_SHARE = 0.45
 _SMALL_SIDE, _SMALL_BATCH, _LARGE_BATCH = 128, 12, 6
 _LARGE_FROM = 0.7
 _LOOK_SHARE = 0.4
-_SETTLING = 40
+SETTLING = 40
+"""Batches after training from which the normalisation's figures are taken."""
 
 Bytes = NDArray[np.uint8]
 
@@ -103,14 +104,14 @@ def estimator_losses(
 
 
 @torch.no_grad()
-def settle(estimator: GLPNForDepthEstimation, examples: Examples) -> None:
+def settle(estimator: GLPNForDepthEstimation, examples: Examples, batches: int) -> None:
     """Measure the normalisation's means and variances anew, for the weights as they are now."""
     norms = [each for each in estimator.modules() if isinstance(each, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
     estimator.train()
-    for step in range(_SETTLING):
+    for step in range(batches):
         estimator(pixel_values=_batch(examples, 10_000_000 + step, large=True)[0])
     estimator.eval()
 

@@ -91,10 +91,17 @@ def _painted(spec: PaintedSpec, weights: Path) -> Iterator[tuple[Bytes, Bytes]]:
 
 def _pipeline(weights: Path, variant: str) -> Any:
     """diffusers' pipeline of a variant, both LoRAs loaded."""
+    unet = UNet2DConditionModel.from_pretrained(
+        weights / variant / "unet", use_safetensors=True, dtype=torch.float32
+    )
+    controlnet = ControlNetModel.from_pretrained(
+        weights / "controlnet", use_safetensors=True, dtype=torch.float32
+    )
     pipeline = StableDiffusionXLControlNetPipeline.from_pretrained(
         weights,
-        unet=UNet2DConditionModel.from_pretrained(weights / variant / "unet", dtype=torch.float32),
-        controlnet=ControlNetModel.from_pretrained(weights / "controlnet", dtype=torch.float32),
+        unet=unet,
+        controlnet=controlnet,
+        use_safetensors=True,
         dtype=torch.float32,
         add_watermarker=False,
     )

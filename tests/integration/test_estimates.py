@@ -21,7 +21,7 @@ from tests.pictures import encoded, opened
 TERRAIN = make_terrain(9_100_003, (264, 320), "islands")
 PHOTOGRAPH = encoded(Image.fromarray(render(TERRAIN.height, "wilderness", 5)))
 QUICK: dict[str, Any] = {
-    "prompt": "hills", "steps": 2, "cfg": 1, "seed": 1, "width": 320, "height": 264,
+    "prompt": "hills", "steps": 1, "cfg": 1, "seed": 1, "width": 320, "height": 264,
     "output_format": "png", "embed_parameters": False,
 }  # fmt: skip
 
