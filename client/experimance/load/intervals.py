@@ -1,0 +1,48 @@
+"""A run's time cut into even intervals, for what is shown over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from experimance.load.ledger import Column
+
+_MOST = 60
+_WIDTHS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800)
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """So many of equal width in seconds, from 0."""
+
+    width: float
+    count: int
+
+    @classmethod
+    def over(cls, seconds: float) -> Intervals:
+        """At most sixty, of a width that people count in."""
+        width = next((w for w in _WIDTHS if seconds / w <= _MOST), _WIDTHS[-1])
+        return cls(width, max(1, math.ceil(seconds / width)))
+
+    @property
+    def middles(self) -> Column:
+        """The middle of each, in seconds."""
+        return (np.arange(self.count) + 0.5) * self.width
+
+    def index(self, moments: Column) -> Column:
+        """Which interval each moment lies in."""
+        return np.clip(np.floor(moments / self.width), 0, self.count - 1)
+
+    def rate(self, moments: Column) -> Column:
+        """How many per second there are in each."""
+        counts = np.bincount(self.index(moments).astype(np.int64), minlength=self.count)
+        return np.asarray(counts / self.width, dtype=np.float64)
+
+    def each(self, moments: Column, values: Column, figure: Callable[[Column], float]) -> Column:
+        """A figure of the values in each; `nan` where there are none."""
+        index = self.index(moments)
+        rows = [values[index == i] for i in range(self.count)]
+        return np.array([figure(row) if len(row) else math.nan for row in rows])
