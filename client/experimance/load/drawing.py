@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experimance.load.colours import GRID, INK, MUTED, themed
 
 # Width in points: on a telephone a point is about a pixel, and text keeps its size.
-_WIDTH, _HEIGHT = 340.0, 200.0
+_WIDTH, _HEIGHT, _TALL = 340.0, 200.0, 1.5
 # Keys are literals in matplotlib's types.
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -45,11 +45,11 @@ _STYLE: dict[Any, Any] = {
 class Drawing:
     """One or more plots above one another that share their horizontal axis."""
 
-    def __init__(self, name: str, title: str, rows: int = 1) -> None:
+    def __init__(self, name: str, title: str, rows: int = 1, *, tall: bool = False) -> None:
         self.name = name
         self.title = title
         with matplotlib.rc_context(_STYLE):
-            height = _HEIGHT * (1 + 0.55 * (rows - 1))
+            height = _HEIGHT * (_TALL if tall else 1.0)
             self._figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
             found = self._figure.subplots(rows, 1, sharex=True, squeeze=False)
         self.axes: list[Axes] = [axes for (axes,) in found]

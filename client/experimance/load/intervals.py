@@ -10,7 +10,8 @@ import numpy as np
 
 from experimance.load.ledger import Column
 
-_MOST = 60
+_MOST, _FEWEST = 60, 12
+_REQUESTS_EACH = 5
 _WIDTHS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800)
 
 
@@ -22,15 +23,16 @@ class Intervals:
     count: int
 
     @classmethod
-    def over(cls, seconds: float) -> Intervals:
-        """At most sixty, of a width that people count in."""
-        width = next((w for w in _WIDTHS if seconds / w <= _MOST), _WIDTHS[-1])
+    def over(cls, seconds: float, requests: int) -> Intervals:
+        """Twelve to sixty of a width that people count in, with a few requests in each."""
+        most = min(_MOST, max(_FEWEST, requests // _REQUESTS_EACH))
+        width = next((w for w in _WIDTHS if seconds / w <= most), _WIDTHS[-1])
         return cls(width, max(1, math.ceil(seconds / width)))
 
     @property
     def middles(self) -> Column:
         """The middle of each, in seconds."""
-        return (np.arange(self.count) + 0.5) * self.width
+        return np.linspace(0.5, self.count - 0.5, self.count, dtype=np.float64) * self.width
 
     def index(self, moments: Column) -> Column:
         """Which interval each moment lies in."""
@@ -39,7 +41,7 @@ class Intervals:
     def rate(self, moments: Column) -> Column:
         """How many per second there are in each."""
         counts = np.bincount(self.index(moments).astype(np.int64), minlength=self.count)
-        return np.asarray(counts / self.width, dtype=np.float64)
+        return counts / self.width
 
     def each(self, moments: Column, values: Column, figure: Callable[[Column], float]) -> Column:
         """A figure of the values in each; `nan` where there are none."""

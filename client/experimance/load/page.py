@@ -141,11 +141,12 @@ def _outcomes(results: Results) -> str:
     for ending in Ending:
         count = figures.endings[ending.label]
         rows.append(_row((ending.label, str(count), f"{count / total:.2%}"), _MEANINGS[ending]))
-    for code, count in figures.codes.items():
-        if code != "ok":
-            cells = (code, str(count), f"{count / total:.2%}")
-            said = results.messages.get(code, "")
-            rows.append(_row(cells, f"the first said: {said}" if said else "", indent=True))
+        for code, part in figures.causes[ending.label].items():
+            if code != ending.label:
+                said = results.messages.get(code, "")
+                words = f"the first said: {said}" if said else ""
+                cells = (code, str(part), f"{part / total:.2%}")
+                rows.append(_row(cells, words, indent=True))
     agree = "endings and codes both add up to it" if figures.sums_agree else "they do not add up"
     rows.append(_row(("all", str(figures.requests), ""), agree, kind="sum"))
     resent = f", {figures.resent} sends again after Retry-After" if figures.resent else ""
@@ -188,7 +189,7 @@ def _configuration(results: Results) -> str:
         "most in flight": str(plan.max_in_flight),
         "refused requests": "sent again after Retry-After"
         if plan.respect_retry_after
-        else "end so",
+        else "count at once",
         "seed": str(results.traffic.seed),
         "generator": f"{results.generator.cpu_share:.0%} of a core",
     }

@@ -23,6 +23,7 @@ def drawings(results: Results) -> list[tuple[Drawing, str]]:
     return [
         _latency_over_time(results),
         _distribution(results),
+        _scenarios(results),
         _throughput(results),
         _in_flight(results),
         _outcomes(results),
@@ -39,18 +40,18 @@ def _over_time(results: Results, axes: Axes) -> Intervals:
         axes.axvspan(0, results.plan.warmup, color=GREY, alpha=0.18, linewidth=0)
     if results.ended > results.sending_ended * 1.02:
         axes.axvline(results.sending_ended, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-    return Intervals.over(results.ended)
+    return Intervals.over(results.ended, len(results.table))
 
 
 def _latency_over_time(results: Results) -> tuple[Drawing, str]:
-    drawing = Drawing("latency", "Latency over time")
+    drawing = Drawing("latency", "Latency over time", tall=True)
     (axes,) = drawing.axes
     spans = _over_time(results, axes)
     ok = results.table.ended_as(Ending.OK)
     moments, latency = ok["intended"], ok.latency
     shown = np.linspace(0, len(ok) - 1, min(len(ok), _MOST_POINTS)).astype(np.int64)
     axes.plot(
-        moments[shown], latency[shown], ".", color=GREY, markersize=3.5, alpha=0.7, label="request"
+        moments[shown], latency[shown], ".", color=GREY, markersize=5, alpha=0.8, label="request"
     )
     for share, colour in ((50, TEAL), (95, BLUE), (99, VIOLET)):
         line = spans.each(moments, latency, lambda row, p=share: percentile(row, p))  # type: ignore[misc]
@@ -65,14 +66,12 @@ def _latency_over_time(results: Results) -> tuple[Drawing, str]:
 
 
 def _distribution(results: Results) -> tuple[Drawing, str]:
-    drawing = Drawing("distribution", "Latency distribution", rows=2)
+    drawing = Drawing("distribution", "Latency distribution", rows=2, tall=True)
     above, below = drawing.axes
     latency = np.sort(_measured(results).ended_as(Ending.OK).latency)
     if len(latency):
         above.hist(latency, bins=min(40, max(8, int(len(latency) ** 0.5) * 2)), color=BLUE)
-        steps = np.unique(np.linspace(0, len(latency) - 1, _MOST_STAIRS).astype(np.int64))
-        shares = 100 * (steps + 1) / len(latency)
-        below.step(latency[steps], shares, where="post", color=BLUE)
+        below.step(*_stairs(latency), where="post", color=BLUE)
         for share, colour in ((50, TEAL), (95, AMBER), (99, RED)):
             at = percentile(latency, share)
             for axes in (above, below):
@@ -84,6 +83,24 @@ def _distribution(results: Results) -> tuple[Drawing, str]:
     below.set_xlabel("seconds")
     drawing.legend(above)
     return drawing, "Above how many took how long, below which share took no longer."
+
+
+def _scenarios(results: Results) -> tuple[Drawing, str]:
+    drawing = Drawing("scenarios", "Latency by scenario")
+    (axes,) = drawing.axes
+    ok = _measured(results).ended_as(Ending.OK)
+    found = [(name, ok.where(ok["scenario"] == i).latency) for i, name in enumerate(ok.scenarios)]
+    shades = (BLUE, AMBER, TEAL, VIOLET, RED)
+    for place, (name, latency) in enumerate((n, v) for n, v in found if len(v)):
+        colour = shades[place] if place < len(shades) else GREY
+        values, shares = _stairs(np.sort(latency))
+        axes.step(values, shares, where="post", color=colour, label=name)
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 102)
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("% within")
+    drawing.legend(axes)
+    return drawing, "Which share of a scenario's ok requests took no longer."
 
 
 def _throughput(results: Results) -> tuple[Drawing, str]:
@@ -176,7 +193,7 @@ def _timings(results: Results) -> tuple[Drawing, str]:
     drawing.legend(axes)
     return drawing, (
         "The server's own metadata.timings, on average by when a request was due; elsewhere is "
-        "the rest of the latency: network, decoding, lateness."
+        "the rest: waiting between steps while others are painted, network, lateness."
     )
 
 
@@ -206,6 +223,13 @@ def _lateness(results: Results) -> tuple[Drawing, str]:
 
 def _measured(results: Results) -> Table:
     return results.table.where(results.table["intended"] >= results.plan.warmup)
+
+
+def _stairs(ordered: Column) -> tuple[Column, Column]:
+    """Some of the sorted values, and which percentage of all is no larger than each."""
+    steps = np.unique(np.linspace(0, len(ordered) - 1, _MOST_STAIRS).astype(np.int64))
+    shares = 100 * (steps + 1) / len(ordered)
+    return np.append(ordered[:1], ordered[steps]), np.append(0.0, shares)
 
 
 def _thinned(moments: Column, values: Column) -> tuple[Column, Column]:

@@ -70,9 +70,9 @@ def _outcomes(results: Results) -> Grid:
     for ending, count in figures.endings.items():
         if count or ending == "failed":
             grid.add_row(ending, str(count), f"{count / max(1, figures.requests):.1%}", "")
-    for code, count in figures.codes.items():
-        if code != "ok":
-            grid.add_row(f"  {code}", str(count), "", results.messages.get(code, "")[:200])
+        for code, part in figures.causes[ending].items():
+            if code != ending:
+                grid.add_row(f"  {code}", str(part), "", results.messages.get(code, "")[:200])
     adds_up = "add up" if figures.sums_agree else "DO NOT ADD UP"
     grid.add_row(f"all ({adds_up})", str(figures.requests), "", "")
     return grid

@@ -42,7 +42,7 @@ class Run:
         self.in_flight = 0
         self.sent = 0
         self.sending_ended = math.nan
-        """When the last request was due, or the plan was over: the end of what is measured."""
+        """When nothing more was due: the end of what is measured."""
         self.stopped = False
 
     async def go(self) -> None:
@@ -52,13 +52,14 @@ class Run:
                 await self._open_loop(group)
             else:
                 await self._closed_loop()
-            self.sending_ended = self._clock.now()
+            self._end_sending()
             # Refused requests do not wait for another turn after the end.
             self._sending.call()
 
     def stop(self) -> None:
         """Send nothing more; what is under way may end."""
         self.stopped = True
+        self._end_sending()
         self._sending.call()
 
     def abort(self) -> None:
@@ -66,6 +67,10 @@ class Run:
         self.stop()
         for task in self._tasks:
             task.cancel()
+
+    def _end_sending(self) -> None:
+        if math.isnan(self.sending_ended):
+            self.sending_ended = min(self._clock.now(), self._plan.shape.seconds)
 
     async def _open_loop(self, group: asyncio.TaskGroup) -> None:
         plan = self._plan
@@ -101,9 +106,11 @@ class Run:
     def _counts(self, at: float) -> bool:
         """Whether one more may be sent that is due now."""
         if self._ledger.unended + len(self._ledger) >= MOST_REQUESTS:
+            self._end_sending()
             return False
         if at >= self._plan.warmup:
             if self._measured == self._plan.requests:
+                self._end_sending()
                 return False
             self._measured += 1
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ class Figures:
     sent: int
     resent: int
     endings: dict[str, int]
-    codes: dict[str, int]
+    causes: dict[str, dict[str, int]]
     latency: Spread
     service_time: Spread
     first_step: Spread
@@ -53,16 +54,20 @@ class Figures:
             sent=int(np.count_nonzero(attempts)),
             resent=int(np.maximum(attempts - 1, 0).sum()),
             endings={e.label: int(np.count_nonzero(table["ending"] == e)) for e in Ending},
-            codes={
-                code: count
-                for index, code in enumerate(table.codes)
-                if (count := int(np.count_nonzero(table["code"] == index)))
-            },
+            causes={e.label: _codes(table.ended_as(e)) for e in Ending},
             latency=Spread.of(ok.latency),
             service_time=Spread.of(ok.service_time),
             first_step=Spread.of(streamed["first"] - streamed["intended"]),
             timings={part: Spread.of(ok[part][~np.isnan(ok[part])]) for part in PARTS},
         )
+
+    @property
+    def codes(self) -> dict[str, int]:
+        """How often each code was the outcome, whatever group it belongs to."""
+        counts: Counter[str] = Counter()
+        for causes in self.causes.values():
+            counts.update(causes)
+        return dict(counts)
 
     @property
     def sent_per_second(self) -> float:
@@ -88,7 +93,7 @@ class Figures:
             "sent": self.sent,
             "resent": self.resent,
             "endings": self.endings,
-            "codes": self.codes,
+            "codes": self.causes,
             "sums_agree": self.sums_agree,
             "sent_per_second": _finite(self.sent_per_second),
             "ok_per_second": _finite(self.ok_per_second),
@@ -183,6 +188,11 @@ def figures_by_scenario(table: Table, begin: float, seconds: float) -> dict[str,
         name: Figures.of(table.where(table["scenario"] == index), begin, seconds)
         for index, name in enumerate(table.scenarios)
     }
+
+
+def _codes(table: Table) -> dict[str, int]:
+    counts = np.bincount(table["code"].astype(np.int64), minlength=len(table.codes))
+    return {code: int(count) for code, count in zip(table.codes, counts, strict=True) if count}
 
 
 def _column(samples: list[HealthSample], name: str) -> Column:
