@@ -66,11 +66,11 @@ def _notes(results: Results) -> str:
 
 def _tiles(results: Results) -> str:
     figures = results.figures
-    asked = results.asked_per_second
+    due = results.due_per_second
     latency, total = figures.latency, max(1, figures.requests)
     failed, refused = figures.endings["failed"], figures.endings["refused"]
     tiles = [
-        ("ok per second", f"{figures.ok_per_second:.2f}", _asked(figures, asked), False),
+        ("ok per second", f"{figures.ok_per_second:.2f}", _sent(figures, due), False),
         ("p50", _seconds(latency.p50), f"mean {_seconds(latency.mean)}", False),
         ("p95", _seconds(latency.p95), f"p90 {_seconds(latency.p90)}", False),
         ("p99", _seconds(latency.p99), f"max {_seconds(latency.max)}", False),
@@ -91,9 +91,9 @@ def _tiles(results: Results) -> str:
     )
 
 
-def _asked(figures: Figures, asked: float | None) -> str:
+def _sent(figures: Figures, due: float | None) -> str:
     sent = f"sent {figures.sent_per_second:.2f}"
-    return f"asked {asked:.2f}, {sent}" if asked is not None else sent
+    return f"due {due:.2f}, {sent}" if due is not None else sent
 
 
 def _plot(results: Results) -> Iterable[str]:

@@ -16,10 +16,10 @@ def print_results(results: Results, console: Console) -> None:
     figures = results.figures
     console.print(f"\n[bold]{results.traffic.name}[/] against {results.url}", highlight=False)
     console.print(results.plan.mode, style="dim", highlight=False)
-    asked = results.asked_per_second
+    due = results.due_per_second
     console.print(
         f"{figures.requests} requests in {figures.seconds:.1f} s: "
-        + (f"{asked:.2f}/s asked, " if asked is not None else "")
+        + (f"{due:.2f}/s due, " if due is not None else "")
         + f"{figures.sent_per_second:.2f}/s sent, [bold]{figures.ok_per_second:.2f}/s ok[/]",
         highlight=False,
     )

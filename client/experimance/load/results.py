@@ -16,7 +16,6 @@ from experimance.load.ledger import Column, Ledger, Table
 from experimance.load.outcomes import Ending
 from experimance.load.percentiles import METHOD
 from experimance.load.plan import Plan
-from experimance.load.run import Run
 from experimance.load.scenario import Traffic
 from experimance.load.summary import Figures, Generator, Server, figures_by_scenario, measured
 from experimance.load.versions import versions
@@ -48,13 +47,13 @@ class Results:
 
     @classmethod
     def of(
-        cls, run: Run, plan: Plan, traffic: Traffic, ledger: Ledger, lag: LagMeter,
-        health: HealthWatch, expectations: Sequence[Expectation], *,
-        url: str, started: datetime, command: str,
+        cls, plan: Plan, traffic: Traffic, ledger: Ledger, lag: LagMeter, health: HealthWatch,
+        expectations: Sequence[Expectation], *, url: str, started: datetime, command: str,
+        sending_ended: float, interrupted: bool,
     ) -> Results:  # fmt: skip
         """Of a run that is over."""
         rows = measured(ledger, plan.warmup)
-        seconds = max(0.0, run.sending_ended - plan.warmup)
+        seconds = max(0.0, sending_ended - plan.warmup)
         figures = Figures.of(rows, plan.warmup, seconds)
         scenarios = figures_by_scenario(rows, plan.warmup, seconds)
         return cls(
@@ -65,8 +64,8 @@ class Results:
             command=command,
             table=ledger.table(),
             messages=dict(ledger.messages),
-            sending_ended=run.sending_ended,
-            interrupted=run.stopped,
+            sending_ended=sending_ended,
+            interrupted=interrupted,
             figures=figures,
             scenarios=scenarios,
             generator=Generator.of(lag, rows, plan.warmup),
@@ -88,8 +87,8 @@ class Results:
         return max(self.sending_ended, float(self.table["ended"].max()) if len(self.table) else 0.0)
 
     @property
-    def asked_per_second(self) -> float | None:
-        """What the plan asked for on average after the warm-up; None in a closed loop."""
+    def due_per_second(self) -> float | None:
+        """How many were due on average after the warm-up; None in a closed loop."""
         if not self.plan.open_loop or self.figures.seconds <= 0:
             return None
         return self.figures.requests / self.figures.seconds

@@ -121,8 +121,8 @@ def _scenario(
 ) -> Scenario:
     _only(kind, _KEYS, where)
     name = kind.get("name")
-    if not isinstance(name, str) or not name.strip() or ":" in name:
-        raise Misuse(f"{where}: name", f"{name!r} is not accepted; use a text without a colon")
+    if not isinstance(name, str) or not name.strip() or set(":<>=") & set(name):
+        raise Misuse(f"{where}: name", f"{name!r} is not accepted; use a text without : < > =")
     where = where.rpartition("scenario")[0] + f"scenario {name}"
     weight = number_of(kind.get("weight", 1), f"{where}: weight", 0, 1e6)
     if not isinstance(weight, Fixed):

@@ -120,7 +120,7 @@ class Screen:
     def _endings(self, measured: Table) -> Text:
         counts = _counts(measured)
         if not counts:
-            return Text("nothing but pictures so far", "dim")
+            return Text("no other outcome than ok so far", "dim")
         text = Text()
         for code, ending, count in counts:
             style = "red" if ending is Ending.FAILED else "yellow"

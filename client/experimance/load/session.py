@@ -110,8 +110,9 @@ async def _measure(
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
     return Results.of(
-        run, plan, traffic, ledger, lag, health, expectations,
+        plan, traffic, ledger, lag, health, expectations,
         url=order.url, started=started, command=order.command,
+        sending_ended=run.sending_ended, interrupted=run.stopped,
     )  # fmt: skip
 
 

@@ -122,7 +122,8 @@ class Generator:
     def warnings(self, figures: Figures) -> list[str]:
         """Why the figures may be the generator's rather than the server's."""
         found = []
-        delay = max(self.loop_delay.p99, self.send_delay.p99)
+        delays = (self.loop_delay.p99, self.send_delay.p99)
+        delay = max((seconds for seconds in delays if not np.isnan(seconds)), default=0.0)
         if delay > max(_LATE_SECONDS, _LATE_SHARE * figures.latency.p50):
             found.append(
                 f"the load generator was late itself (p99 {delay * 1000:.0f} ms): give it a core "
