@@ -72,7 +72,7 @@ def test_an_open_loop_with_both_reports(service_url: str, tmp_path: Path) -> Non
     (tmp_path / "quick.toml").write_text(QUICK)
     status, output, errors = load(
         tmp_path, "--url", service_url, "--scenario", "quick.toml", "--rate", "3",
-        "--arrivals", "constant", "--warmup", "0.5s", "--duration", "1s",
+        "--arrivals", "constant", "--warmup", "0.6s", "--duration", "1s",
         "--json", "r.json", "--html", "r.html",
         "--expect", "errors<1", "--expect", "p95<60",
     )  # fmt: skip

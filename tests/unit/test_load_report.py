@@ -14,6 +14,7 @@ import pytest
 from experimance.load.clock import Clock
 from experimance.load.expectation import expectation
 from experimance.load.health import HealthSample, HealthWatch
+from experimance.load.intervals import Intervals
 from experimance.load.lag import LagMeter
 from experimance.load.ledger import Ledger, Record
 from experimance.load.misuse import Misuse
@@ -170,6 +171,18 @@ def test_the_generator_s_own_faults_are_warned_of(results: Results) -> None:
     warned = slow.warnings(results.figures)
     assert [bool(re.search("late itself", w)) for w in warned] == [True, False]
     assert "95% of a core" in warned[1]
+
+
+def test_intervals_hold_a_few_requests_each_and_the_last_may_be_short() -> None:
+    spans = Intervals.over(42.0, 40)
+    assert (spans.width, spans.count) == (5, 9)
+    moments = np.array([0.0, 4.9, 5.0, 41.0, 42.0])
+    assert list(spans.counts(moments)) == [2, 1, 0, 0, 0, 0, 0, 0, 2]
+    assert list(spans.rate(moments)[[0, 1, 8]]) == [0.4, 0.2, 1.0]
+    means = spans.each(moments, moments, lambda row: float(row.mean()))
+    assert list(means[[0, 1, 8]]) == [2.45, 5.0, 41.5]
+    assert np.isnan(means[2])
+    assert Intervals.over(42.0, 1000).count == 42
 
 
 class Outline(HTMLParser):

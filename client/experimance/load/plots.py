@@ -15,7 +15,13 @@ from experimance.load.results import Results
 
 _MOST_POINTS = 1500
 _MOST_STAIRS = 400
-_SHADES = (RED, AMBER, VIOLET, TEAL, BLUE, GREY)
+_SHADES = {
+    Ending.REFUSED: (AMBER,),
+    Ending.STOPPED: (TEAL, BLUE, GREY),
+    Ending.FAILED: (RED, VIOLET, INK, GREY),
+    Ending.UNSENT: (MUTED,),
+    Ending.INTERRUPTED: (GREY,),
+}
 
 
 def drawings(results: Results) -> list[tuple[Drawing, str]]:
@@ -151,19 +157,15 @@ def _outcomes(results: Results) -> tuple[Drawing, str]:
     (axes,) = drawing.axes
     spans = _over_time(results, axes)
     bottom = np.zeros(spans.count)
-    table = results.table.where(results.table["ending"] != Ending.OK)
     kinds = [
-        (code, rows)
-        for index, code in enumerate(table.codes)
-        if len(rows := table.where(table["code"] == index))
+        (code, rows, shades[min(place, len(shades) - 1)])
+        for ending, shades in _SHADES.items()
+        for place, (code, rows) in enumerate(_by_code(results.table.ended_as(ending)))
     ]
-    kinds.sort(key=lambda kind: -len(kind[1]))
-    for place, (code, rows) in enumerate(kinds):
-        counts = spans.rate(rows["ended"]) * spans.width
-        colour = _SHADES[min(place, len(_SHADES) - 1)]
+    for code, rows, colour in kinds:
+        counts = spans.counts(rows["ended"])
         axes.bar(
-            spans.middles, counts, spans.width * 0.9, bottom=bottom, color=colour,
-            label=code if place < len(_SHADES) else None,
+            spans.middles, counts, spans.width * 0.9, bottom=bottom, color=colour, label=code
         )  # fmt: skip
         bottom += counts
     if not kinds:
@@ -172,6 +174,12 @@ def _outcomes(results: Results) -> tuple[Drawing, str]:
     axes.set_ylabel("requests")
     drawing.legend(axes)
     return drawing, f"In every {spans.width:g} s, by how they ended."
+
+
+def _by_code(table: Table) -> list[tuple[str, Table]]:
+    """The rows of each code that there is, the most frequent first."""
+    found = [(code, table.where(table["code"] == i)) for i, code in enumerate(table.codes)]
+    return sorted(((c, rows) for c, rows in found if len(rows)), key=lambda pair: -len(pair[1]))
 
 
 def _timings(results: Results) -> tuple[Drawing, str]:
