@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
 
 import pytest
 import typer
+from benchmarks.server import ROOT
 from experimance.load.command import load
 from typer.testing import CliRunner
 
@@ -58,3 +60,14 @@ def test_packages_of_the_extra_are_asked_for(monkeypatch: pytest.MonkeyPatch) ->
     status, output = said()
     assert status == 2
     assert "pip install 'experimance-client[load]'" in output
+
+
+def test_it_knows_nothing_of_the_service_s_code() -> None:
+    owned = {"api", "benchmarks", "bentoml", "deploy", "models", "runners", "service", "torch"}
+    sources = list((ROOT / "client" / "experimance" / "load").glob("*.py"))
+    assert len(sources) > 20
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not owned & {name.split(".")[0] for name in names}, path.name

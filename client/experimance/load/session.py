@@ -128,13 +128,16 @@ def _interruptible(run: Run) -> Iterator[None]:
             run.stop()
             loop.call_later(_PATIENCE_AFTER_INTERRUPT, run.abort)
 
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, interrupt)
+    # Windows' event loop has no handlers: there, Ctrl-C ends the program as usual.
+    with contextlib.suppress(NotImplementedError):
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, interrupt)
     try:
         yield
     finally:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
+        with contextlib.suppress(NotImplementedError):
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
 
 
 def _write(order: Order, results: Results, aside: Console) -> None:
