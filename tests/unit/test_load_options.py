@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from benchmarks.server import ROOT
 from experimance.load.command import load
 from typer.testing import CliRunner
+
+from benchmarks.server import ROOT
 
 APP = typer.Typer()
 APP.command()(load)
