@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from api.errors import Conflict, Overloaded
+from api.errors import Conflict, InvalidRequest, Overloaded
 from api.gateway import Gateway
 from api.images import (
     DepthMap,
@@ -66,6 +66,8 @@ class Preparations:
                 cancelled meanwhile.
         """
         job = resolved.job
+        if request.embed_inputs and job.output_format != "png":
+            raise InvalidRequest.field("embed_inputs", f"needs a PNG, not {job.output_format}")
         with self._noted(job) as preparation:
             await self._refuse_if_full(request)
             photograph = await self._photograph(request, job)
@@ -76,7 +78,7 @@ class Preparations:
         if preparation.cancelled:
             raise Conflict("the request was cancelled", code="cancelled")
         started_from = photograph if request.strength is not None else None
-        used = depth or DepthMap(bytes(job.width * job.height))
+        used = depth or DepthMap(b"")
         image_digest = photograph.digest if photograph else ""
         whole = replace(
             job,
@@ -84,6 +86,7 @@ class Preparations:
             image=started_from.pixels if started_from else b"",
             parameters=parameters(request, resolved, job, used.digest, image_digest),
             embed_parameters=request.embed_parameters,
+            embed_inputs=request.embed_inputs,
             traceparent=traceparent,
         )
         return Prepared(whole, (*resolved.warnings, *used.warnings), png)
