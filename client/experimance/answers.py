@@ -89,7 +89,7 @@ class Listener:
         """The event that was sent; raises as `event_of`, and UnexpectedAnswer."""
         try:
             event = event_of(sent.event, json.loads(sent.data))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UnexpectedAnswer(f"{self._url}: an event that is not understood") from error
         self._ended = isinstance(event, Done)
         return event

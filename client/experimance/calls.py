@@ -53,7 +53,7 @@ class Call(Generic[T]):
         content = content_of(response, self.also)
         try:
             return self.read(content)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UnexpectedAnswer(
                 f"{response.url}: an answer that this client does not understand ({error!r}); is "
                 "that experimance-controlnet, and of this version?"

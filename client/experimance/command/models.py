@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich import box
@@ -14,16 +14,7 @@ from experimance.command.grouped import grouped
 from experimance.command.service_options import Service
 
 _MB = 1e6
-_COLUMNS: dict[str, Literal["left", "right"]] = {
-    "variant": "left",
-    "steps": "right",
-    "cfg": "right",
-    "pixels": "right",
-    "MB": "right",
-    "loaded": "left",
-    "licence": "left",
-    "description": "left",
-}
+_NUMBERS = {"steps", "cfg", "pixels", "MB"}
 
 
 @grouped
@@ -41,8 +32,11 @@ def models(
         result_json(info.answer)
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column, justify in _COLUMNS.items():
-        table.add_column(column, justify=justify, no_wrap=column != "description")
+    for column in ("variant", "steps", "cfg", "pixels", "MB", "in memory", "licence"):
+        table.add_column(column, justify="right" if column in _NUMBERS else "left")
+    names = Table(show_header=False, box=None, pad_edge=False)
+    names.add_column(style="bold")
+    names.add_column()
     for name, each in info.details.items():
         table.add_row(
             f"{name} *" if name == info.default_model else name,
@@ -52,12 +46,8 @@ def models(
             f"{each.size_bytes / _MB:.0f}",
             "yes" if each.resident else "no",
             each.licence,
-            each.description,
         )
-    tables.print(table)
-    names = Table(show_header=False, box=None, pad_edge=False)
-    names.add_column(style="bold")
-    names.add_column()
+        names.add_row(name, each.description)
     for label, values, default in (
         ("ControlNets", info.controlnets, info.default_controlnet),
         ("LoRAs", info.loras, None),
@@ -67,5 +57,6 @@ def models(
     ):
         marked = (f"{name} *" if name == default else name for name in values)
         names.add_row(label, ", ".join(marked) or "none")
+    tables.print(table)
     tables.print(names)
     tables.print("* what is taken where a request names none", style="dim")

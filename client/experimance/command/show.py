@@ -68,9 +68,9 @@ def opened(path: Path) -> tuple[Image.Image, dict[str, Any]]:
 
 
 def _readable(value: Any) -> str:
+    if value in (None, "", [], {}):
+        return "none"
     match value:
-        case None | "" | [] | {}:
-            return "none"
         case bool():
             return "yes" if value else "no"
         case float():
