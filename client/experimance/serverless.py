@@ -76,7 +76,9 @@ class AsyncServerlessClient:
     ) -> Picture:
         """Paint a picture; arguments as of Client.generate."""
         body = generate_body(prompt, depth, image, fields)
-        return picture_of(await self._request("/generate", body, stream=False))
+        answer = await self._request("/generate", body, stream=False)
+        async with _translated(self._timeout):
+            return picture_of(answer)
 
     async def stream(
         self,
@@ -128,7 +130,11 @@ class ServerlessClient:
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:
-        self._runner.run(self._client.__aenter__())
+        try:
+            self._runner.run(self._client.__aenter__())
+        except BaseException:
+            self._runner.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -193,7 +199,7 @@ async def _translated(seconds: float) -> AsyncIterator[None]:
         raise
     except TimeoutError as error:
         raise TimedOut(f"no answer within {seconds:g} s") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnexpectedAnswer(f"vast.ai: an answer that is not understood: {error!r}") from error
     except Exception as error:
         raise ConnectionFailed(f"vast.ai: {error}") from error
