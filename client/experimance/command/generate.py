@@ -54,8 +54,8 @@ class Output:
     number: Annotated[
         int,
         typer.Option(
-            "--number", "-N", min=1, max=4, help="Pictures per depth map, of seeds one after "
-            "another.", rich_help_panel=_OUTPUT,
+            "--number", "-N", min=1, help="Pictures per depth map, of seeds one after another.",
+            rich_help_panel=_OUTPUT,
         ),
     ] = 1  # fmt: skip
     embed_inputs: Annotated[
@@ -93,8 +93,6 @@ class Output:
         given: dict[str, Any] = {"output_format": self.format()}
         if self.quality is not None:
             given["quality"] = self.quality
-        if self.number > 1:
-            given["num_images"] = self.number
         if self.embed_inputs and self.format() == "png":
             given["embed_inputs"] = True
         return given
@@ -126,20 +124,22 @@ def generate(
     with told(), service.client() as client:
         sources = depth_or_mock(depth_files(depth or []), mock_depth, painting.photo)
         seed = random.randrange(_SEEDS) if painting.seed is None else painting.seed
-        plan = [(source, _targets(client, source, seed, painting, output)) for source in sources]
-        naming.refuse_taken([path for _, paths in plan for path in paths], output.overwrite)
+        plan = _plan(client, sources, seed, painting, output)
+        naming.refuse_taken([planned.path for planned in plan], output.overwrite)
         fields = {
             "prompt": prompt_for(client, painting.prompt, painting.era),
             "image": painting.photo,
             **painting.fields(),
             **output.fields(),
-            "seed": seed,
         }
         failed = False
-        for source, paths in plan:
-            title = paths[0].name if len(plan) == 1 else f"{paths[0].name} ({len(plan)} in all)"
+        for index, planned in enumerate(plan, 1):
+            title = f"{planned.path.name} ({index} of {len(plan)})"
             try:
-                picture = painted(client.stream, title, output.protocol(), depth=source, **fields)
+                picture = painted(
+                    client.stream, title, output.protocol(), depth=planned.source,
+                    **fields | {"seed": planned.seed},
+                )  # fmt: skip
             except InvalidPicture as error:
                 # The next file may be a picture.
                 say(error)
@@ -147,55 +147,67 @@ def generate(
                 continue
             for warning in picture.warnings:
                 warn(warning)
-            _write(picture, paths, source, output)
+            _write(picture, planned, output)
     if failed:
         raise typer.Exit(FAILED)
 
 
-def _targets(
-    client: Client, source: Path | str | None, seed: int, painting: Painting, output: Output
-) -> list[Path]:
-    """The files for one depth map's pictures."""
+@dataclass(frozen=True)
+class _Planned:
+    """One picture: what it is painted from, with which seed, and where it goes."""
+
+    source: Path | str | None
+    seed: int
+    path: Path
+
+
+def _plan(
+    client: Client,
+    sources: list[Path | str | None],
+    seed: int,
+    painting: Painting,
+    output: Output,
+) -> list[_Planned]:
+    """A request for each picture, also for several of one depth map.
+
+    Pictures that are computed in one batch differ from those computed alone by the rounding of a
+    few pixels, and these are to be painted again bit for bit.
+    """
     model = painting.model
     if model is None and naming.asks_for(output.output, "model"):
         model = client.models().default_model
-    stem = source.stem if isinstance(source, Path) else source
-    if stem is None:
-        assert painting.photo is not None
-        stem = painting.photo.stem
-    return [
-        naming.named(
-            output.output,
-            {
-                "stem": stem,
-                "era": painting.era or "",
-                "model": model or "",
-                "seed": str(seed + index),
-                "ext": naming.suffix(output.format()),
-            },
-        )
-        for index in range(output.number)
-    ]
+    known = {
+        "era": painting.era or "",
+        "model": model or "",
+        "ext": naming.suffix(output.format()),
+    }
+    plan = []
+    for source in sources:
+        named_after = painting.photo if source is None else source
+        stem = named_after.stem if isinstance(named_after, Path) else str(named_after)
+        for each in range(seed, seed + output.number):
+            path = naming.named(output.output, known | {"stem": stem, "seed": str(each)})
+            plan.append(_Planned(source, each, path))
+    return plan
 
 
-def _write(picture: Picture, paths: list[Path], source: Path | str | None, output: Output) -> None:
+def _write(picture: Picture, planned: _Planned, output: Output) -> None:
     final(picture, output.protocol())
-    for index, path in enumerate(paths):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, index)
-        if output.as_json:
-            result_json(told_of(picture, path, index, source))
-        else:
-            result(str(path))
+    planned.path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(planned.path)
+    if output.as_json:
+        result_json(told_of(picture, planned.path, planned.source))
+    else:
+        result(str(planned.path))
     people.print(summary(picture))
 
 
-def told_of(picture: Picture, path: Path, index: int, source: Path | str | None) -> dict[str, Any]:
+def told_of(picture: Picture, path: Path, source: Path | str | None) -> dict[str, Any]:
     """What --json says of one picture."""
     return {
         "file": str(path),
         "depth": None if source is None else str(source),
-        "seed": picture.seed + index,
+        "seed": picture.seed,
         "model": picture.model,
         "request_id": picture.request_id,
         "seconds": picture.seconds,

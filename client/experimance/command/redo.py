@@ -24,6 +24,7 @@ from experimance.picture import Picture, suffix_of
 # What the parameters tell beside fields of a request.
 _TOLD = {"software", "digests", "depth_sha256", "image_sha256"}
 # What was already done to a depth map that lies inside the picture.
+_ROUNDED = 0.01
 _DONE = {"invert_depth", "normalize_depth", "depth_estimator", "mock_depth"}
 
 
@@ -137,7 +138,9 @@ class Verdict:
         if self.largest is None or self.share is None:
             said = "it differs: another size"
         else:
-            said = f"it differs in {self.share:.2%} of its pixels, by {self.largest} of 255 at most"
+            said = f"it differs in {self.share:.3%} of its pixels, by {self.largest} of 255 at most"
+            if self.largest == 1 and self.share < _ROUNDED and not self.reasons:
+                said += ": rounding, as in pictures that are computed in one batch with others"
         for name, (old, new) in self.reasons.items():
             said += f"; {name} was {old or 'unknown'} and is {new or 'unknown'}"
         return said

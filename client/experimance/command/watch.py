@@ -176,7 +176,7 @@ class _Follower:
         for warning in picture.warnings:
             warn(warning)
         if self.as_json:
-            result_json(told_of(picture, self.output, 0, self.depth))
+            result_json(told_of(picture, self.output, self.depth))
             return
         result(f"{time.strftime('%H:%M:%S')} {self.output}")
         people.print(summary(picture))
