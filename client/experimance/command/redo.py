@@ -21,10 +21,11 @@ from experimance.command.terminal_picture import protocol_of
 from experimance.parameters import DEPTH_CHUNK, START_CHUNK, embedded_inputs
 from experimance.picture import Picture, suffix_of
 
-# What the parameters tell beside fields of a request.
-_TOLD = {"software", "digests", "depth_sha256", "image_sha256"}
-# What was already done to a depth map that lies inside the picture.
+NOT_FIELDS = {"software", "digests", "depth_sha256", "image_sha256"}
+"""What the parameters tell beside fields of a request."""
+
 _ROUNDED = 0.01
+# What was already done to a depth map that lies inside the picture.
 _DONE = {"invert_depth", "normalize_depth", "depth_estimator", "mock_depth"}
 
 
@@ -83,7 +84,7 @@ def fields_of(
             one than is given.
     """
     inside = embedded_inputs(original)
-    fields = {name: value for name, value in parameters.items() if name not in _TOLD}
+    fields = {name: value for name, value in parameters.items() if name not in NOT_FIELDS}
     if depth is not None:
         fields["depth"] = _same(depth, parameters.get("depth_sha256"), "--depth")
     elif DEPTH_CHUNK in inside:
