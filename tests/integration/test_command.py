@@ -267,7 +267,7 @@ def test_watch_outlives_the_service(start: Start, service_url: str, folder: Path
     """Nobody answers at first; then somebody listens and hangs up; then it is the service."""
     port = free_port()
     Image.fromarray(hill(64, 64)).save(folder / "d.png")
-    process = start("watch", "d.png", "o.png", "-p", "x", "--steps", 1, "--retries", 0,
+    process = start("watch", "d.png", "o.png", "-e", "ruins", "--steps", 1, "--retries", 0,
                     MODEL_SERVER_URL=f"http://127.0.0.1:{port}")  # fmt: skip
     assert process.stderr is not None
     while "trying on" not in process.stderr.readline():

@@ -22,7 +22,7 @@ from experimance.command.following import Screen, summary
 from experimance.command.generate import told_of
 from experimance.command.grouped import grouped
 from experimance.command.painting_options import Painting
-from experimance.command.prompts import prompt_for
+from experimance.command.prompts import example, require_one
 from experimance.command.service_options import Service
 from experimance.command.terminal_picture import Protocol, protocol_of
 from experimance.errors import (
@@ -73,10 +73,9 @@ def watch(
         raise typer.BadParameter(f"{output} ends neither as .png, .jpg nor .webp")
     if output.resolve() == depth.resolve():
         raise typer.BadParameter("the picture would replace the depth file")
-    with told(), service.client() as client:
-        prompt = prompt_for(client, painting.prompt, painting.era)
+    require_one(painting.prompt, painting.era)
     fields = {
-        "prompt": prompt,
+        "prompt": painting.prompt,
         "image": painting.photo,
         "seed": random.randrange(2**32),
         **painting.fields(),
@@ -163,6 +162,9 @@ class _Follower:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _asked(self, client: AsyncClient, depth: bytes) -> Picture:
+        if self.fields["prompt"] is None:
+            known = await client.models()
+            self.fields["prompt"] = example(known.era_prompts, self.fields["era"])
         with Screen(self.output.name, self.protocol) as screen:
             async with contextlib.aclosing(client.stream(depth=depth, **self.fields)) as events:
                 async for event in events:
