@@ -35,7 +35,8 @@ def protocol_of(console: Console, environment: Mapping[str, str] = os.environ) -
             return "kitty"
         if program in {"iTerm.app", "WezTerm"} or environment.get("LC_TERMINAL") == "iTerm2":
             return "iterm2"
-    return "blocks" if console.color_system in {"truecolor", "256"} else None
+    has_blocks = console.encoding.startswith("utf")
+    return "blocks" if has_blocks and console.color_system in {"truecolor", "256"} else None
 
 
 class TerminalPicture:
