@@ -19,17 +19,19 @@ from starlette.responses import JSONResponse, Response
 from api.access import Access
 from api.documentation import documented
 from api.errors import ApiError, Unauthorized
+from api.estimation import Estimation
 from api.gateway import Gateway
 from api.logs import configure_logs
 from api.metrics import show_zeros, state_of
 from api.middleware import ContractMiddleware, current_request, stashed
 from api.painter import Painter
 from api.ready import refuse_start
-from api.requests import CancelRequest, GenerateRequest, LoadRequest
+from api.requests import CancelRequest, EstimateRequest, GenerateRequest, LoadRequest
 from api.resolve import Resolver
 from api.responses import (
     CancelResponse,
     ErrorBody,
+    EstimateResponse,
     GenerateResponse,
     Health,
     LoadResponse,
@@ -112,10 +114,11 @@ class ImageService:
         configure_tracing(settings)
         self._started = time.monotonic()
         catalog = load_catalog(settings.catalog)
-        show_zeros(catalog.models)
+        show_zeros((*catalog.models, *catalog.depth_estimators))
         self._resolver = Resolver(catalog, Shelf(catalog, settings.fetch_missing))
         self._gateway = Gateway(self.runner)
         self._painter = Painter(self._resolver, self._gateway)
+        self._estimation = Estimation(self._resolver, self._painter.preparations)
 
     @bentoml.on_deployment
     def check_start() -> None:
@@ -154,6 +157,17 @@ class ImageService:
                 yield event
         except ApiError as error:
             raise stashed(error) from None
+
+    @bentoml.api(input_spec=EstimateRequest)
+    async def estimate_depth(self, **fields: Any) -> EstimateResponse:
+        """Estimate the depth of a photograph.
+
+        With `Accept: image/png` the body is the map itself, and the estimator's name a header,
+        `X-Depth-Estimator`.
+        """
+        request = EstimateRequest.model_construct(**fields)
+        answer: Any = await self._estimation.answer(request, current_request())
+        return answer
 
     @bentoml.api(input_spec=CancelRequest)
     async def cancel(self, **fields: Any) -> CancelResponse:

@@ -10,7 +10,7 @@ from api.errors import STATUSES
 from api.metrics import NO_MODEL, REQUEST_SECONDS, REQUESTS, SUCCESS
 from api.tracing import RequestSpan
 
-PAINTING_ROUTES = {"/generate", "/generate_stream"}
+ACCOUNTED_ROUTES = {"/generate", "/generate_stream", "/estimate_depth"}
 _FAULTS = {code for status, codes in STATUSES.items() if status >= 500 for code in codes}
 
 
@@ -32,7 +32,7 @@ class Account:
         return self._span.traceparent
 
     def resolved(self, model: str) -> None:
-        """The request's model exists."""
+        """The request's model, or the estimator of a photograph's depth, exists."""
         self._model = model
 
     def succeeded(self) -> None:

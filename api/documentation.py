@@ -18,7 +18,7 @@ _PICTURES = ("image/jpeg", "image/png", "image/webp")
 _ANYWHERE = (400, 401, 413, 415, 500)
 _WITH_RUNNER = (409, 429, 503, 504)
 _PAINTING = {"/generate", "/generate_stream"}
-_RUNNER = {"/cancel", "/preload", "/unload", *_PAINTING}
+_RUNNER = {"/cancel", "/preload", "/unload", "/estimate_depth", *_PAINTING}
 _GENERIC = ("InvalidArgument", "NotFound", "InternalServerError")
 
 
@@ -39,9 +39,10 @@ def documented(document: dict[str, Any]) -> dict[str, Any]:
             codes = _ANYWHERE + (_WITH_RUNNER if path in _RUNNER else ())
             good = {"200": operation["responses"].get("200") or operation["responses"].get(200)}
             operation["responses"] = good | {str(code): _error(code) for code in codes}
-    painted = document["paths"]["/generate"]["post"]["responses"]["200"]["content"]
     picture = {"schema": {"type": "string", "format": "binary"}}
-    painted.update(dict.fromkeys(_PICTURES, picture))
+    for path, types in (("/generate", _PICTURES), ("/estimate_depth", ("image/png",))):
+        answered = document["paths"][path]["post"]["responses"]["200"]["content"]
+        answered.update(dict.fromkeys(types, picture))
     return document
 
 

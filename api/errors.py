@@ -178,10 +178,12 @@ STATUSES: dict[int, tuple[str, ...]] = {
     400: (
         "invalid_request",
         "invalid_depth_map",
+        "invalid_image",
         "unknown_model",
         "unknown_controlnet",
         "unknown_era",
         "unknown_lora",
+        "unknown_depth_estimator",
     ),
     401: ("unauthorized",),
     404: ("not_found",),

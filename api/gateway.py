@@ -18,6 +18,8 @@ from runners.messages import (
     Cancelled,
     CancelOrder,
     Done,
+    Estimated,
+    EstimateJob,
     Event,
     Failed,
     LoadOrder,
@@ -35,6 +37,9 @@ from runners.messages import (
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+HasLeft = Callable[[], Awaitable[bool]]
+"""Whether a caller has hung up; asked from time to time."""
+
 _STATUS_SECONDS = 0.05
 _DISCONNECT_POLL_SECONDS = 0.2
 _RETRY_SECONDS = 5.0
@@ -46,6 +51,9 @@ class Runner(Protocol):
 
     def paint(self, job: bytes) -> AsyncGenerator[bytes, None]:
         """PaintJob in, events out."""
+
+    async def estimate(self, job: bytes) -> bytes:
+        """EstimateJob in, Estimated or Failed out."""
 
     async def cancel(self, order: bytes) -> bytes:
         """CancelOrder in, Cancelled out."""
@@ -91,29 +99,40 @@ class Gateway:
             if not ended:
                 self._leave(job)
 
-    async def paint(self, job: PaintJob, has_left: Callable[[], Awaitable[bool]]) -> Done:
+    async def paint(self, job: PaintJob, has_left: HasLeft) -> Done:
         """The finished pictures.
 
         Args:
             job: what to paint.
-            has_left: whether the caller has hung up; asked from time to time.
+            has_left: whether its caller has.
 
         Raises:
             ApiError: the job failed, the runner was lost, or the caller has left.
         """
         work = asyncio.create_task(self._last(job))
         try:
-            while not work.done():
-                await asyncio.wait({work}, timeout=_DISCONNECT_POLL_SECONDS)
-                if not work.done() and await has_left():
-                    raise Conflict("the caller has left", code="cancelled")
-            return work.result()
+            return await _watched(work, has_left)
         finally:
             work.cancel()
 
-    async def estimate(self, estimator: str, image: bytes, size: tuple[int, int]) -> bytes:
-        """Depth of a photograph, uint8 RGB of `size` (width, height): `height * width` bytes."""
-        raise NotImplementedError
+    async def estimate(self, job: EstimateJob, has_left: HasLeft) -> bytes:
+        """Depth of a photograph, near = bright: uint8 of the job's `height * width` bytes.
+
+        Raises:
+            ApiError: as for paint.
+        """
+        heard: asyncio.Future[Estimated | ApiError] = asyncio.get_running_loop().create_future()
+        self._start(self._hear(job, heard))
+        ended = False
+        try:
+            outcome = await _watched(heard, has_left)
+            ended = True
+        finally:
+            if not ended:
+                self._leave(job)
+        if isinstance(outcome, ApiError):
+            raise outcome
+        return outcome.depth
 
     async def cancel(self, order: CancelOrder) -> tuple[str, ...]:
         """End what the order names; returns the request ids."""
@@ -178,6 +197,22 @@ class Gateway:
         if not ended:
             heard.put_nowait(_lost())
 
+    async def _hear(self, job: EstimateJob, heard: asyncio.Future[Estimated | ApiError]) -> None:
+        """Await an estimate, whatever becomes of the caller's task; see _listen."""
+        outcome: object = None
+        try:
+            (outcome,) = Unpacker().feed(await self._runner.estimate(pack(job)))
+        except _LOST as error:
+            log.error("runner lost", error=type(error).__name__)
+        except Exception:
+            log.exception("runner not understood")
+        if heard.done():
+            return
+        if isinstance(outcome, Failed):
+            heard.set_result(from_failure(outcome))
+        else:
+            heard.set_result(outcome if isinstance(outcome, Estimated) else _lost())
+
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something in the background; without a reference a task may vanish."""
         task = asyncio.create_task(work)
@@ -191,7 +226,7 @@ class Gateway:
                     return event
         raise _lost()
 
-    def _leave(self, job: PaintJob) -> None:
+    def _leave(self, job: PaintJob | EstimateJob) -> None:
         """Tell the runner, without waiting: the caller's own task is being cancelled."""
         order = CancelOrder(request_id=job.request_id, subscriber=job.subscriber)
 
@@ -200,6 +235,15 @@ class Gateway:
                 await self.cancel(order)
 
         self._start(tell())
+
+
+async def _watched(work: asyncio.Future[T], has_left: HasLeft) -> T:
+    """The result of some work, unless its caller leaves before; Conflict then."""
+    while not work.done():
+        await asyncio.wait({work}, timeout=_DISCONNECT_POLL_SECONDS)
+        if not work.done() and await has_left():
+            raise Conflict("the caller has left", code="cancelled")
+    return work.result()
 
 
 async def _reaching(call: Awaitable[T]) -> T:

@@ -18,6 +18,8 @@ from api.depth import Grey, adjusted, suspicions
 from api.errors import ApiError, InvalidDepthMap, InvalidImage, InvalidRequest, TooLarge
 
 MAX_PIXELS = 64_000_000
+MIN_SIDE, MAX_SIDE, SIDE_STEP = 256, 2048, 8
+"""What an output's width and height may be."""
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 _ACCEPTED = "a base64 or data URL of a PNG, JPEG, WebP or TIFF is accepted"
 _DATA_URL = re.compile(r"data:[\w.+/-]*(;[\w=.+-]+)*;base64,", re.ASCII)
@@ -48,6 +50,8 @@ class Photograph:
 
     pixels: bytes
     digest: str
+    width: int
+    height: int
 
 
 def decode_depth(
@@ -81,15 +85,15 @@ def decode_depth(
     return DepthMap(pixels, odd, hashlib.sha256(content).hexdigest())
 
 
-def decode_image(text: str, width: int, height: int) -> Photograph:
+def decode_image(text: str, width: int | None, height: int | None) -> Photograph:
     """Decode a photograph and resize it to the output, like the depth map beside it.
 
     Transparency is laid over black; the camera's orientation is respected.
 
     Args:
         text: base64, with or without a `data:` prefix; white space is ignored.
-        width: of the result, in pixels.
-        height: of the result, in pixels.
+        width: of the result, in pixels; without it what keeps the photograph's proportions.
+        height: of the result, likewise; without both its own size, within the output's bounds.
 
     Raises:
         InvalidImage: not base64, not a picture of an accepted format, damaged.
@@ -100,9 +104,10 @@ def decode_image(text: str, width: int, height: int) -> Photograph:
     picture = _open(content, field, InvalidImage)
     with _damage_told(field, InvalidImage):
         colour = _to_colour(picture)
-    if colour.size != (width, height):
-        colour = colour.resize((width, height), Image.Resampling.LANCZOS)
-    return Photograph(colour.tobytes(), hashlib.sha256(content).hexdigest())
+    size = _output_size(*colour.size, width, height)
+    if colour.size != size:
+        colour = colour.resize(size, Image.Resampling.LANCZOS)
+    return Photograph(colour.tobytes(), hashlib.sha256(content).hexdigest(), *size)
 
 
 def adjusted_depth(
@@ -197,6 +202,26 @@ def _opaque(picture: Image.Image) -> Image.Image:
     rgba = picture.convert("RGBA")
     black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
     return Image.alpha_composite(black, rgba)
+
+
+def _output_size(
+    own_width: int, own_height: int, width: int | None, height: int | None
+) -> tuple[int, int]:
+    """Width and height of the output, those that are None from the photograph's own."""
+    if width is not None and height is not None:
+        return width, height
+    if width is not None:
+        scale = width / own_width
+    elif height is not None:
+        scale = height / own_height
+    else:
+        scale = max(min(1.0, MAX_SIDE / max(own_width, own_height)), MIN_SIDE / own_width)
+        scale = max(scale, MIN_SIDE / own_height)
+
+    def within(side: float) -> int:
+        return int(min(max(round(side / SIDE_STEP) * SIDE_STEP, MIN_SIDE), MAX_SIDE))
+
+    return width or within(own_width * scale), height or within(own_height * scale)
 
 
 def _resized(grey: Grey, width: int, height: int) -> bytes:

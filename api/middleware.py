@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.access import Access
-from api.account import PAINTING_ROUTES, Account
+from api.account import ACCOUNTED_ROUTES, Account
 from api.errors import (
     ApiError,
     FieldProblem,
@@ -69,8 +69,8 @@ class ContractMiddleware:
         request.state.id = request_id
         request.state.error = None
         request.state.manages = self._access.manages(headers)
-        paints = scope["path"] in PAINTING_ROUTES and scope["method"] == "POST"
-        request.state.account = account = Account(headers, scope["path"]) if paints else None
+        counts = scope["path"] in ACCOUNTED_ROUTES and scope["method"] == "POST"
+        request.state.account = account = Account(headers, scope["path"]) if counts else None
         _current.set(request)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)

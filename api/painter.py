@@ -32,7 +32,7 @@ class Painter:
     def __init__(self, resolver: Resolver, gateway: Gateway) -> None:
         self._resolver = resolver
         self._gateway = gateway
-        self._preparations = Preparations(gateway)
+        self.preparations = Preparations(gateway)
 
     async def answer(self, request: GenerateRequest, http: Request) -> Response | GenerateResponse:
         """The picture as JSON, as itself if the caller accepts a picture type, or an error."""
@@ -46,7 +46,9 @@ class Painter:
                 painted_as = replace(resolved.job, output_format=_MEDIA_TYPES[media_type])
                 resolved = replace(resolved, job=painted_as)
             account.resolved(resolved.job.model)
-            prepared = await self._preparations.prepare(request, resolved, account.traceparent)
+            prepared = await self.preparations.prepare(
+                request, resolved, account.traceparent, http.is_disconnected
+            )
             job = prepared.job
             done = await self._gateway.paint(job, http.is_disconnected)
         except ApiError as error:
@@ -74,7 +76,7 @@ class Painter:
         account: Account = http.state.account
         resolved = self._resolver.resolve(request, request_id, arrived, previews=True)
         account.resolved(resolved.job.model)
-        prepared = await self._preparations.prepare(request, resolved, account.traceparent)
+        prepared = await self.preparations.prepare(request, resolved, account.traceparent)
         job = prepared.job
         events = self._gateway.events(job)
         try:
@@ -100,7 +102,7 @@ class Painter:
 
     async def cancel(self, order: CancelOrder) -> tuple[str, ...]:
         """End what the order names, whether its depth map is still being decoded or it runs."""
-        ids = self._preparations.cancel(order)
+        ids = self.preparations.cancel(order)
         return tuple(dict.fromkeys((*ids, *await self._gateway.cancel(order))))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from api.errors import Conflict, InvalidRequest, Overloaded
-from api.gateway import Gateway
+from api.gateway import Gateway, HasLeft
 from api.images import (
     DepthMap,
     Photograph,
@@ -19,9 +19,9 @@ from api.images import (
     mock_depth,
 )
 from api.provenance import parameters
-from api.requests import GenerateRequest
+from api.requests import EstimateRequest, GenerateRequest
 from api.resolve import Resolved
-from runners.messages import CancelOrder, PaintJob
+from runners.messages import CancelOrder, EstimateJob, PaintJob
 
 _DECODERS = 2
 _STATUS_AGE_SECONDS = 0.1
@@ -43,8 +43,13 @@ class Prepared:
 class _Preparation:
     """A job that the runner does not know yet."""
 
-    job: PaintJob
+    job: PaintJob | EstimateJob
     cancelled: bool = False
+
+    def check(self) -> None:
+        """Conflict, once it was cancelled."""
+        if self.cancelled:
+            raise Conflict("the request was cancelled", code="cancelled")
 
 
 class Preparations:
@@ -57,7 +62,11 @@ class Preparations:
         self._under_way: list[_Preparation] = []
 
     async def prepare(
-        self, request: GenerateRequest, resolved: Resolved, traceparent: str
+        self,
+        request: GenerateRequest,
+        resolved: Resolved,
+        traceparent: str,
+        has_left: HasLeft | None = None,
     ) -> Prepared:
         """Decode the request's pictures, estimate its depth where that is asked for.
 
@@ -69,14 +78,19 @@ class Preparations:
         if request.embed_inputs and job.output_format != "png":
             raise InvalidRequest.field("embed_inputs", f"needs a PNG, not {job.output_format}")
         with self._noted(job) as preparation:
-            await self._refuse_if_full(request)
+            if request.request_id is None and request.session is None:
+                await self._refuse_if_full()
             photograph = await self._photograph(request, job)
-            depth = await self._depth(request, resolved, photograph)
+            preparation.check()
+            if resolved.depth_estimator is not None and photograph is not None:
+                wanted = _estimate_job(resolved.depth_estimator, photograph, job, traceparent)
+                depth: DepthMap | None = await self._estimated(wanted, request, has_left or _stays)
+            else:
+                depth = await self._depth(request, job)
             png = None
             if request.return_depth and depth is not None:
                 png = await asyncio.to_thread(encode_depth, depth.pixels, job.width, job.height)
-        if preparation.cancelled:
-            raise Conflict("the request was cancelled", code="cancelled")
+        preparation.check()
         started_from = photograph if request.strength is not None else None
         used = depth or DepthMap(b"")
         image_digest = photograph.digest if photograph else ""
@@ -91,6 +105,30 @@ class Preparations:
         )
         return Prepared(whole, (*resolved.warnings, *used.warnings), png)
 
+    async def estimate(
+        self, request: EstimateRequest, job: EstimateJob, has_left: HasLeft
+    ) -> tuple[DepthMap, int, int]:
+        """The depth of a photograph, its width and its height.
+
+        Args:
+            request: whose photograph it is, and how to change the map.
+            job: what is known of the work, without the photograph and its size.
+            has_left: whether the caller has.
+
+        Raises:
+            ApiError: as for prepare.
+        """
+        with self._noted(job) as preparation:
+            await self._refuse_if_full()
+            async with self._decoding:
+                photograph = await asyncio.to_thread(
+                    decode_image, request.image_b64, request.width, request.height
+                )
+            preparation.check()
+            width, height = photograph.width, photograph.height
+            whole = replace(job, image=photograph.pixels, width=width, height=height)
+            return await self._estimated(whole, request, has_left), width, height
+
     def cancel(self, order: CancelOrder) -> list[str]:
         """End what the order names; returns the request ids."""
         named = [each for each in self._under_way if order.names(each.job)]
@@ -104,18 +142,18 @@ class Preparations:
         async with self._decoding:
             return await asyncio.to_thread(decode_image, request.image_b64, job.width, job.height)
 
-    async def _depth(
-        self, request: GenerateRequest, resolved: Resolved, photograph: Photograph | None
-    ) -> DepthMap | None:
-        """The depth map to follow, None where there is none."""
-        size = (resolved.job.width, resolved.job.height)
+    async def _estimated(
+        self, job: EstimateJob, request: GenerateRequest | EstimateRequest, has_left: HasLeft
+    ) -> DepthMap:
+        """The depth of a photograph, changed as the request asks."""
+        pixels = await self._gateway.estimate(job, has_left)
         switches = {"invert": request.invert_depth, "normalize": request.normalize_depth}
-        if resolved.depth_estimator is not None:
-            assert photograph is not None
-            estimated = await self._gateway.estimate(
-                resolved.depth_estimator, photograph.pixels, size
-            )
-            return await asyncio.to_thread(adjusted_depth, estimated, *size, **switches)
+        return await asyncio.to_thread(adjusted_depth, pixels, job.width, job.height, **switches)
+
+    async def _depth(self, request: GenerateRequest, job: PaintJob) -> DepthMap | None:
+        """The depth map that the request sends, None where it sends none."""
+        size = (job.width, job.height)
+        switches = {"invert": request.invert_depth, "normalize": request.normalize_depth}
         async with self._decoding:
             if request.depth_map_b64 is not None:
                 text = request.depth_map_b64
@@ -125,7 +163,7 @@ class Preparations:
         return None
 
     @contextlib.contextmanager
-    def _noted(self, job: PaintJob) -> Iterator[_Preparation]:
+    def _noted(self, job: PaintJob | EstimateJob) -> Iterator[_Preparation]:
         preparation = _Preparation(job)
         self._under_way.append(preparation)
         try:
@@ -133,14 +171,35 @@ class Preparations:
         finally:
             self._under_way.remove(preparation)
 
-    async def _refuse_if_full(self, request: GenerateRequest) -> None:
+    async def _refuse_if_full(self) -> None:
         """Spare decoding what the runner would refuse; that has the last word.
 
-        A request with an id may join another, one of a session may take another's place.
+        Not for a request with an id, which may join another, or one of a session, which may take
+        another's place.
         """
-        if request.request_id is not None or request.session is not None:
-            return
         status = await self._gateway.status(max_age=_STATUS_AGE_SECONDS)
         if status.full is not None:
             message = f"{status.waiting} requests are waiting"
             raise Overloaded(message, retry_after=status.full)
+
+
+def _estimate_job(
+    estimator: str, photograph: Photograph, job: PaintJob, traceparent: str
+) -> EstimateJob:
+    """What is to be estimated before a job, under its name."""
+    return EstimateJob(
+        request_id=job.request_id,
+        subscriber=job.subscriber,
+        estimator=estimator,
+        image=photograph.pixels,
+        width=job.width,
+        height=job.height,
+        session=job.session,
+        arrived=job.arrived,
+        traceparent=traceparent,
+    )
+
+
+async def _stays() -> bool:
+    """For callers whose leaving cancels the task that works for them."""
+    return False

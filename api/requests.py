@@ -221,6 +221,29 @@ def _check_pictures(request: GenerateRequest) -> None:
         raise ValueError("image_b64: beside a depth map it needs strength")
 
 
+class EstimateRequest(BaseModel):
+    """A photograph whose depth is wanted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image_b64: str = Field(
+        max_length=_MAX_PICTURE_TEXT,
+        description="base64 or data URL of a PNG, JPEG, WebP or TIFF",
+    )
+    depth_estimator: CatalogName | None = Field(
+        None, description="an estimator of the catalog; its default"
+    )
+    width: Side | None = Field(
+        None,
+        description="of the map: 256 to 2048, multiple of 8; without it the photograph's own, or "
+        "what keeps its proportions, brought within these bounds",
+        examples=[256],
+    )
+    height: Side | None = Field(None, description="of the map, likewise", examples=[256])
+    invert_depth: bool = Field(False, description="turn near and far round")
+    normalize_depth: bool = Field(False, description="stretch depth over the whole range")
+
+
 class CancelRequest(BaseModel):
     """What to cancel: exactly one of the fields."""
 

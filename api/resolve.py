@@ -118,8 +118,23 @@ class Resolver:
         return _known("controlnet", name, self.catalog.default_controlnet, there)
 
     def depth_estimator(self, name: str | None) -> str:
-        """The depth estimator's name, the catalog's default for None."""
-        raise InvalidRequest.field("depth_estimator", "this catalog has none")
+        """The depth estimator's name, the catalog's default for None (or any that is there)."""
+        known, there = self.catalog.depth_estimators, self.inventory.depth_estimators
+        if not known:
+            raise InvalidRequest.field(
+                "depth_estimator", "this catalog has none; send a depth map (depth_map_b64)"
+            )
+        self._check_fetched("depth_estimator", name, known, there)
+        chosen = name or self.default_depth_estimator or next(iter(known))
+        _require("depth_estimator", chosen, there)
+        return chosen
+
+    @property
+    def default_depth_estimator(self) -> str | None:
+        """The estimator for photographs whose request names none; None where none is there."""
+        there = self.inventory.depth_estimators
+        preferred = self.catalog.default_depth_estimator or ""
+        return default_name(there, preferred) if there else None
 
     def _estimator(self, request: GenerateRequest) -> str | None:
         mapped = request.depth_map_b64 is not None or request.mock_depth

@@ -67,6 +67,19 @@ class GenerateResponse(BaseModel):
     metadata: Metadata
 
 
+class EstimateResponse(BaseModel):
+    """A photograph's depth map, base64 without a prefix."""
+
+    success: Literal[True] = True
+    depth_map_b64: str = Field(description="a grey PNG, near = bright")
+    depth_estimator: str = Field(description="what estimated it")
+    width: int
+    height: int
+    seconds: float = Field(description="seconds from arrival to answer")
+    request_id: str
+    warnings: list[str] = Field(description="what looks wrong about the map")
+
+
 class CancelResponse(BaseModel):
     """The request ids that were cancelled."""
 
@@ -147,8 +160,12 @@ class ModelsInfo(BaseModel):
     available_schedulers: list[str]
     available_loras: list[str]
     available_eras: list[str]
+    available_depth_estimators: list[str]
     default_model: str
     default_controlnet: str
+    default_depth_estimator: str | None = Field(
+        description="for photographs whose request names none; null where there is none"
+    )
     era_prompts: dict[str, str] = Field(description="an example prompt per era")
     details: dict[str, ModelDetails]
 

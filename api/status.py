@@ -53,8 +53,10 @@ def models_of(resolver: Resolver, status: RunnerStatus) -> ModelsInfo:
         available_schedulers=list(SCHEDULERS),
         available_loras=list(inventory.loras),
         available_eras=list(catalog.eras),
+        available_depth_estimators=list(inventory.depth_estimators),
         default_model=default_name(inventory.models, catalog.default_model),
         default_controlnet=default_name(inventory.controlnets, catalog.default_controlnet),
+        default_depth_estimator=resolver.default_depth_estimator,
         era_prompts={name: era.prompt for name, era in catalog.eras.items()},
         details={
             name: ModelDetails(

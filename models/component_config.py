@@ -27,6 +27,8 @@ _CLASSES = {
     "tiny_decoder": "AutoencoderTiny",
     "controlnet": "ControlNetModel",
 }
+DEPTH_MODELS = frozenset({"depth_anything", "depth_pro", "dpt", "glpn", "zoedepth"})
+"""transformers' kinds of depth model that take a photograph and nothing else."""
 _KEPT_PRIVATE = "_class_name"
 _NOISE = {"architectures", "dtype", "torch_dtype", "transformers_version", "return_dict"}
 
@@ -41,16 +43,24 @@ def read_config(kind: str, folder: Path) -> dict[str, Any]:
     Raises:
         WeightsError: absent, not JSON, or of another kind of network.
     """
-    where = f"{folder.name}/{CONFIG_NAME}"
+    content = read_json(kind, folder / CONFIG_NAME)
+    return _estimator(content) if kind == "depth_estimator" else complete(kind, content)
+
+
+def read_json(kind: str, file: Path) -> dict[str, Any]:
+    """A component's file with one JSON object; raises WeightsError like read_config."""
+    where = f"{file.parent.name}/{file.name}"
     try:
-        content = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WeightsError(f"{kind}: {where} does not exist") from None
     except ValueError as error:
         raise WeightsError(f"{kind}: {where} is not JSON") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{kind}: {where} is not an object")
-    return complete(kind, content)
+    if "auto_map" in content:
+        raise WeightsError(f"{kind}: {where} asks for code of its own (auto_map), which is not run")
+    return content
 
 
 def complete(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,8 +90,26 @@ def complete(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write a complete configuration, as config.json."""
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+    write_json(folder / CONFIG_NAME, config)
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write one JSON object in the one spelling."""
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _estimator(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A depth model's configuration without noise; its defaults are its library's."""
+    found = config.get("model_type")
+    if found not in DEPTH_MODELS:
+        accepted = ", ".join(sorted(DEPTH_MODELS))
+        raise WeightsError(
+            f"depth_estimator: its configuration is one of {found}; accepted: {accepted}"
+        )
+    kept = {key: value for key, value in config.items() if not _is_noise(key)}
+    # Weights come from the store alone, never from where a backbone was once taken.
+    kept.pop("use_pretrained_backbone", None)
+    return dict(sorted(kept.items()))
 
 
 def _is_noise(key: str) -> bool:

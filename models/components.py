@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from models.catalog import Catalog, VariantSpec
+from models.catalog import Catalog, DepthEstimatorSpec, VariantSpec
 from models.sources import PICKLE_SUFFIXES, SourceError
 from models.store import Section
 
@@ -17,6 +17,9 @@ OWN_SOURCES = ("tokenizer", "tokenizer_2", "unet", "vae", "tiny_decoder")
 """Components for which a variant may name a source of their own."""
 
 TOKENIZERS = frozenset({"tokenizer", "tokenizer_2"})
+SINGLE_FILES = frozenset({"lora", "depth_detector"})
+"""Components that are one file, kept as it is."""
+_PROCESSOR = "preprocessor_config.json"
 _TEXT_SUFFIXES = frozenset({".json", ".txt"})
 _SHARDS = (".safetensors.index.json", ".safetensors.index.fp16.json")
 
@@ -42,6 +45,9 @@ def parts_of(catalog: Catalog, section: Section, name: str) -> list[Part]:
         return [Part("lora", spec.source)]
     if section == "controlnets":
         return [Part("controlnet", spec.source)]
+    if isinstance(spec, DepthEstimatorSpec):
+        foreign = spec.loader == "controlnet_aux"
+        return [Part("depth_detector" if foreign else "depth_estimator", spec.source)]
     return _variant_parts(spec)
 
 
@@ -69,16 +75,20 @@ def select(part: Part, names: Iterable[str], dtype: str | None) -> list[str]:
     prefix = f"{part.folder}/" if part.folder else ""
     inside = sorted(name for name in names if name.startswith(prefix))
     here = [name for name in inside if "/" not in name.removeprefix(prefix)]
-    if part.checkpoint or part.kind == "lora":
+    if part.checkpoint or part.kind in SINGLE_FILES:
         return _single_file(part, inside)
     if not here:
         raise SourceError(f"{part.source}: no folder {part.folder or part.kind} there")
     texts = [name for name in here if PurePosixPath(name).suffix in _TEXT_SUFFIXES]
     if part.kind in TOKENIZERS:
         return texts
-    weights = _weights(part, here, dtype)
+    # Estimators compute in float32, so they are stored as they come.
+    estimates = part.kind == "depth_estimator"
+    weights = _weights(part, here, None if estimates else dtype)
     if f"{prefix}config.json" not in texts:
         raise SourceError(f"{part.source}: no config.json for {part.kind}")
+    if estimates:
+        weights += [name for name in texts if name == f"{prefix}{_PROCESSOR}"]
     return sorted([f"{prefix}config.json", *weights])
 
 

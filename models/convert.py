@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from models.checkpoint_kind import other_kind
-from models.component_config import SDXL, read_config, write_config
+from models.component_config import SDXL, read_config, read_json, write_config, write_json
 from models.half_precision import Dtype as Dtype
 from models.safetensors_file import ITEM_BYTES, Advance, TensorSpan, WeightsError, read_header
 from models.sdxl_keys import PREFIXES, Config, Move, moves
@@ -23,6 +23,7 @@ from models.tensor_copy import Piece, write_pieces
 
 CHECKPOINT_PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
+PROCESSOR_NAME = "preprocessor_config.json"
 _TRANSFORMERS_NAME = "model.safetensors"
 _DIFFUSERS_NAME = "diffusion_pytorch_model.safetensors"
 
@@ -31,7 +32,8 @@ _PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
 
 def weight_name(kind: str) -> str:
     """The standard name of a component's weight file."""
-    return _TRANSFORMERS_NAME if kind.startswith("text_encoder") else _DIFFUSERS_NAME
+    by_transformers = kind.startswith("text_encoder") or kind == "depth_estimator"
+    return _TRANSFORMERS_NAME if by_transformers else _DIFFUSERS_NAME
 
 
 def split_checkpoint(
@@ -81,8 +83,8 @@ def normalize_component(
 
     Args:
         kind: `unet`, `vae`, `text_encoder`, `tokenizer` and so on.
-        source: config.json and safetensors weights in one file or in shards; of a tokenizer, its
-            files, which are copied as they are.
+        source: config.json and safetensors weights in one file or in shards, perhaps the settings
+            of a picture processor; of a tokenizer, its files, which are copied as they are.
         target: made if it does not exist.
         dtype: what floating tensors become; None keeps what the files have.
         advance: called with the number of bytes of each piece written.
@@ -108,6 +110,8 @@ def normalize_component(
         raise WeightsError(f"{kind}: its weight file holds no tensors")
     target.mkdir(parents=True, exist_ok=True)
     write_config(target, config)
+    if (source / PROCESSOR_NAME).is_file():
+        write_json(target / PROCESSOR_NAME, read_json(kind, source / PROCESSOR_NAME))
     write_pieces(target / weight_name(kind), pieces, dtype, advance)
 
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from models.components import Part
+from models.components import SINGLE_FILES, Part
 from models.convert import Dtype, normalize_component, split_checkpoint
 from models.safetensors_file import read_header
 
@@ -24,7 +24,7 @@ def make_components(
         files: the source's files of each part, by kind.
         work: an empty folder.
         dtype: precision of the networks; None keeps what the files have. LoRAs are kept as they
-            are: their precision is the network's that they act in.
+            are: their precision is the network's that they act in; so are depth estimators.
 
     Raises:
         WeightsError: a file that is not what it should be.
@@ -36,15 +36,16 @@ def make_components(
         made |= split_checkpoint(checkpoint, work, dtype, inside)
     for kind in (part.kind for part in parts if not part.checkpoint):
         made[kind] = work / kind
-        if kind == "lora":
+        if kind in SINGLE_FILES:
             (file,) = files[kind]
             read_header(file)
             made[kind].mkdir()
-            shutil.copyfile(file, made[kind] / "lora.safetensors")
+            shutil.copyfile(file, made[kind] / f"{kind.removeprefix('depth_')}.safetensors")
         else:
             chosen = work / f".{kind}"
             _link(files[kind], chosen)
-            normalize_component(kind, chosen, made[kind], dtype)
+            precision = None if kind == "depth_estimator" else dtype
+            normalize_component(kind, chosen, made[kind], precision)
     return made
 
 

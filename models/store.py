@@ -1,9 +1,9 @@
 """The Bento model store as this project uses it: content-addressed components, named entries.
 
 A component (a UNet, a tokenizer …) is a Bento model `sdxl-<kind>:<digest>`: equal content is
-stored once, whichever variants and catalogs use it. An entry (a variant, a ControlNet, a LoRA of
-one catalog) is a small Bento model `<catalog>.<section>.<name>:<digest>` that lists its
-components' tags, so an entry is either wholly there or not at all.
+stored once, whichever variants and catalogs use it. An entry (a variant, a ControlNet, a LoRA, a
+depth estimator of one catalog) is a small Bento model `<catalog>.<section>.<name>:<digest>` that
+lists its components' tags, so an entry is either wholly there or not at all.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from models.built import built_versions
 from models.catalog import Catalog
 from models.staging import place, set_latest, staging
 
-Section = Literal["models", "controlnets", "loras"]
-SECTIONS: tuple[Section, ...] = ("models", "controlnets", "loras")
+Section = Literal["models", "controlnets", "loras", "depth_estimators"]
+SECTIONS: tuple[Section, ...] = ("models", "controlnets", "loras", "depth_estimators")
 _MANIFEST = "entry.json"
 _DIGEST_LENGTH = 32
 
@@ -44,7 +44,7 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A variant, ControlNet or LoRA of a catalog, whole in the store."""
+    """A variant, ControlNet, LoRA or depth estimator of a catalog, whole in the store."""
 
     section: Section
     name: str
@@ -67,6 +67,7 @@ class Inventory:
     models: Mapping[str, Entry]
     controlnets: Mapping[str, Entry]
     loras: Mapping[str, Entry]
+    depth_estimators: Mapping[str, Entry] = field(default_factory=dict)
 
 
 def entry_name(catalog: Catalog, section: Section, name: str) -> str:

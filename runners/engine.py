@@ -93,7 +93,7 @@ class Engine:
             self.cost,
             self._journal,
             clock,
-            self._release_memory,
+            self.release_memory,
             self._config.encoder_threads,
         )
         self._closed = False
@@ -141,6 +141,11 @@ class Engine:
         self._calls.put(run)
         self._queue.notify()
         return future
+
+    def release_memory(self) -> None:
+        """Let go of what can be made anew; on the device's thread."""
+        self._batches.clear()
+        self._device.release_cache()
 
     def start(self) -> None:
         """Run the loop in a thread of its own."""
@@ -224,7 +229,7 @@ class Engine:
                 for i in range(job.num_images)
             ]
         except torch.OutOfMemoryError as error:
-            self._release_memory()
+            self.release_memory()
             if self._queue.pending():
                 # There is more when the others are done.
                 return False
@@ -285,7 +290,7 @@ class Engine:
 
         Nothing has advanced yet, so trying again changes no result.
         """
-        self._release_memory()
+        self.release_memory()
         pairs = list(batch.items())
         if len(pairs) == 1:
             self._finisher.fail(pairs[0][1], error)
@@ -294,11 +299,6 @@ class Engine:
         half = len(pairs) // 2
         self._step(dict(pairs[:half]))
         self._step(dict(pairs[half:]))
-
-    def _release_memory(self) -> None:
-        """Let go of what can be made anew."""
-        self._batches.clear()
-        self._device.release_cache()
 
     def _preview_due(self, task: Task) -> bool:
         now = self._clock()

@@ -44,7 +44,7 @@ class EngineHost:
         self._shelf = Shelf(catalog, settings.fetch_missing)
         self._progress = Progress(DownloadMeter())
         self._began = psutil.Process().create_time()
-        show_zeros(catalog.models, catalog.controlnets, catalog.loras)
+        show_zeros(catalog)
         self.pool = Pool(
             [Station(catalog, self._shelf, device, settings, len(devices)) for device in devices]
         )

@@ -16,6 +16,8 @@ from runners.residency import Residency
 log = structlog.get_logger(__name__)
 
 _Key = tuple[str, str, tuple[str, ...]]
+_DONE: Future[None] = Future()
+_DONE.set_result(None)
 
 
 class Loader:
@@ -28,11 +30,13 @@ class Loader:
         self.residency = residency
         self.on_change: Callable[[], None] = lambda: None
         self.in_use: Callable[[], set[str]] = set
-        residency.in_use = lambda: self.in_use()
+        self.estimating: Callable[[], set[str]] = set
+        residency.in_use = lambda: self.in_use() | self.estimating()
         self._pool = _single_threaded_pool()
         self._lock = threading.Lock()
         self._pending: dict[_Key, Future[None]] = {}
         self._awaited: dict[_Key, Future[None]] = {}
+        self._estimators: dict[str, Future[None]] = {}
 
     def load(self, model: str, controlnet: str, loras: Sequence[str] = ()) -> Future[None]:
         """Start loading all of it unless that is under way; the future raises LoadError."""
@@ -44,6 +48,19 @@ class Loader:
             future = self._pending[key] = self._pool.submit(self._load, *key)
         future.add_done_callback(lambda _: self.on_change())
         return future
+
+    def load_estimator(self, name: str) -> Future[None]:
+        """Start loading a depth estimator unless it is there; the future raises LoadError."""
+        with self._lock:
+            future = self._estimators.get(name)
+            if future is not None and not future.done():
+                return future
+            if name in self.residency.estimators:
+                # What is there is only marked as used, which waits for no other load.
+                self.residency.use_estimator(name)
+                return _DONE
+            future = self._estimators[name] = self._pool.submit(self._load_estimator, name)
+            return future
 
     def resident(
         self, model: str, controlnet: str, loras: Sequence[str] = ()
@@ -86,6 +103,13 @@ class Loader:
             self.residency.load_controlnet(controlnet, beside=[model])
         except LoadError as error:
             log.exception("load failed", model=model, controlnet=controlnet, reason=str(error))
+            raise
+
+    def _load_estimator(self, name: str) -> None:
+        try:
+            self.residency.load_estimator(name)
+        except LoadError as error:
+            log.exception("load failed", depth_estimator=name, reason=str(error))
             raise
 
 

@@ -137,7 +137,7 @@ class CancelOrder:
     all: bool = False
     subscriber: str | None = None
 
-    def names(self, job: PaintJob) -> bool:
+    def names(self, job: PaintJob | EstimateJob) -> bool:
         """Whether the order is about this job, whoever its subscribers are."""
         if self.request_id is not None:
             return self.request_id == job.request_id
@@ -197,15 +197,52 @@ class Cancelled:
     request_ids: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class EstimateJob:
+    """A photograph whose depth is wanted: `image` is uint8 RGB of `height * width * 3` bytes.
+
+    The other fields are those of a PaintJob.
+    """
+
+    request_id: str
+    subscriber: str
+    estimator: str
+    image: bytes
+    width: int
+    height: int
+    session: str | None = None
+    arrived: float = 0.0
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimated:
+    """A depth map, uint8 of the job's `height * width` bytes, near = bright, from 0 to 255; and
+    the seconds that the device took for it."""
+
+    depth: bytes
+    seconds: float
+
+
 Event = Queued | Started | Step | Done | Failed
-Message = PaintJob | Event | CancelOrder | Cancelled | LoadOrder | LoadOutcome | RunnerStatus
+Message = (
+    PaintJob
+    | Event
+    | EstimateJob
+    | Estimated
+    | CancelOrder
+    | Cancelled
+    | LoadOrder
+    | LoadOutcome
+    | RunnerStatus
+)
 
 M = TypeVar("M")
 
 _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        PaintJob, Queued, Started, Step, Done, Failed,
+        PaintJob, Queued, Started, Step, Done, Failed, EstimateJob, Estimated,
         CancelOrder, Cancelled, LoadOrder, LoadOutcome, RunnerStatus,
     )
 }  # fmt: skip

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from models.catalog import Catalog
+
 _SHORT = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _WAITS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
 _LOADS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
@@ -56,6 +58,12 @@ SAVE_SECONDS = Histogram(
     ["format"],
     buckets=_SHORT,
 )
+ESTIMATE_SECONDS = Histogram(
+    "experimance_estimate_seconds",
+    "Seconds of the device for a photograph's depth",
+    ["name"],
+    buckets=_SHORT,
+)
 PICTURES = Counter("experimance_pictures", "Pictures painted and encoded", ["model"])
 VARIANT_SWITCHES = Counter(
     "experimance_variant_switches", "Steps of another model than the step before"
@@ -97,17 +105,24 @@ def record_boot_phase(phase: str, seconds: float) -> None:
     BOOT_SECONDS.labels(phase).set(seconds)
 
 
-def show_zeros(models: Iterable[str], controlnets: Iterable[str], loras: Iterable[str]) -> None:
+def show_zeros(catalog: Catalog) -> None:
     """Export 0 for what the catalog makes possible.
 
     Prometheus cannot see the first event of a series that begins with it.
     """
-    entries = {"model": tuple(models), "controlnet": controlnets, "lora": loras}
+    entries: dict[str, Iterable[str]] = {
+        "model": catalog.models,
+        "controlnet": catalog.controlnets,
+        "lora": catalog.loras,
+        "depth_estimator": catalog.depth_estimators,
+    }
     for kind, names in entries.items():
         for name in names:
             LOAD_SECONDS.labels(kind, name)
             LOAD_FAILURES.labels(kind, name)
-    for model in entries["model"]:
+    for estimator in catalog.depth_estimators:
+        ESTIMATE_SECONDS.labels(estimator)
+    for model in catalog.models:
         for metric in (TICK_SECONDS, STEPS, PICTURES):
             metric.labels(model)
     for decoder in ("full", "tiny"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runners.messages import CancelOrder, PaintJob
+from runners.estimates import Answer
+from runners.messages import CancelOrder, EstimateJob, PaintJob
 from runners.station import Station
 from runners.task import Emit
 
@@ -30,21 +31,39 @@ class Pool:
         chosen = min(self.stations, key=lambda station: station.seconds_until(job))
         if job.session is not None:
             for station in self.stations:
+                station.estimates.supersede(job.session, job.arrived)
                 if station is not chosen:
                     station.engine.supersede(job.session, job.arrived)
         chosen.engine.submit(job, emit)
 
+    def estimate(self, job: EstimateJob, answer: Answer) -> None:
+        """Estimate a photograph's depth on one station; see Estimates.submit."""
+        chosen = min(
+            self.stations, key=lambda station: station.seconds_until_estimate(job.estimator)
+        )
+        if job.session is not None:
+            for station in self.stations:
+                station.estimates.supersede(job.session, job.arrived)
+        chosen.estimates.submit(job, answer)
+
     def cancel(self, order: CancelOrder) -> tuple[str, ...]:
         """End what the order names, before the next step; returns the request ids."""
-        ended = [name for station in self.stations for name in station.engine.cancel(order)]
+        holders = [
+            each for station in self.stations for each in (station.engine, station.estimates)
+        ]
+        ended = [name for holder in holders for name in holder.cancel(order)]
         return tuple(dict.fromkeys(ended))
 
     def snapshot(self) -> tuple[int, int, float]:
-        """Requests waiting, requests under way, and the seconds until the last of them is done."""
+        """Requests waiting, requests under way, and the seconds until the last of them is done.
+
+        Photographs count as waiting.
+        """
         waiting, running, seconds = zip(
             *(station.engine.snapshot() for station in self.stations), strict=True
         )
-        return sum(waiting), sum(running), max(seconds)
+        photographs = sum(station.estimates.waiting() for station in self.stations)
+        return sum(waiting) + photographs, sum(running), max(seconds)
 
     def full(self) -> float | None:
         """Seconds after which to come back, if no station takes anything more; else None."""

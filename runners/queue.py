@@ -9,7 +9,7 @@ from runners.messages import CancelOrder, PaintJob, Queued, Started
 from runners.sample import Sample
 from runners.task import Emit, Task
 
-_SUPERSEDED = "a newer request of the same session took its place"
+SUPERSEDED = "a newer request of the same session took its place"
 _KEPT_SESSIONS = 1000
 
 
@@ -48,7 +48,7 @@ class TaskQueue:
                     return
             task = Task(job, now, emit)
             if job.session is not None and self._supersede(job.session, job.arrived):
-                task.fail("superseded", _SUPERSEDED)
+                task.fail("superseded", SUPERSEDED)
                 return
             wait = self.full(self._seconds_of(task))
             if wait is not None:
@@ -87,7 +87,7 @@ class TaskQueue:
             self._latest.pop(next(iter(self._latest)))
         if latest > arrived:
             return True
-        self.end(lambda task: task.job.session == session, "superseded", _SUPERSEDED)
+        self.end(lambda task: task.job.session == session, "superseded", SUPERSEDED)
         return False
 
     def cancel(self, order: CancelOrder) -> tuple[str, ...]:

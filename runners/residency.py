@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+import torch
 from torch import nn
 
 from models.catalog import Catalog
@@ -22,6 +23,7 @@ from runners.adapters import AdapterError
 from runners.budget import Budget
 from runners.compilation import Compiler
 from runners.device import Device
+from runners.estimators import ESTIMATOR_KINDS, Estimator, load_estimator
 from runners.failure import LoadError
 from runners.metrics import LOAD_FAILURES, LOAD_SECONDS
 from runners.networks import ControlNet, Variant, load_component, split_hint
@@ -30,20 +32,22 @@ from runners.pinned import PinnedStore
 log = structlog.get_logger(__name__)
 
 _CROWDED_SECONDS = 0.02
+_ESTIMATOR = "depth_estimator"
 _TEXT = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
 
 
 class Residency:
-    """Variants and ControlNets on the device, within a budget of bytes.
+    """Variants, ControlNets and depth estimators on the device, within a budget of bytes.
 
-    Components with equal tags exist once. What does not fit makes room: the variant or ControlNet
-    that was asked for longest ago leaves the device, never one that is in use, and comes back from
-    pinned host memory. LoRAs go with their variant.
+    Components with equal tags exist once. What does not fit makes room: what was asked for longest
+    ago leaves the device, never what is in use, and comes back from pinned host memory, estimators
+    from their file. LoRAs go with their variant.
 
     Thread-safe: one load runs at a time, and lookups never wait for it. Who holds a Variant keeps
     it alive, so what leaves under a running request is freed when that ends.
 
-    `in_use` tells which variants and ControlNets requests are being painted with, by name.
+    `in_use` tells which variants and ControlNets requests are being painted with, by name, and
+    which estimators are waited for, by `estimator_key`.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Residency:
         self._pinned: PinnedStore | None = None
         self._variants: dict[str, Variant] = {}
         self._controlnets: dict[str, ControlNet] = {}
+        self._estimators: dict[str, Estimator] = {}
         self._loading = threading.Lock()
         self._components: dict[str, Any] = {}
         self._sizes: dict[str, tuple[str, int]] = {}
@@ -81,6 +86,11 @@ class Residency:
     def controlnets(self) -> Mapping[str, ControlNet]:
         """The ControlNets in memory, by name."""
         return self._controlnets
+
+    @property
+    def estimators(self) -> Mapping[str, Estimator]:
+        """The depth estimators in memory, by name."""
+        return self._estimators
 
     @property
     def held(self) -> int:
@@ -102,6 +112,11 @@ class Residency:
         for name in (model, controlnet):
             self._asked[name] = next(self._questions)
         return self._variants.get(model), self._controlnets.get(controlnet)
+
+    def use_estimator(self, name: str) -> Estimator | None:
+        """A depth estimator, if it is on the device; it counts as used now."""
+        self._asked[estimator_key(name)] = next(self._questions)
+        return self._estimators.get(name)
 
     def load_variant(self, name: str, beside: Collection[str] = ()) -> Variant:
         """Load a variant unless it is resident; what is named in `beside` does not leave for it.
@@ -135,6 +150,17 @@ class Residency:
                 self.compiler.controlnet(controlnet, self._device)
                 self._controlnets[name] = controlnet
             return self._controlnets[name]
+
+    def load_estimator(self, name: str) -> Estimator:
+        """Load a depth estimator unless it is resident; see load_variant."""
+        self.use_estimator(name)
+        with self._loading:
+            if name not in self._estimators:
+                entry = self._entry(_ESTIMATOR, name, self._shelf.inventory.depth_estimators)
+                self._make_room(_ESTIMATOR, name, entry, ())
+                parts = self._load_parts(_ESTIMATOR, name, entry)
+                (self._estimators[name],) = parts.values()
+            return self._estimators[name]
 
     def load_loras(self, model: str, names: Sequence[str]) -> None:
         """Read LoRAs for a resident variant, each once; raises LoadError like load_variant."""
@@ -185,6 +211,7 @@ class Residency:
         try:
             while self.held + needed > self.budget.bytes:
                 names = {*self._variants, *self._controlnets} - {name, *beside}
+                names |= {estimator_key(each) for each in self._estimators}
                 if not names:
                     message = (
                         f"{what} {name}: its {needed / 1e9:.1f} GB do not fit into the "
@@ -197,6 +224,7 @@ class Residency:
                     oldest = min(idle, key=lambda name: self._asked.get(name, -1))
                     self._variants.pop(oldest, None)
                     self._controlnets.pop(oldest, None)
+                    self._estimators.pop(oldest.removeprefix(f"{_ESTIMATOR} "), None)
                     self._forget_unused()
                     log.info("left the device", name=oldest)
                 else:
@@ -209,7 +237,8 @@ class Residency:
         """Once it is known that not everything fits, what is loaded keeps a copy on the host."""
         if self._pinned is None:
             found = self._shelf.inventory
-            entries = (*found.models.values(), *found.controlnets.values())
+            sections = (found.models, found.controlnets, found.depth_estimators)
+            entries = [entry for section in sections for entry in section.values()]
             parts = {part.tag: part for entry in entries for part in entry.components.values()}
             if sum(bytes_on(self._device, part) for part in parts.values()) > bound:
                 self._pinned = PinnedStore(self._device)
@@ -224,7 +253,11 @@ class Residency:
         started = time.monotonic()
         for kind, component in entry.components.items():
             try:
-                parts[kind] = self._component(kind, component)
+                parts[kind] = self._component(name, kind, component)
+            except LoadError as error:
+                self.errors[f"{what} {name}"] = str(error)
+                LOAD_FAILURES.labels(what, name).inc()
+                raise
             except Exception as error:
                 message = f"{what} {name}: its {kind} could not be loaded"
                 self.errors[f"{what} {name}"] = message
@@ -235,11 +268,17 @@ class Residency:
         self.errors.pop(f"{what} {name}", None)
         return parts
 
-    def _component(self, kind: str, component: Component) -> Any:
+    def _component(self, name: str, kind: str, component: Component) -> Any:
         if component.tag not in self._components:
-            loaded = load_component(kind, component.path, self._device, self._pinned)
+            if kind in ESTIMATOR_KINDS:
+                spec = self._catalog.depth_estimators[name]
+                loaded: Any = load_estimator(spec, component.path, self._device)
+                size = _size(loaded.network)
+            else:
+                loaded = load_component(kind, component.path, self._device, self._pinned)
+                size = _size(loaded)
             self._components[component.tag] = loaded
-            self._sizes[component.tag] = kind, _size(loaded)
+            self._sizes[component.tag] = kind, size
         return self._components[component.tag]
 
     def _forget_unused(self) -> None:
@@ -248,6 +287,7 @@ class Residency:
             for names, entries in (
                 (self._variants, self._shelf.inventory.models),
                 (self._controlnets, self._shelf.inventory.controlnets),
+                (self._estimators, self._shelf.inventory.depth_estimators),
             )
             for name in names
             for component in entries[name].components.values()
@@ -257,10 +297,15 @@ class Residency:
 
 
 def bytes_on(device: Device, component: Component) -> int:
-    """Bytes of a component's weights in the device's precision; 0 for a tokenizer."""
-    return sum(_elements(file) for file in component.path.glob("*.safetensors")) * (
-        device.dtype.itemsize
-    )
+    """Bytes of a component's weights in its precision on the device; 0 for a tokenizer."""
+    dtype = torch.float32 if component.kind in ESTIMATOR_KINDS else device.dtype
+    elements = sum(_elements(file) for file in component.path.glob("*.safetensors"))
+    return elements * dtype.itemsize
+
+
+def estimator_key(name: str) -> str:
+    """How a depth estimator is called among the names of variants and ControlNets."""
+    return f"{_ESTIMATOR} {name}"
 
 
 def _elements(file: Path) -> int:

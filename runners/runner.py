@@ -14,6 +14,8 @@ from runners.messages import (
     Cancelled,
     CancelOrder,
     Done,
+    Estimated,
+    EstimateJob,
     Event,
     Failed,
     LoadOrder,
@@ -73,6 +75,19 @@ class SDXLRunner:
             self._host.pool.cancel(
                 CancelOrder(request_id=order.request_id, subscriber=order.subscriber)
             )
+
+    @bentoml.api
+    async def estimate(self, job: bytes) -> bytes:
+        """EstimateJob in; Estimated or Failed out."""
+        order = unpack(job, EstimateJob)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Estimated | Failed] = loop.create_future()
+
+        def told(outcome: Estimated | Failed) -> None:
+            loop.call_soon_threadsafe(answer.set_result, outcome)
+
+        self._host.pool.estimate(order, told)
+        return pack(await answer)
 
     @bentoml.api
     async def cancel(self, order: bytes) -> bytes:

@@ -14,6 +14,7 @@ from runners.budget import Budget
 from runners.compilation import Compiler
 from runners.device import Device
 from runners.engine import Engine, EngineConfig
+from runners.estimates import Estimates
 from runners.gpu_load import GpuLoad
 from runners.loader import Loader
 from runners.messages import PaintJob
@@ -43,6 +44,7 @@ class Station:
             max_queue_seconds=settings.max_queue_seconds,
         )
         self.engine = Engine(self._loader, device, share)
+        self.estimates = Estimates(self._loader, self.engine, share.max_queue)
         self.engine.call(compiler.settle)
 
     def load(self, model: str, controlnet: str) -> Future[None]:
@@ -60,6 +62,11 @@ class Station:
         absent_too = job.controlnet not in self.residency.controlnets
         return self.engine.snapshot()[2] + _LOAD_SECONDS * (absent + absent_too)
 
+    def seconds_until_estimate(self, estimator: str) -> float:
+        """When it would begin with a photograph: likewise."""
+        absent = estimator not in self.residency.estimators
+        return self.estimates.waiting() + self.engine.snapshot()[2] + _LOAD_SECONDS * absent
+
     def warm_up(
         self, variant: Variant, controlnet: ControlNet, sizes: Iterable[int]
     ) -> Mapping[int, float]:
@@ -76,3 +83,4 @@ class Station:
         """Stop after the current step."""
         self.engine.close()
         self._loader.close()
+        self.estimates.close()

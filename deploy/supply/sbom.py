@@ -27,7 +27,7 @@ def bill(catalog: Catalog) -> dict[str, Any]:
     packages = [_package(pin) for pin in pins(LOCK.read_text(encoding="utf-8"))]
     weights = [
         _weights(kind, name, spec)
-        for kind in ("models", "controlnets", "loras")
+        for kind in ("models", "controlnets", "loras", "depth_estimators")
         for name, spec in getattr(catalog, kind).items()
     ]
     content = json.dumps([packages, weights], sort_keys=True)

@@ -98,6 +98,32 @@ class LoraSpec(_Weights):
     """A LoRA in diffusers' or kohya's safetensors format."""
 
 
+class DepthEstimatorSpec(_Weights):
+    """What estimates the depth of a photograph."""
+
+    loader: Literal["transformers", "controlnet_aux"] = "transformers"
+    """`transformers`: a folder of one of its depth models; `controlnet_aux`: one safetensors file
+    with the names of that library's own network."""
+    detector: Literal["midas", "zoe"] | None = None
+    """Which of controlnet_aux's networks the file is of."""
+    gives: Literal["distance", "inverse_depth"] | None = None
+    """What a transformers model's numbers mean: large is far, or large is near."""
+
+    @pydantic_model_validator(mode="after")
+    def _says_what_it_is(self) -> DepthEstimatorSpec:
+        own, other = "gives", "detector"
+        if self.loader == "controlnet_aux":
+            own, other = other, own
+            if Path(self.source).suffix != ".safetensors":
+                raise ValueError("source: controlnet_aux needs one .safetensors file")
+        accepted = {"gives": "distance, inverse_depth", "detector": "midas, zoe"}[own]
+        if getattr(self, own) is None:
+            raise ValueError(f"{own}: loader {self.loader} needs one of {accepted}")
+        if getattr(self, other) is not None:
+            raise ValueError(f"{other}: must be left out with loader {self.loader}")
+        return self
+
+
 class EraSpec(_Frozen):
     """An era of human history: the LoRAs that paint it, and words that describe it."""
 
@@ -112,9 +138,12 @@ class Catalog(_Frozen):
     name: Name
     default_model: str
     default_controlnet: str
+    default_depth_estimator: str | None = None
+    """For photographs whose request names none; unset: the first."""
     models: dict[Name, VariantSpec] = Field(min_length=1)
     controlnets: dict[Name, ControlNetSpec] = Field(min_length=1)
     loras: dict[Name, LoraSpec] = Field(default_factory=dict)
+    depth_estimators: dict[Name, DepthEstimatorSpec] = Field(default_factory=dict)
     eras: dict[Name, EraSpec] = Field(default_factory=dict)
     dtype: Literal["float16", "bfloat16"] | None = None
     """Precision in which the networks are stored; unset: as their sources have them."""
@@ -127,6 +156,11 @@ class Catalog(_Frozen):
         if self.default_controlnet not in self.controlnets:
             raise ValueError(
                 f"default_controlnet: {self.default_controlnet!r} is not among controlnets"
+            )
+        estimator = self.default_depth_estimator
+        if estimator is not None and estimator not in self.depth_estimators:
+            raise ValueError(
+                f"default_depth_estimator: {estimator!r} is not among depth_estimators"
             )
         for era, spec in self.eras.items():
             if unknown := sorted(set(spec.loras) - set(self.loras)):

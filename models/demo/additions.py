@@ -1,4 +1,5 @@
-"""What comes after the base: LoRAs, the tiny decoder and the few-step students; each resumes."""
+"""What comes after the base: LoRAs, the tiny decoder, the few-step students, and what reads depth
+back out of their pictures; each resumes."""
 
 from __future__ import annotations
 
@@ -7,12 +8,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, GLPNForDepthEstimation
 
 from models.demo.denoiser import NOISE, Denoiser, noise_loss
 from models.demo.distillation import Goal, Student, distillation_losses
+from models.demo.estimator import (
+    SETTLING,
+    Examples,
+    estimator_losses,
+    make_estimator,
+    settle,
+)
 from models.demo.latents import LatentPool, draw_batch
 from models.demo.lora import LoraLearner, look_latents, save_lora
+from models.demo.painted import open_painted
 from models.demo.plan import Plan
 from models.demo.pools import Pool
 from models.demo.tiny_decoder import make_tiny_decoder, tiny_losses
@@ -106,3 +115,19 @@ def train_student(
     ema = train(name, student, losses_at, schedule, work / f"{name}.safetensors")
     ema.copy_to(student)
     return student.unet.eval().requires_grad_(False)
+
+
+def train_estimator(plan: Plan, pool: Pool, weights: Path, work: Path) -> GLPNForDepthEstimation:
+    """The depth estimator with its averaged weights; `weights` is an exported set, which paints a
+    part of the pictures that it learns from."""
+    examples = Examples(pool, open_painted(plan.painted, weights, work / "painted"))
+    torch.manual_seed(6)
+    estimator = make_estimator()
+
+    def losses_at(step: int) -> Losses:
+        return estimator_losses(estimator, examples, step, plan.estimator.steps)
+
+    ema = train("estimator", estimator, losses_at, plan.estimator, work / "estimator.safetensors")
+    ema.copy_to(estimator)
+    settle(estimator, examples, min(SETTLING, plan.estimator.steps))
+    return estimator.eval().requires_grad_(False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from models.demo.fields import Size
+from models.demo.painted import PaintedSpec
 from models.demo.pools import PoolSpec
 from models.demo.training import Schedule
 from models.demo.trajectories import TrajectorySpec
@@ -31,6 +32,8 @@ class Plan:
     trajectories: tuple[TrajectorySpec, ...]
     lightning: Schedule
     hyper: Schedule
+    painted: PaintedSpec
+    estimator: Schedule
 
 
 FULL = Plan(
@@ -58,6 +61,8 @@ FULL = Plan(
     ),
     lightning=Schedule(steps=1400, learning_rate=3e-4, ema=0.99),
     hyper=Schedule(steps=1600, learning_rate=3e-4, ema=0.99),
+    painted=PaintedSpec((256, 256), batches=40, batch=6, seed=6_000_000),
+    estimator=Schedule(steps=2400, learning_rate=2e-3, ema=0.998),
 )
 
 CONTINUED = replace(
@@ -88,4 +93,6 @@ MINIATURE = Plan(
     trajectories=(TrajectorySpec((128, 128), 2, 2),),
     lightning=Schedule(steps=2, learning_rate=1e-3, warmup=1, save_every=2, report_every=2),
     hyper=Schedule(steps=2, learning_rate=1e-3, warmup=1, save_every=2, report_every=2),
+    painted=PaintedSpec((128, 128), batches=1, batch=2, seed=6_000_000),
+    estimator=Schedule(steps=2, learning_rate=1e-3, warmup=1, save_every=2, report_every=2),
 )

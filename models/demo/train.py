@@ -6,11 +6,19 @@ import argparse
 import time
 from pathlib import Path
 
-from models.demo.additions import make_trajectories, train_lora, train_student, train_tiny
+from models.demo.additions import (
+    make_trajectories,
+    train_estimator,
+    train_lora,
+    train_student,
+    train_tiny,
+)
 from models.demo.distillation import hyper_goal, lightning_goal
+from models.demo.estimator import FOLDER, save_estimator
 from models.demo.export import DemoSet, export
 from models.demo.looks import LOOKS
 from models.demo.plan import CONTINUED, FULL, MINIATURE, Plan
+from models.demo.pools import open_pool
 from models.demo.stages import (
     encode_pools,
     open_pools,
@@ -63,6 +71,14 @@ def run(
     tell("students ready")
     export(DemoSet(autoencoder, base, tokenizer, tiny, students, loras), out)
     tell(f"{out} written")
+    save_estimator(train_estimator(plan, pools[1], out, work), out / FOLDER)
+    tell("depth estimator ready")
+
+
+def run_estimator(plan: Plan, work: Path, out: Path) -> None:
+    """The depth estimator alone, for the set in `out`, which stays as it is otherwise."""
+    pool = open_pool(plan.pools[1], work / "pools")
+    save_estimator(train_estimator(plan, pool, out, work), out / FOLDER)
 
 
 def main() -> None:
@@ -72,8 +88,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/demo-train"))
     parser.add_argument("--miniature", action="store_true", help="a few steps, to test the path")
     parser.add_argument("--start", type=Path, help="continue the set in this folder")
+    parser.add_argument(
+        "--estimator", action="store_true", help="only the depth estimator, of the set in --out"
+    )
     arguments = parser.parse_args()
     plan = MINIATURE if arguments.miniature else CONTINUED if arguments.start else FULL
+    if arguments.estimator:
+        run_estimator(plan, arguments.work, arguments.out)
+        return
     run(plan, arguments.work, arguments.out, start=arguments.start)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 
 ROUTES = [
-    "/generate", "/generate_stream", "/cancel", "/preload", "/unload", "/healthcheck", "/models",
+    "/generate", "/generate_stream", "/estimate_depth", "/cancel", "/preload", "/unload",
+    "/healthcheck", "/models",
 ]  # fmt: skip
 VALID: dict[str, Any] = {"prompt": "hills", "mock_depth": True, "steps": 1, "cfg": 1, "width": 256}
 JSON = {"Content-Type": "application/json"}

@@ -16,9 +16,11 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
+from PIL import Image
 from schemathesis import GenerationMode
 
 from tests.integration.harm import TELLTALES
+from tests.pictures import encoded, hill
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
 FOUND = json.loads((Path(__file__).parent / "found_cases.json").read_text())
@@ -28,9 +30,11 @@ CHEAP = {
     "height": (256, 256, 2048), "num_images": (1, 1, 4),
 }  # fmt: skip
 BUSY = {429, 503}
+PHOTOGRAPH = encoded(Image.fromarray(hill()))
 OPERATIONS = [
-    ("POST", "/generate"), ("POST", "/generate_stream"), ("POST", "/cancel"), ("POST", "/preload"),
-    ("POST", "/unload"), ("POST", "/healthcheck"), ("POST", "/models"), ("GET", "/healthcheck"),
+    ("POST", "/generate"), ("POST", "/generate_stream"), ("POST", "/estimate_depth"),
+    ("POST", "/cancel"), ("POST", "/preload"), ("POST", "/unload"),
+    ("POST", "/healthcheck"), ("POST", "/models"), ("GET", "/healthcheck"),
     ("GET", "/models"), ("GET", "/livez"), ("GET", "/healthz"), ("GET", "/readyz"),
     ("GET", "/metrics"),
 ]  # fmt: skip
@@ -66,7 +70,7 @@ def test_every_answer_keeps_the_contract(
         if isinstance(case.body, dict):
             if mode is GenerationMode.POSITIVE:
                 case.body = possible(path, case.body)
-            if "generate" in path:
+            if "generate" in path or "estimate" in path:
                 case.body = {**case.body, **cheaper(case.body)}
             # Somebody else's work is under way on the same service.
             case.body.pop("all", None)
@@ -92,6 +96,8 @@ def possible(path: str, body: dict[str, Any]) -> dict[str, Any]:
     if path in {"/preload", "/unload"}:
         return {"controlnet": "sdxl_small"}
     rest = {name: value for name, value in body.items() if name not in beyond}
+    if path == "/estimate_depth":
+        return {**rest, "image_b64": PHOTOGRAPH}
     return {**rest, "mock_depth": True} if "prompt" in rest else rest
 
 

@@ -177,8 +177,11 @@ def test_routes_that_are_none(
 
 @pytest.mark.parametrize(
     "path",
-    ["/generate", "/generate_stream", "/cancel", "/preload", "/unload", "/healthcheck", "/models"],
-)
+    [
+        "/generate", "/generate_stream", "/estimate_depth", "/cancel", "/preload", "/unload",
+        "/healthcheck", "/models",
+    ],
+)  # fmt: skip
 def test_pickle_is_refused_everywhere(client: httpx.Client, path: str) -> None:
     headers = {"Content-Type": "application/vnd.bentoml+pickle"}
     response = client.post(path, content=b"\x80\x04N.", headers=headers)

@@ -154,9 +154,8 @@ def test_the_installations_payload(client: httpx.Client) -> None:
 
 def test_documentation_names_every_route_and_field(client: httpx.Client) -> None:
     document = client.get("/docs.json").json()
-    assert {"/generate", "/generate_stream", "/cancel", "/preload", "/unload"} <= set(
-        document["paths"]
-    )
+    routes = {"/generate", "/generate_stream", "/estimate_depth", "/cancel", "/preload", "/unload"}
+    assert routes <= set(document["paths"])
     assert set(document["paths"]["/healthcheck"]) >= {"get", "post"}
     text = json.dumps(document)
     for field in ("depth_map_b64", "control_guidance_end", "multiple of 8", "latest wins"):
@@ -166,5 +165,8 @@ def test_documentation_names_every_route_and_field(client: httpx.Client) -> None
     answers = document["paths"]["/generate"]["post"]["responses"]
     assert set(answers) == {"200", *["400", "401", "409", "413", "415", "429", "500", "503", "504"]}
     assert "image/png" in answers["200"]["content"]
+    estimated = document["paths"]["/estimate_depth"]["post"]["responses"]
+    assert set(estimated) == set(answers)
+    assert set(estimated["200"]["content"]) == {"application/json", "image/png"}
     referenced = set(re.findall(r"#/components/schemas/([^\"]+)", text))
     assert referenced <= set(document["components"]["schemas"])

@@ -23,7 +23,10 @@ def bearer(token: str) -> Headers:
 
 
 NOBODY = Headers({})
-ROUTES = ("/generate", "/generate_stream", "/models", "/cancel", "/docs.json", "/metrics", "/x")
+ROUTES = (
+    "/generate", "/generate_stream", "/estimate_depth", "/models", "/cancel", "/docs.json",
+    "/metrics", "/x",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthcheck"])

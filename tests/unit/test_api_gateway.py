@@ -15,6 +15,8 @@ from runners.messages import (
     Cancelled,
     CancelOrder,
     Done,
+    Estimated,
+    EstimateJob,
     Event,
     Failed,
     LoadOrder,
@@ -29,6 +31,7 @@ from runners.messages import (
 )
 from tests.unit.test_messages import JOB
 
+PHOTOGRAPH = EstimateJob("r", "s", "relief", bytes(12), 2, 2)
 DONE = Done((b"picture",), "png", "EulerDiscreteScheduler", {})
 
 
@@ -43,6 +46,8 @@ class FakeRunner:
         self.orders: list[CancelOrder] = []
         self.status_delay = 0.0
         self.load_error: str | None = None
+        self.estimating = 0
+        self.heard_out = asyncio.Event()
 
     async def paint(self, job: bytes) -> AsyncGenerator[bytes, None]:
         self.jobs.append(unpack(job, PaintJob))
@@ -53,6 +58,15 @@ class FakeRunner:
             raise aiohttp.ServerDisconnectedError
         if self.hangs:
             await asyncio.sleep(60)
+
+    async def estimate(self, job: bytes) -> bytes:
+        assert unpack(job, EstimateJob) == PHOTOGRAPH
+        self.estimating += 1
+        if self.dies:
+            raise aiohttp.ServerDisconnectedError
+        if self.hangs:
+            await self.heard_out.wait()
+        return b"".join(map(pack, self.events)) or pack(Estimated(b"abcd", 0.1))
 
     async def cancel(self, order: bytes) -> bytes:
         self.orders.append(unpack(order, CancelOrder))
@@ -125,6 +139,51 @@ async def test_a_caller_who_hangs_up_frees_the_runner() -> None:
         await Gateway(runner).paint(JOB, leaves)
     await asyncio.sleep(0.05)
     assert runner.orders == [CancelOrder(request_id="r", subscriber="s")]
+
+
+async def test_the_depth_of_a_photograph() -> None:
+    runner = FakeRunner()
+    assert await Gateway(runner).estimate(PHOTOGRAPH, stays) == b"abcd"
+    await asyncio.sleep(0.05)
+    assert runner.orders == []
+
+
+@pytest.mark.parametrize(
+    ("runner", "status", "code"),
+    [
+        (FakeRunner(Failed("out_of_memory", "m", 5.0)), 503, "out_of_memory"),
+        (FakeRunner(Failed("overloaded", "m", 2.0)), 429, "overloaded"),
+        (FakeRunner(Failed("internal", "secret")), 500, "internal"),
+        (FakeRunner(dies=True), 503, "runner_lost"),
+        (FakeRunner(Started()), 503, "runner_lost"),
+    ],
+)
+async def test_an_estimate_that_fails(runner: FakeRunner, status: int, code: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        await Gateway(runner).estimate(PHOTOGRAPH, stays)
+    assert (caught.value.status, caught.value.code) == (status, code)
+    assert b"secret" not in caught.value.response("r").body
+
+
+@pytest.mark.parametrize("by_task", [True, False])
+async def test_leaving_an_estimate_frees_the_runner_and_hears_it_out(by_task: bool) -> None:
+    runner = FakeRunner(hangs=True)
+    gateway = Gateway(runner)
+
+    async def leaves() -> bool:
+        return runner.estimating > 0 and not by_task
+
+    call = asyncio.create_task(gateway.estimate(PHOTOGRAPH, leaves))
+    if by_task:
+        await asyncio.sleep(0.05)
+        call.cancel()
+    with pytest.raises((Conflict, asyncio.CancelledError)):
+        await call
+    await asyncio.sleep(0.05)
+    assert runner.orders == [CancelOrder(request_id="r", subscriber="s")]
+    runner.heard_out.set()
+    await asyncio.sleep(0.05)
+    assert not gateway._tasks
 
 
 async def test_leaving_a_stream_frees_the_runner() -> None:

@@ -74,6 +74,31 @@ def test_the_first_frame_of_an_animation_counts() -> None:
     assert np.abs(decoded(text).astype(int) - HILL).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("own", "wanted", "size"),
+    [
+        ((640, 480), (None, None), (640, 480)),
+        ((645, 479), (None, None), (648, 480)),
+        ((4096, 3072), (None, None), (2048, 1536)),
+        ((64, 48), (None, None), (344, 256)),
+        ((1, 1), (None, None), (256, 256)),
+        ((3000, 1), (None, None), (2048, 256)),
+        ((1, 3000), (None, None), (256, 2048)),
+        ((640, 480), (320, None), (320, 256)),
+        ((640, 480), (1280, None), (1280, 960)),
+        ((640, 480), (None, 960), (1280, 960)),
+        ((640, 480), (512, 1024), (512, 1024)),
+    ],
+)
+def test_a_photograph_has_its_own_size_within_bounds(
+    own: tuple[int, int], wanted: tuple[int | None, int | None], size: tuple[int, int]
+) -> None:
+    photograph = decode_image(encoded(Image.new("RGB", own, (9, 99, 200))), *wanted)
+    assert (photograph.width, photograph.height) == size
+    assert len(photograph.pixels) == size[0] * size[1] * 3
+    assert photograph.pixels[:3] == bytes((9, 99, 200))
+
+
 def test_resized_to_the_output() -> None:
     large = decoded(encoded(Image.fromarray(hill(640, 480))), 64, 48)
     assert np.abs(large.astype(int) - HILL).max() <= 8

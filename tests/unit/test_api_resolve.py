@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from api.errors import InvalidRequest, UnknownName
+from api.errors import InvalidRequest, Unavailable, UnknownName
 from api.provenance import parameters
 from api.requests import SCHEDULERS, GenerateRequest
 from api.resolve import Resolved, Resolver
@@ -25,7 +25,10 @@ def shelf(found: Inventory, fetching: bool = False) -> Shelf:
     return Shelf(CATALOG, fetching, found)
 
 
-def inventory(loras: tuple[str, ...] = ("drone", "experimance")) -> Inventory:
+def inventory(
+    loras: tuple[str, ...] = ("drone", "experimance"),
+    estimators: tuple[str, ...] = ("depth_anything", "zoe"),
+) -> Inventory:
     def entries(section: Any, names: Any) -> dict[str, Entry]:
         return {name: Entry(section, name, f"{name}:1", "1", {}) for name in names}
 
@@ -33,6 +36,7 @@ def inventory(loras: tuple[str, ...] = ("drone", "experimance")) -> Inventory:
         entries("models", ("lightning", "base")),
         entries("controlnets", ("sdxl_small",)),
         entries("loras", loras),
+        entries("depth_estimators", estimators),
     )
 
 
@@ -69,6 +73,11 @@ def test_seeds_are_drawn_anew() -> None:
         ({"controlnet": "canny"}, "unknown_controlnet", "sdxl_small"),
         ({"era": "baroque"}, "unknown_era", "wilderness"),
         ({"loras": [{"name": "pixel"}]}, "unknown_lora", "drone, experimance"),
+        (
+            {"depth_estimator": "midas", "image_b64": "A", "mock_depth": False},
+            "unknown_depth_estimator",
+            "depth_anything, zoe",
+        ),
     ],
 )
 def test_unknown_names_are_told_the_known(fields: dict[str, Any], code: str, listed: str) -> None:
@@ -76,6 +85,36 @@ def test_unknown_names_are_told_the_known(fields: dict[str, Any], code: str, lis
         resolved(**fields)
     assert caught.value.code == code
     assert caught.value.detail[0].field == next(iter(fields))
+
+
+def test_the_depth_of_a_photograph_is_estimated_by_the_default() -> None:
+    photograph = {"image_b64": "A", "mock_depth": False}
+    assert resolved(**photograph).depth_estimator == "depth_anything"
+    assert resolved(**photograph).job.controlnet_strength == 0.8
+    assert resolved(**photograph, depth_estimator="zoe").depth_estimator == "zoe"
+    only = Resolver(CATALOG, shelf(inventory(estimators=("zoe",))))
+    assert resolved(only, **photograph).depth_estimator == "zoe"
+    assert only.default_depth_estimator == "zoe"
+    unnamed = CATALOG.model_copy(update={"default_depth_estimator": None})
+    first = Resolver(unnamed, Shelf(unnamed, False, inventory()))
+    assert first.default_depth_estimator == "depth_anything"
+
+
+def test_without_estimators_the_message_names_the_field() -> None:
+    photograph = {"image_b64": "A", "mock_depth": False}
+    bare = CATALOG.model_copy(update={"depth_estimators": {}, "default_depth_estimator": None})
+    without = Resolver(bare, Shelf(bare, False, inventory(estimators=())))
+    with pytest.raises(InvalidRequest, match="depth_estimator: this catalog has none") as caught:
+        resolved(without, **photograph)
+    assert (caught.value.status, caught.value.detail[0].field) == (400, "depth_estimator")
+    assert without.default_depth_estimator is None
+    empty = Resolver(CATALOG, shelf(inventory(estimators=())))
+    with pytest.raises(UnknownName, match="none, for no depth_estimator is in the store"):
+        resolved(empty, **photograph)
+    assert empty.default_depth_estimator is None
+    fetching = Resolver(CATALOG, shelf(inventory(estimators=()), fetching=True))
+    with pytest.raises(Unavailable, match="depth_estimator is still being fetched"):
+        fetching.depth_estimator(None)
 
 
 def test_without_any_lora_the_message_says_so() -> None:

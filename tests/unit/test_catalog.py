@@ -43,7 +43,8 @@ def test_both_catalogs_know_the_same_eras_with_the_same_loras() -> None:
 
 def test_the_demo_set_lies_in_the_repository() -> None:
     catalog = load_catalog("demo")
-    for spec in (*catalog.models.values(), *catalog.controlnets.values(), *catalog.loras.values()):
+    sections = (catalog.models, catalog.controlnets, catalog.loras, catalog.depth_estimators)
+    for spec in (spec for section in sections for spec in section.values()):
         assert Path(parse_source(spec.source, catalog.folder).path).exists()
 
 
@@ -59,6 +60,21 @@ def test_the_demo_set_lies_in_the_repository() -> None:
         ("loras = { drone = 0.8", "loras = { dron = 0.8", "dron"),
         ("[eras.modern]", "[eras.modern]\ncolour = 1", "eras.modern.colour"),
         ('unet = "file:', 'unet = "ftp:', "models.lightning.unet"),
+        ('default_depth_estimator = "relief"', 'default_depth_estimator = "x"', "'x' is not among"),
+        ('gives = "distance"', "", "gives: loader transformers needs one of distance, inverse_"),
+        ('gives = "distance"', 'gives = "far"', "depth_estimators.relief.gives"),
+        ('gives = "distance"', 'loader = "onnx"', "depth_estimators.relief.loader"),
+        ('gives = "distance"', 'loader = "controlnet_aux"', "source: controlnet_aux needs one"),
+        (
+            'depth_estimator"\nlicence = "Apache-2.0"',
+            'x.safetensors"\nlicence = "x"\nloader = "controlnet_aux"',
+            "detector: loader controlnet_aux needs one of midas, zoe",
+        ),
+        (
+            'depth_estimator"\nlicence = "Apache-2.0"',
+            'x.safetensors"\nlicence = "x"\nloader = "controlnet_aux"\ndetector = "zoe"',
+            "gives: must be left out with loader controlnet_aux",
+        ),
         ('tiny_decoder = "file:', 'tiny_decoder = "', "models.lightning.tiny_decoder"),
     ],
 )

@@ -64,6 +64,27 @@ def test_what_does_not_suffice_is_named(part: Part, names: list[str], said: str)
         select(part, names, "float16")
 
 
+def test_an_estimator_comes_whole_and_with_its_processors_settings() -> None:
+    names = [
+        "README.md",
+        "config.json",
+        "model.fp16.safetensors",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "pytorch_model.bin",
+    ]
+    part = Part("depth_estimator", "hf://owner/repo")
+    chosen = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert select(part, names, "float16") == chosen
+    assert select(part, names[:-2], None) == chosen[:-1]
+    with pytest.raises(SourceError, match=r"pytorch_model.bin: only safetensors weights"):
+        select(part, ["config.json", "pytorch_model.bin"], None)
+    detector = Part("depth_detector", "file:midas.safetensors")
+    assert select(detector, ["midas.safetensors"], "float16") == ["midas.safetensors"]
+    with pytest.raises(SourceError, match="not a safetensors file"):
+        select(detector, ["ZoeD_M12_N.pt"], None)
+
+
 def test_the_production_set_shares_what_it_can() -> None:
     catalog = load_catalog("experimance")
     parts = {

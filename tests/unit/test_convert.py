@@ -286,6 +286,10 @@ def folder_with(tmp_path: Path, config: dict[str, Any], *files: str) -> Path:
         ("vae", {}, ["pytorch_model.bin"], "pytorch_model.bin: a pickle"),
         ("vae", {}, ["a.safetensors", "b.safetensors"], "several"),
         ("text_encoder", {"model_type": "t5"}, [], "one of t5"),
+        ("depth_estimator", {"model_type": "vit"}, [], "one of vit; accepted: depth_anything"),
+        ("depth_estimator", {}, [], "one of None; accepted"),
+        ("depth_estimator", {"model_type": "dpt", "auto_map": {}}, [], "code of its own"),
+        ("depth_estimator", {"model_type": "dpt"}, [], "no safetensors file"),
     ],
 )
 def test_components_that_are_not_what_they_should_be(
@@ -304,6 +308,26 @@ def test_shards_stay_in_their_folder(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
     with pytest.raises(WeightsError, match=r"gone.safetensors missing"):
         normalize_component("vae", folder, tmp_path / "t", None)
+
+
+def test_an_estimator_keeps_what_it_is_without_noise(tmp_path: Path) -> None:
+    config = {
+        "model_type": "dpt",
+        "architectures": ["DPTForDepthEstimation"],
+        "torch_dtype": "float32",
+        "use_pretrained_backbone": True,
+        "backbone_config": {"hidden_size": 32},
+    }
+    folder = folder_with(tmp_path, config, "model.safetensors")
+    (folder / "preprocessor_config.json").write_text('{"size": 64,  "do_pad": true}')
+    normalize_component("depth_estimator", folder, tmp_path / "t", None)
+    files = {path.name for path in (tmp_path / "t").iterdir()}
+    assert files == {"config.json", "model.safetensors", "preprocessor_config.json"}
+    made = json.loads((tmp_path / "t" / "config.json").read_text())
+    assert made == {"model_type": "dpt", "backbone_config": {"hidden_size": 32}}
+    (folder / "preprocessor_config.json").write_text("[]")
+    with pytest.raises(WeightsError, match=r"preprocessor_config.json is not an object"):
+        normalize_component("depth_estimator", folder, tmp_path / "u", None)
 
 
 def test_embedded_configurations_are_where_conversion_looks() -> None:

@@ -18,7 +18,9 @@ from models.demo.pools import PoolSpec, open_pool
 from models.demo.train import run
 from models.demo.training import Schedule, train
 
-PARTS = {"unet", "controlnet", "vae", "lightning", "hyper", "tiny_decoder", "loras"}
+PARTS = {
+    "unet", "controlnet", "vae", "lightning", "hyper", "tiny_decoder", "loras", "depth_estimator",
+}  # fmt: skip
 
 
 def test_a_resumed_run_gives_the_same_files(tmp_path: Path) -> None:
@@ -26,7 +28,7 @@ def test_a_resumed_run_gives_the_same_files(tmp_path: Path) -> None:
     run(MINIATURE, whole, tmp_path / "a")
     # The same data, so that only the training itself is compared.
     broken.mkdir()
-    for name in ("pools", "latents", "autoencoder.safetensors"):
+    for name in ("pools", "latents", "painted", "autoencoder.safetensors"):
         (whole / name).rename(broken / name)
     run(MINIATURE, broken, tmp_path / "b", stop_after=2)
     run(MINIATURE, broken, tmp_path / "b")

@@ -12,6 +12,8 @@ from runners.messages import (
     Cancelled,
     CancelOrder,
     Done,
+    Estimated,
+    EstimateJob,
     Failed,
     LoadOrder,
     LoadOutcome,
@@ -40,6 +42,7 @@ MESSAGES: list[Message] = [
     JOB, Queued(3), Started(), Step(1, 6, b"jpeg"), Step(2, 6),
     Done((b"a", b"", b"ccc"), "png", "E", {}, {"seed": 3}),
     Failed("overloaded", "later", 2.5), CancelOrder(session="s"), Cancelled(("a", "b")),
+    EstimateJob("r", "s", "relief", bytes(range(12)), 2, 2), Estimated(b"abcd", 0.5),
     LoadOrder("base"), LoadOutcome("ok", ("base",), (), 0.1), RunnerStatus("ready"),
 ]  # fmt: skip
 

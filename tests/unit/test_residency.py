@@ -104,6 +104,26 @@ def test_what_cannot_fit_alone_is_named(shelf: Shelf) -> None:
     assert "model base" in residency.errors
 
 
+def test_an_estimator_counts_leaves_and_comes_back(shelf: Shelf) -> None:
+    entry = shelf.inventory.depth_estimators["relief"]
+    (needed,) = (bytes_on(DEVICE, part) for part in entry.components.values())
+    residency = residency_of(shelf, bytes_of(shelf, "base") + needed // 2)
+    first = residency.load_estimator("relief")
+    assert residency.resident_bytes["depth_estimator"] == residency.held
+    assert abs(residency.held - needed) < 1000
+    picture = np.arange(256 * 256 * 3, dtype=np.uint8).reshape(256, 256, 3)
+    depth = first.estimate(picture)
+    ask(residency, "base")
+    assert not residency.estimators
+    assert "depth_estimator" not in residency.resident_bytes
+    used = {"depth_estimator relief"}
+    residency.in_use = lambda: used
+    again = residency.load_estimator("relief")
+    assert set(residency.estimators) == {"relief"}
+    assert not residency.variants
+    np.testing.assert_array_equal(again.estimate(picture), depth)
+
+
 def test_loras_leave_with_their_variant(shelf: Shelf) -> None:
     residency = residency_of(shelf, bytes_of(shelf, "base") + 10_000)
     ask(residency, "base")

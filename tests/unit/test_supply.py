@@ -93,7 +93,8 @@ def test_the_bill_has_every_package_and_every_weight(tmp_path: Path) -> None:
     assert len(packages) == len(pins(LOCK.read_text()))
     catalog = load_catalog("experimance")
     weights = {p["name"] for p in bill["components"] if p["type"] == "machine-learning-model"}
-    assert weights == {*catalog.models, *catalog.controlnets, *catalog.loras}
+    sections = (catalog.models, catalog.controlnets, catalog.loras, catalog.depth_estimators)
+    assert weights == {name for section in sections for name in section}
     refs = [part["bom-ref"] for part in bill["components"]]
     assert len(set(refs)) == len(refs)
     assert sbom.bill(catalog) == bill

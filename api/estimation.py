@@ -1,0 +1,88 @@
+"""What the route of depth estimates does: resolve, decode, estimate, answer."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+import uuid
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.account import Account
+from api.errors import ApiError, Internal
+from api.images import encode_depth
+from api.preparation import Preparations
+from api.requests import EstimateRequest
+from api.resolve import Resolver
+from api.responses import EstimateResponse
+from runners.messages import EstimateJob
+
+log = structlog.get_logger(__name__)
+
+_PNG = "image/png"
+_OTHERS = {"application/json", "*/*"}
+
+
+class Estimation:
+    """Answers requests for the depth of photographs."""
+
+    def __init__(self, resolver: Resolver, preparations: Preparations) -> None:
+        self._resolver = resolver
+        self._preparations = preparations
+
+    async def answer(self, request: EstimateRequest, http: Request) -> Response | EstimateResponse:
+        """The map as JSON, as itself if the caller accepts a PNG, or an error."""
+        arrived = time.monotonic()
+        request_id = str(http.state.id)
+        account: Account = http.state.account
+        try:
+            estimator = self._resolver.depth_estimator(request.depth_estimator)
+            account.resolved(estimator)
+            job = EstimateJob(
+                request_id=request_id,
+                subscriber=uuid.uuid4().hex,
+                estimator=estimator,
+                image=b"",
+                width=0,
+                height=0,
+                arrived=arrived,
+                traceparent=account.traceparent,
+            )
+            depth, width, height = await self._preparations.estimate(
+                request, job, http.is_disconnected
+            )
+            png = await asyncio.to_thread(encode_depth, depth.pixels, width, height)
+        except ApiError as error:
+            log.info("refused", error=error.code, message=error.message)
+            account.failed(error.code)
+            return error.response(request_id)
+        except Exception:
+            log.exception("request failed")
+            account.failed(Internal.code)
+            return Internal().response(request_id)
+        account.succeeded()
+        seconds = round(time.monotonic() - arrived, 4)
+        if _accepts_png(http):
+            headers = {"X-Request-Id": request_id, "X-Depth-Estimator": estimator}
+            return Response(png, media_type=_PNG, headers=headers)
+        return EstimateResponse(
+            depth_map_b64=base64.b64encode(png).decode("ascii"),
+            depth_estimator=estimator,
+            width=width,
+            height=height,
+            seconds=seconds,
+            request_id=request_id,
+            warnings=list(depth.warnings),
+        )
+
+
+def _accepts_png(http: Request) -> bool:
+    """Whether the Accept header names a PNG before JSON or anything."""
+    for item in http.headers.get("accept", "").split(","):
+        media_type = item.partition(";")[0].strip().lower()
+        if media_type == _PNG or media_type in _OTHERS:
+            return media_type == _PNG
+    return False
