@@ -72,6 +72,21 @@ def test_a_picture_to_start_from(service: Client) -> None:
     assert distance(near) < distance(far) / 2
 
 
+def test_the_depth_of_a_photograph(service: Client) -> None:
+    photograph = service.generate("hills", hill(256, 256), era="wilderness", **TWO_STEPS).image
+    depth = service.estimate_depth(photograph)
+    assert depth.estimator in service.models().depth_estimators
+    assert (depth.image.mode, depth.image.size) == ("L", (256, 256))
+    other = service.estimate_depth(photograph, width=264, height=512, invert_depth=True)
+    assert other.image.size == (264, 512)
+    upright, inverted = (np.asarray(each.image.resize((64, 64)), float) for each in (depth, other))
+    assert np.corrcoef(upright.ravel(), inverted.ravel())[0, 1] < -0.9
+    picture = service.generate("hills", image=photograph, return_depth=True, **TWO_STEPS)
+    assert picture.metadata["depth_estimator"] == depth.estimator
+    assert picture.depth is not None
+    assert (np.asarray(picture.depth) == np.asarray(depth.image)).all()
+
+
 def test_events(service: Client) -> None:
     heard = list(service.stream("hills", "mock", model="base", steps=12, seed=5))
     assert [type(event) for event in heard[:2]] == [Queued, Started]

@@ -124,11 +124,13 @@ def test_odd_depth_is_warned_of(run: Run, folder: Path) -> None:
         ([DEPTH, "-m", "base", "--invert-depth", "--photo", DEPTH, "--strength", 0.6], []),
         (["--mock-depth", "-m", "base", "--cfg", 3, "-n", "sea", "--karras"], []),
         (["--photo", DEPTH, "--strength", 0.4, "-m", "hyper", "--decoder", "tiny"], []),
+        (["--photo", DEPTH, "-e", "ruins", "--normalize-depth"], []),
+        (["--photo", DEPTH, "--invert-depth", "--no-embed-inputs"], ["--image", DEPTH]),
         ([DEPTH, "--no-embed-inputs", "--width", 264], ["--depth", DEPTH]),
         ([DEPTH, "--format", "webp", "--normalize-depth"], ["--depth", DEPTH]),
     ],
     ids=["lightning", "hyper, LoRAs, two", "base, image to image", "base, mock", "photo",
-         "without inputs", "WebP"],
+         "estimated", "estimated again", "without inputs", "WebP"],
 )  # fmt: skip
 def test_redo_paints_the_same(
     run: Run, folder: Path, options: list[object], again: list[object]
@@ -161,6 +163,18 @@ def test_redo_of_what_was_changed(run: Run, folder: Path) -> None:
     assert re.search(r"differs in 0\.002% of its pixels, by \d+ of 255", outcome.stderr)
     later = run("redo", "c.png", "--depth", DEPTH)
     assert "software was older 0.0.1 and is experimance-controlnet" in later.stderr
+
+
+def test_estimate(run: Run, folder: Path) -> None:
+    options = ("--width", 264, "--height", 256)
+    assert run("estimate", DEPTH, *options).stdout == "depth-depth.png\n"
+    assert Image.open("depth-depth.png").size == (264, 256)
+    assert "depth-depth.png exists" in run("estimate", DEPTH, status=1).stderr
+    told = json.loads(run("estimate", DEPTH, *options, "-o", "b.png", "--json").stdout)
+    assert (told["file"], told["width"], told["depth_estimator"]) == ("b.png", 264, "relief")
+    run("estimate", DEPTH, "-o", "b.jpg", status=2)
+    unknown = run("estimate", DEPTH, "--estimator", "none", "-o", "c.png", status=1)
+    assert "accepted: relief" in unknown.stderr
 
 
 def test_show(run: Run, folder: Path) -> None:
