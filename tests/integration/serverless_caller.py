@@ -10,8 +10,9 @@ import sys
 from typing import Any
 
 import PIL
-from experimance import Client, Done, ServerlessClient, errors
 from vastai import CoroutineServerless
+
+from experimance import Client, Done, ServerlessClient, errors
 
 
 def main(platform: str, picture: str) -> None:

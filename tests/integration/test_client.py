@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from experimance import AsyncClient, Client, Done, Picture, Queued, Started, Step, errors
 from PIL import Image
 
 from benchmarks.server import free_port
+from experimance import AsyncClient, Client, Done, Picture, Queued, Started, Step, errors
 from tests.integration.calls import QUICK, SLOW
 from tests.pictures import hill
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experimance import Client
-from experimance.command import app
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner, Result
 
 from benchmarks.server import ROOT, free_port
+from experimance import Client
+from experimance.command import app
 from tests.integration.passing_on import passing_on
 from tests.pictures import hill
 

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import httpx2
 import pytest
-from experimance import AsyncClient, Client
 from PIL import Image
+
+from experimance import AsyncClient, Client
 
 Handler = Callable[[httpx2.Request], httpx2.Response]
 Kind = Literal["sync", "async"]

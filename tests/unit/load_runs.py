@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+
 from experimance.load.clock import Clock
 from experimance.load.draft import Drafter
 from experimance.load.ledger import Ledger

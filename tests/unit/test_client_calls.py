@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from experimance import AsyncClient, Client, errors
 
+from experimance import AsyncClient, Client, errors
 from tests.unit.client_service import Answers, Asker, painted, picture_file, refused
 
 GOOD = httpx2.Response(200, json=painted())

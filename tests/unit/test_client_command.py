@@ -10,6 +10,10 @@ from typing import Annotated, Any
 
 import pytest
 import typer
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
 from experimance import errors
 from experimance.command import app, naming
 from experimance.command.axes import axis
@@ -22,10 +26,6 @@ from experimance.command.pictures_in import depth_files, depth_or_mock
 from experimance.command.redo import compared, fields_of
 from experimance.command.terminal_picture import TerminalPicture, protocol_of
 from experimance.picture import Picture
-from PIL import Image
-from rich.console import Console
-from typer.testing import CliRunner
-
 from tests.unit.client_service import picture_file
 
 VALUES = {"stem": "hill", "era": "ruins", "model": "base", "seed": "7", "ext": "png"}

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import httpx2
 import pytest
-from experimance import AsyncClient, errors
-from experimance.command.painting_options import Painting
-from experimance.command.redo import NOT_FIELDS
-from experimance.fields import Fields
-from experimance.parameters import DEPTH_CHUNK, START_CHUNK
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,6 +13,11 @@ from api.errors import STATUSES
 from api.middleware import ContractMiddleware
 from api.provenance import parameters
 from api.requests import GenerateRequest
+from experimance import AsyncClient, errors
+from experimance.command.painting_options import Painting
+from experimance.command.redo import NOT_FIELDS
+from experimance.fields import Fields
+from experimance.parameters import DEPTH_CHUNK, START_CHUNK
 from runners import encode
 from tests.unit.client_service import painted
 from tests.unit.test_api_resolve import resolved

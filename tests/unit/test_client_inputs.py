@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from api.images import decode_depth, decode_image
 from experimance import Picture
 from experimance.errors import InvalidInput
 from experimance.inputs import encoded, file_of
 from experimance.parameters import embedded_inputs, read_parameters
-from PIL import Image
-
-from api.images import decode_depth, decode_image
 from runners.encode import DEPTH_CHUNK, encode_picture
 from tests.pictures import hill
 from tests.unit.client_service import picture_file

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+
 from experimance import AsyncServerlessClient, Client, Done, Queued, Started, Step, errors
 from experimance.serverless import ServerlessClient
-
 from tests.unit.client_service import painted
 
 ERROR = {"success": False, "error": "unknown_model", "error_message": "model: no", "detail": []}

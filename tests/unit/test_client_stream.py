@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from experimance import AsyncClient, Client, Done, Queued, Started, Step, errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experimance import AsyncClient, Client, Done, Queued, Started, Step, errors
 from tests.unit.client_service import Answers, Asker, events, painted, picture_file
 
 PREVIEW = base64.b64encode(picture_file("blue", "JPEG")).decode()

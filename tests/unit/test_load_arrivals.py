@@ -6,11 +6,12 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from experimance.load.arrivals import arrivals
 from experimance.load.misuse import Misuse
 from experimance.load.shape import Shape, Stage, seconds_of
-from hypothesis import given
-from hypothesis import strategies as st
 
 LEVELS = st.floats(0, 50).map(lambda level: round(level, 2))
 STAGES = st.lists(st.builds(Stage, st.floats(0.5, 20), LEVELS, LEVELS), min_size=1, max_size=5)

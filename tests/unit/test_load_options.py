@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from experimance.load.command import load
 from typer.testing import CliRunner
 
 from benchmarks.server import ROOT
+from experimance.load.command import load
 
 APP = typer.Typer()
 APP.command()(load)

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from experimance.load.percentiles import Spread, percentile
 from hypothesis import given
 from hypothesis import strategies as st
+
+from experimance.load.percentiles import Spread, percentile
 
 VALUES = st.lists(st.floats(0, 1000), min_size=1, max_size=200)
 

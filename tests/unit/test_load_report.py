@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+
 from experimance.load.clock import Clock
 from experimance.load.expectation import expectation
 from experimance.load.health import HealthSample, HealthWatch
@@ -22,7 +23,6 @@ from experimance.load.outcomes import Ending
 from experimance.load.page import page_of
 from experimance.load.results import Results
 from experimance.load.summary import Figures
-
 from tests.unit.load_runs import plan, traffic
 
 MIX = """

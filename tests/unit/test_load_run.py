@@ -9,14 +9,14 @@ from collections import Counter
 import httpx2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from experimance.load.ledger import Ledger, Record
 from experimance.load.outcomes import Ending
 from experimance.load.percentiles import percentile
 from experimance.load.run import Run
 from experimance.load.summary import Figures, measured
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.unit.load_runs import (
     PLAIN,
     TIMINGS,

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from api.requests import GenerateRequest
 from experimance.load.draft import Draft, Drafter
 from experimance.load.misuse import Misuse
 from experimance.load.plan import plan_of
 from experimance.load.scenario import parse_traffic, read_traffic, shipped
-from PIL import Image
-
-from api.requests import GenerateRequest
 from models.catalog import load_catalog
 from tests.unit.load_runs import traffic
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Annotated
 
 import typer
@@ -17,6 +16,7 @@ from experimance.command.models import models
 from experimance.command.redo import redo
 from experimance.command.show import show
 from experimance.command.watch import watch
+from experimance.load.command import load
 from experimance.version import __version__
 
 app = typer.Typer(
@@ -41,14 +41,9 @@ for command, panel in (
     (health, _RUNNING),
     (preload, _RUNNING),
     (unload, _RUNNING),
+    (load, _RUNNING),
 ):
     app.command(rich_help_panel=panel)(command)
-
-# The load test mounts here.
-with contextlib.suppress(ModuleNotFoundError):
-    from experimance.load.command import load  # type: ignore[import-not-found,unused-ignore]
-
-    app.command("load", rich_help_panel=_RUNNING)(load)
 
 
 def _tell_version(wanted: bool) -> None:
