@@ -74,7 +74,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     source, home = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("home")
     for name in ("service.py", "bentofile.yaml", "requirements.lock", "README.md"):
         shutil.copy(ROOT / name, source)
-    for name in ("api", "runners", "models", "tests"):
+    for name in ("api", "runners", "models", "playground", "tests"):
         skipped = shutil.ignore_patterns("weights", "__pycache__")
         shutil.copytree(ROOT / name, source / name, ignore=skipped)
     stray = source / "build" / "bentoml" / "service.py"
