@@ -151,13 +151,13 @@ function refused(error, again) {
   picture.progress = null;
   find("#picture").classList.remove("waiting");
   say("");
+  failures += 1;
   if (error.status === 401) {
     notice.show(error);
     askForToken(true);
     return;
   }
   form.mark((error.detail ?? []).map(({ field }) => field));
-  failures += 1;
   let seconds = null;
   if (error.passing) seconds = error.retryAfter ?? Math.min(MOST_BACKOFF, 2 ** (failures - 1));
   else if (isKiosk) seconds = KIOSK_RETRY;
@@ -167,18 +167,21 @@ function refused(error, again) {
 }
 
 sand.addEventListener("change", () => {
-  find("#picture").classList.add("waiting");
+  find("#picture").classList.toggle("waiting", find("#follow").checked);
   follow(false);
 });
 sand.addEventListener("rest", () => follow(true));
-form.addEventListener("change", () => {
+form.addEventListener("change", ({ detail }) => {
   reshape();
-  follow(true);
+  follow(detail.rest);
 });
 
 function reshape() {
   const { ratio } = form.size;
-  document.documentElement.style.setProperty("--ratio", ratio);
+  const screen = innerWidth / innerHeight;
+  // Multiples of 8 pixels leave a hair's breadth at the screen's edge.
+  const fills = isKiosk && Math.abs(ratio / screen - 1) < 0.02;
+  document.documentElement.style.setProperty("--ratio", fills ? screen : ratio);
   sand.reshape(ratio);
 }
 
@@ -283,7 +286,7 @@ async function start() {
     form.fill(await (await call("/models")).json());
     notice.hide();
     if (first) await begin();
-    else session.release();
+    else if (failures > 0) session.release();
   } catch (error) {
     refused(error, start);
   }
@@ -294,11 +297,11 @@ async function begin() {
     const { width, height } = sizeOfScreen(form.size.width);
     form.preset({ width, height });
   }
-  form.preset(query);
+  const preset = form.preset(query);
   reshape();
   const { width, height } = sand.terrain;
   const newest = isKiosk ? null : await history.load();
-  if (newest && !query.prompt && !query.era) await restore(newest);
+  if (newest && !preset) await restore(newest);
   else {
     sand.restore(landscape("islands", width, height, isKiosk ? newSeed() : 4));
     session.release();

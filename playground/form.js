@@ -13,7 +13,7 @@ const NUMBERS = ["steps", "cfg", "width", "height"];
 const SLIDERS = ["controlnet_strength", "control_guidance_start", "control_guidance_end", "lora_strength", "quality"];
 const SWITCHES = ["invert_depth", "normalize_depth", "enable_deepcache"];
 
-/** Events: change {typed}: something that a picture depends on is different. */
+/** Events: change {rest}: a picture would be different; `rest`: nothing more comes of it for now. */
 export class Form extends EventTarget {
   #root;
   #models = null;
@@ -27,6 +27,7 @@ export class Form extends EventTarget {
     this.variants = chips(root.querySelector("#model"), "model", () => this.#variantChosen());
     this.loras = new Loras(root.querySelector("#own-loras"), root.querySelector("#loras"));
     root.addEventListener("input", (event) => this.#input(event));
+    root.addEventListener("change", (event) => event.target.type === "range" && this.#changed());
     root.addEventListener("submit", (event) => event.preventDefault());
     root.querySelector("#propose").addEventListener("click", () => this.#propose(true));
     root.querySelector("#reset").addEventListener("click", () => this.#reset());
@@ -130,11 +131,11 @@ export class Form extends EventTarget {
     this.#label();
   }
 
-  /** Settings by name, e.g. of the page's address; names that are no control are passed over. */
+  /** Settings by name, e.g. of the page's address; whether any of them is a control. */
   preset(values) {
     const known = new Set(["era", "model", "seed", "prompt"]);
     const given = Object.entries(values).filter(([name]) => known.has(name) || this.#control(name));
-    if (given.length === 0) return;
+    if (given.length === 0) return false;
     const now = this.fields();
     for (const [name, value] of given) {
       const { type } = this.#control(name) ?? {};
@@ -143,6 +144,7 @@ export class Form extends EventTarget {
     }
     const prompt = values.prompt ?? this.#models?.era_prompts[now.era];
     this.restore({ ...now, prompt: prompt ?? now.prompt });
+    return true;
   }
 
   /** Mark the controls that an error names. */
@@ -174,7 +176,7 @@ export class Form extends EventTarget {
     clearTimeout(this.#typing);
     const typed = event.target.matches("textarea, input[type=number]");
     if (typed) this.#typing = setTimeout(() => this.#changed(), SECONDS_OF_TYPING * 1000);
-    else this.#changed();
+    else this.#changed(event.target.type !== "range");
   }
 
   #eraChosen() {
@@ -237,8 +239,8 @@ export class Form extends EventTarget {
     }
   }
 
-  #changed() {
-    this.dispatchEvent(new Event("change"));
+  #changed(rest = true) {
+    this.dispatchEvent(new CustomEvent("change", { detail: { rest } }));
   }
 }
 

@@ -1,6 +1,7 @@
 /** Keyboard shortcuts, and the list of them. */
 
 const STORED = "experimance.single-keys";
+const TEXTS = "textarea, select, input[type=number], input[type=password]";
 
 /**
  * @param actions [[keys, description, action]]; `keys` like "Ctrl+Z" or "R", alternatives by " / ".
@@ -16,7 +17,9 @@ export function listen(actions, list, single) {
     }
     const meaning = document.createElement("dd");
     meaning.textContent = description;
-    list.append(term, meaning);
+    const row = document.createElement("div");
+    row.append(term, meaning);
+    list.append(row);
   }
   single.checked = localStorage.getItem(STORED) !== "off";
   single.addEventListener("change", () => localStorage.setItem(STORED, single.checked ? "on" : "off"));
@@ -25,9 +28,10 @@ export function listen(actions, list, single) {
     const pressed = name(event);
     const found = actions.find(([keys, , action]) => action && keys.split(" / ").includes(pressed));
     if (!found) return;
-    const plain = !pressed.startsWith("Ctrl+") && pressed !== "Escape";
-    if (plain && (!single.checked || event.target.matches("input:not([type=range], [type=radio], [type=checkbox]), textarea, select"))) return;
-    if (pressed.startsWith("Ctrl+") && pressed !== "Ctrl+Enter" && event.target.matches("textarea, input[type=number], input[type=password]")) return;
+    const held = pressed.startsWith("Ctrl+");
+    // What is typed belongs to the text, and so does undoing it.
+    if (event.target.matches(TEXTS) && pressed !== "Ctrl+Enter" && pressed !== "Escape") return;
+    if (!held && pressed !== "Escape" && !single.checked) return;
     event.preventDefault();
     found[2]();
   });

@@ -77,7 +77,7 @@ export class Photo extends EventTarget {
     } catch (error) {
       this.dispatchEvent(new CustomEvent("refused", { detail: { error } }));
     } finally {
-      button.disabled = this.#estimators === 0;
+      button.disabled = false;
     }
   }
 
@@ -116,7 +116,7 @@ export class Photo extends EventTarget {
     this.#root.hidden = this.#file === null;
     this.#root.querySelector("[data-name=strength]").hidden = !this.started;
     this.#root.querySelector("[data-name=depth_estimator]").hidden = this.#estimators < 2;
-    this.#root.querySelector("#photo-depth").disabled = this.#estimators === 0;
+    this.#root.querySelector("#photo-depth").hidden = this.#estimators === 0;
   }
 
   #on(selector, kind, handler) {

@@ -47,6 +47,7 @@ export class Session extends EventTarget {
   /** End what runs, and forget what waits. */
   stop() {
     this.#waiting = false;
+    this.#held = false;
     clearTimeout(this.#timer);
     this.#abort?.abort();
     this.#abort = null;

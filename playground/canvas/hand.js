@@ -35,6 +35,7 @@ export class Hand {
     on("pointerleave", () => this.#ring.classList.remove("shown"));
     on("contextmenu", (event) => event.preventDefault());
     on("keydown", (event) => this.#key(event));
+    on("keyup", (event) => event.key === " " && this.#sand.end());
     on("focus", () => this.#follow(this.#at ?? this.#middle()));
     on("blur", () => this.#ring.classList.remove("shown"));
   }
@@ -69,7 +70,6 @@ export class Hand {
   #down(event) {
     if (this.#pointer !== null || (event.button !== 0 && event.button !== 2)) return;
     event.preventDefault();
-    this.#stage.focus({ preventScroll: true });
     this.#stage.setPointerCapture(event.pointerId);
     this.#pointer = event.pointerId;
     this.#at = this.#point(event);
@@ -146,7 +146,6 @@ export class Hand {
       if (!event.repeat) this.#sand.begin();
       const at = this.#at ?? this.#middle();
       this.#press(this.#brush.tool, [at], 0.12, this.#sand.at(at.x, at.y));
-      this.#sand.end();
     } else return;
     event.preventDefault();
   }

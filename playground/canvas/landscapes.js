@@ -12,18 +12,19 @@ function hill(seed) {
   const rough = fractal(seed);
   const bend = noise(seed + 1);
   return (x, y) => {
-    const turned = (bend(x * 1.6 + 3, y * 1.6) - 0.5) * 0.5;
-    const far = Math.hypot(x * (1 + turned), y * (1 - turned)) * 1.15;
-    return 0.1 + 0.72 * Math.exp(-((far * 1.9) ** 2)) + (rough(x * 2.2, y * 2.2) - 0.5) * 0.42;
+    const [across, down] = [x + 0.5 * (bend(x * 1.3, y * 1.3) - 0.5), y + 0.5 * (bend(x * 1.3 + 9, y * 1.3) - 0.5)];
+    const peak = Math.exp(-((Math.hypot(across, down) * 2.3) ** 2));
+    return 0.12 + 0.7 * peak + (rough(x * 1.8, y * 1.8) - 0.46) * (0.34 + 0.5 * peak);
   };
 }
 
 function islands(seed) {
   const land = fractal(seed);
-  const detail = fractal(seed + 5);
+  const detail = fractal(seed + 5, 4);
   return (x, y) => {
-    const shore = smooth(0.45, 0.64, land(x * 1.9 + 9, y * 1.9 + 9));
-    return 0.08 + shore * (0.36 + 0.5 * detail(x * 3, y * 3)) + 0.05 * detail(x * 6, y * 6);
+    const shore = smooth(0.47, 0.68, land(x * 1.5 + 9, y * 1.5 + 9));
+    const inland = smooth(0.52, 0.8, land(x * 1.5 + 9, y * 1.5 + 9));
+    return 0.07 + 0.34 * shore + 0.5 * inland * (0.5 + detail(x * 2.6, y * 2.6)) + 0.07 * (detail(x * 4, y * 4) - 0.5);
   };
 }
 
@@ -31,28 +32,29 @@ function valley(seed) {
   const rough = fractal(seed);
   const course = noise(seed + 2);
   return (x, y) => {
-    const river = (course(1.3, y * 1.7 + 20) - 0.5) * 0.9 + (course(9.1, y * 4) - 0.5) * 0.16;
-    const away = Math.abs(x - river + y * 0.25);
-    return 0.06 + 0.62 * smooth(0.03, 0.75, away) + 0.34 * rough(x * 2.4, y * 2.4) * smooth(0, 0.3, away);
+    const river = (course(1.3, y * 1.1 + 20) - 0.5) * 1.5 + (course(9.1, y * 3) - 0.5) * 0.3;
+    const away = Math.abs(x - river);
+    const slope = smooth(0.02, 0.55, away);
+    return 0.06 + 0.48 * slope + 1.0 * (rough(x * 1.7, y * 1.7) - 0.28) * smooth(0.02, 0.7, away);
   };
 }
 
 function ridges(seed) {
   const fold = fractal(seed, 4);
-  const rough = fractal(seed + 3);
+  const rough = fractal(seed + 3, 4);
   return (x, y) => {
-    const crest = 1 - Math.abs(2 * fold(x * 1.5 + 4, y * 1.5) - 1);
-    return 0.05 + 0.85 * crest ** 4 + 0.22 * (rough(x * 5, y * 5) - 0.3);
+    const crest = 1 - Math.abs(2 * fold(x * 0.8 + 4, y * 0.8) - 1);
+    return 0.06 + 0.72 * smooth(0.66, 1, crest) * (0.5 + 0.8 * rough(x + 3, y)) + 0.12 * rough(x * 2, y * 2);
   };
 }
 
 function dunes(seed) {
-  const drift = fractal(seed, 3);
+  const drift = fractal(seed, 2);
   return (x, y) => {
-    const wave = (x * 0.9 + y * 0.45) * 4.2 + drift(x * 1.4, y * 1.4) * 5;
+    const wave = (x * 0.9 + y * 0.45) * 2.6 + (drift(x * 0.9, y * 0.9) - 0.5) * 5;
     const part = wave - Math.floor(wave);
-    const crest = part < 0.72 ? smooth(0, 0.72, part) : 1 - smooth(0.72, 1, part);
-    return 0.12 + crest * (0.25 + 0.5 * drift(x * 1.1 + 8, y * 1.1 + 8));
+    const crest = part < 0.62 ? smooth(0, 0.62, part) : 1 - smooth(0.62, 1, part);
+    return 0.14 + crest * (0.12 + 0.5 * smooth(0.25, 0.75, drift(x * 0.8 + 8, y * 0.8 + 8)));
   };
 }
 

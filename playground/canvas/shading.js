@@ -78,7 +78,7 @@ function sand({ width, height, heights }, pixels, left, top, right, bottom) {
         (LIGHT[2] - slopeX * LIGHT[0] - slopeY * LIGHT[1]) /
         Math.sqrt(1 + slopeX * slopeX + slopeY * slopeY);
       const grain = grains[(row % GRAIN) * GRAIN + (column % GRAIN)];
-      const value = 0.1 + 0.7 * lit + 0.3 * (heights[at + column] - 0.35) + grain;
+      const value = 0.15 + 0.7 * lit + 0.3 * (heights[at + column] - 0.35) + grain;
       pixels[pixel] = colours[value <= 0 ? 0 : value >= 1 ? 1023 : (value * 1023) | 0];
       pixel += 1;
     }
