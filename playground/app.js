@@ -1,13 +1,12 @@
 /** The page: its parts, and what each tells the others. */
 
 import { call, token } from "./api.js";
-import { fromBase64, toBase64, typeOf } from "./base64.js";
+import { fromBase64, typeOf } from "./base64.js";
 import { sandFrom } from "./canvas/decode.js";
 import { Hand } from "./canvas/hand.js";
 import { landscape } from "./canvas/landscapes.js";
 import { Sand } from "./canvas/sand.js";
 import { helpDialog, tokenDialog } from "./dialogs.js";
-import { asCurl, asPython, copy, download } from "./export.js";
 import { takeFiles } from "./files.js";
 import { Form, newSeed, words } from "./form.js";
 import { Health } from "./health.js";
@@ -18,6 +17,7 @@ import { Notice } from "./notice.js";
 import { Photo } from "./photo.js";
 import { Picture } from "./picture.js";
 import { Session } from "./session.js";
+import { shareButtons, withPictures } from "./share.js";
 import { turnTheme } from "./theme.js";
 import { brushOf, offerLandscapes, sandButtons } from "./tools.js";
 
@@ -42,6 +42,7 @@ offerLandscapes(find("#landscapes"), sand);
 const askForToken = tokenDialog(find("#token-dialog"), find("#token"), start);
 helpDialog(find("#help-dialog"), find("#help"));
 takeFiles(document.body, sand, photo, (error) => notice.show(error));
+shareButtons(find(".caption"), find("#toast"), () => shown, (error) => notice.show(error));
 
 /** What is shown: {picture, depth, image: Blobs; body: the fields beside them; seconds}. */
 let shown = null;
@@ -61,12 +62,6 @@ async function compose() {
   const sent = { depth, image: begun?.image ?? null };
   if (begun) fields.strength = begun.strength;
   return { body: await withPictures({ body: fields, ...sent }), fields, sent };
-}
-
-/** A request's fields and its pictures as one body. */
-async function withPictures({ body, depth, image }) {
-  const complete = { ...body, depth_map_b64: await toBase64(depth) };
-  return image ? { ...complete, image_b64: await toBase64(image) } : complete;
 }
 
 /** Something changed that the picture depends on. `rest`: nothing more comes of it for now. */
@@ -210,24 +205,6 @@ function compare() {
   picture.compare(on, Number(find("#split").value));
 }
 
-async function copied(make, what) {
-  const text = make(await withPictures(shown), token.get() !== "");
-  try {
-    await copy(text);
-    toast(`Copied as ${what}.`);
-  } catch (error) {
-    notice.show(error);
-  }
-}
-
-let toasting = 0;
-function toast(text) {
-  find("#toast").textContent = text;
-  find("#toast").classList.add("shown");
-  clearTimeout(toasting);
-  toasting = setTimeout(() => find("#toast").classList.remove("shown"), 2500);
-}
-
 function anotherSeed() {
   form.seed = newSeed();
   session.release();
@@ -246,9 +223,6 @@ on("#dice", "click", anotherSeed);
 on("#follow", "change", () => follow(true));
 on("#compare", "click", compare);
 on("#split", "input", () => picture.compare(true, Number(find("#split").value)));
-on("#download", "click", () => download(shown.picture, shown.body));
-on("#curl", "click", () => copied(asCurl, "curl"));
-on("#python", "click", () => copied(asPython, "Python"));
 on("#theme", "click", turnTheme);
 
 listen(
