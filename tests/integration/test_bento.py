@@ -122,6 +122,7 @@ def test_its_sources_are_what_serving_needs(built: Built) -> None:
     sources = built.folder / "src"
     assert (sources / "models" / "catalog" / "mine.toml").is_file()
     assert (sources / "models" / "sdxl" / "unet.json").is_file()
+    assert (sources / "playground" / "index.html").is_file()
     assert not (sources / "tests").exists()
     assert not (sources / "build").exists()
     assert not (sources / "models" / "demo").exists()
