@@ -277,7 +277,8 @@ async function begin() {
   const newest = isKiosk ? null : await history.load();
   if (newest && !preset) await restore(newest);
   else {
-    sand.restore(landscape("islands", width, height, isKiosk ? newSeed() : 4));
+    // Unless somebody painted already, while the service was silent.
+    if (!sand.possible.undo) sand.lay(landscape("islands", width, height, isKiosk ? newSeed() : 4));
     session.release();
   }
 }

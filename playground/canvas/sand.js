@@ -61,9 +61,14 @@ export class Sand extends EventTarget {
     this.end();
   }
 
-  /** Other sand without a change to be painted: what a picture of before was made from. */
+  /** The sand that an earlier picture was made from, which needs not be painted again. */
   restore(terrain) {
     this.begin();
+    this.lay(terrain);
+  }
+
+  /** The first sand of all: nothing to be painted, nothing to be undone. */
+  lay(terrain) {
     this.#show(terrain);
     this.dispatchEvent(new Event("restored"));
   }

@@ -152,14 +152,15 @@ def test_the_shown_picture_can_be_painted_elsewhere(visit: Start, tmp_path: Path
         here.page.click("#download")
     assert download.value.suggested_filename == "experimance-future-3.png"
     saved = Path(download.value.path()).read_bytes()
-    for button, name, command in (("#curl", "c", ["bash"]), ("#python", "p", [sys.executable])):
+    copies = (("#curl", "curl", "bash"), ("#python", "Python", sys.executable))
+    for button, told, command in copies:
         here.page.click(button)
-        here.page.wait_for_selector("#toast.shown")
+        here.until(lambda told=told: here.page.inner_text("#toast") == f"Copied as {told}.")
         text = here.page.evaluate("navigator.clipboard.readText()")
-        folder = tmp_path / name
+        folder = tmp_path / told
         folder.mkdir()
         done = subprocess.run(
-            [*command, "-"], input=text, text=True, cwd=folder, capture_output=True, check=False
+            [command, "-"], input=text, text=True, cwd=folder, capture_output=True, check=False
         )
         assert done.returncode == 0, done.stderr
         assert (folder / "picture.png").read_bytes() == saved
