@@ -135,7 +135,18 @@ def test_focus_goes_from_the_sand_to_the_settings(visit: Start) -> None:
         )
         assert shown, focused
         order.append(focused)
-    known = ["sand", "tool", "clear", "size", "picture", "paint", "follow", "era", "prompt", "model"]
+    known = [
+        "sand",
+        "tool",
+        "clear",
+        "size",
+        "picture",
+        "paint",
+        "follow",
+        "era",
+        "prompt",
+        "model",
+    ]
     places = [order.index(name) for name in known]
     assert places == sorted(places)
 
