@@ -35,11 +35,16 @@ def _number(value: Any) -> Any:
     return value
 
 
-Integer = Annotated[int, BeforeValidator(_number)]
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Share = Annotated[Number, Field(ge=0.0, le=1.0)]
-Strength = Annotated[Number, Field(ge=0.0, le=2.0)]
-Side = Annotated[Integer, Field(ge=256, le=2048, multiple_of=8)]
+# Behind the bounds: before them, pydantic's schema would not have their JSON names.
+_NUMBER = BeforeValidator(_number)
+
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), _NUMBER]
+Strength = Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False), _NUMBER]
+Side = Annotated[int, Field(ge=256, le=2048, multiple_of=8), _NUMBER]
+Steps = Annotated[int, Field(ge=1, le=50), _NUMBER]
+GuidanceScale = Annotated[float, Field(ge=0.0, le=20.0, allow_inf_nan=False), _NUMBER]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1), _NUMBER]
+Milliseconds = Annotated[int, Field(ge=1, le=86_400_000), _NUMBER]
 
 
 class LoraChoice(BaseModel):
@@ -110,16 +115,14 @@ class GenerateRequest(BaseModel):
         None, description="at most 4; replaces the era's set when given, an empty list too"
     )
     lora_strength: Strength = Field(1.0, description="multiplies every LoRA strength")
-    steps: Annotated[Integer, Field(ge=1, le=50)] | None = Field(
-        None, description="1 to 50; the variant's default", examples=[20]
-    )
-    cfg: Annotated[Number, Field(ge=0.0, le=20.0)] | None = Field(
+    steps: Steps | None = Field(None, description="1 to 50; the variant's default", examples=[20])
+    cfg: GuidanceScale | None = Field(
         None, description="guidance scale, 0 to 20; at or under 1 no guidance", examples=[3.0]
     )
-    seed: Annotated[Integer, Field(ge=0, le=2**63 - 1)] | None = Field(
+    seed: Seed | None = Field(
         None, description="0 to 2^63-1; random and reported when not given", examples=[42]
     )
-    num_images: Annotated[Integer, Field(ge=1, le=4)] = Field(
+    num_images: Annotated[int, Field(ge=1, le=4), _NUMBER] = Field(
         1, description="1 to 4, with seeds seed, seed+1, …"
     )
     controlnet_strength: Strength = Field(0.8, description="how strictly depth is followed")
@@ -140,7 +143,7 @@ class GenerateRequest(BaseModel):
         False, description="every other step reuses the UNet's deep features: faster, less exact"
     )
     output_format: Literal["jpeg", "png", "webp"] = Field("jpeg", description="picture format")
-    quality: Annotated[Integer, Field(ge=1, le=100)] = Field(90, description="JPEG and WebP")
+    quality: Annotated[int, Field(ge=1, le=100), _NUMBER] = Field(90, description="JPEG and WebP")
     use_jpeg: bool | None = Field(
         None,
         description="older clients: true = jpeg, false = png; output_format png or webp goes first",
@@ -159,7 +162,7 @@ class GenerateRequest(BaseModel):
     session: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
         None, description="latest wins: a new request supersedes the session's others"
     )
-    deadline_ms: Annotated[Integer, Field(ge=1, le=86_400_000)] | None = Field(
+    deadline_ms: Milliseconds | None = Field(
         None, description="milliseconds from arrival; late work is dropped, not computed"
     )
 

@@ -160,6 +160,16 @@ def test_documentation_names_every_route_and_field(client: httpx.Client) -> None
     text = json.dumps(document)
     for field in ("depth_map_b64", "control_guidance_end", "multiple of 8", "latest wins"):
         assert field in text
+    schemas = document["components"]["schemas"]
+    asked = schemas["GenerateRequestIODescriptor"]["properties"]
+    for field, bounds in (
+        ("width", {"minimum": 256, "maximum": 2048, "multipleOf": 8}),
+        ("cfg", {"minimum": 0, "maximum": 20}),
+        ("seed", {"minimum": 0, "maximum": 2**63 - 1}),
+        ("lora_strength", {"minimum": 0, "maximum": 2}),
+    ):
+        described, *_ = asked[field].get("anyOf", [asked[field]])
+        assert {name: described.get(name) for name in bounds} == bounds
     assert client.get("/").status_code == 200
     assert "BentoML" not in document["info"]["description"]
     answers = document["paths"]["/generate"]["post"]["responses"]
