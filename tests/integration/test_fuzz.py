@@ -70,7 +70,7 @@ def test_every_answer_keeps_the_contract(
         if isinstance(case.body, dict):
             if mode is GenerationMode.POSITIVE:
                 case.body = possible(path, case.body)
-            if "generate" in path or "estimate" in path:
+            if "generate" in path:
                 case.body = {**case.body, **cheaper(case.body)}
             # Somebody else's work is under way on the same service.
             case.body.pop("all", None)
