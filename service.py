@@ -25,6 +25,7 @@ from api.logs import configure_logs
 from api.metrics import show_zeros, state_of
 from api.middleware import ContractMiddleware, current_request, stashed
 from api.painter import Painter
+from api.playground import playground_routes
 from api.ready import refuse_start
 from api.requests import CancelRequest, EstimateRequest, GenerateRequest, LoadRequest
 from api.resolve import Resolver
@@ -69,6 +70,7 @@ _SCRAPE_SECONDS = 1.0
 _ERRORS: dict[int | str, dict[str, Any]] = {500: {"model": ErrorBody}}
 
 reads = FastAPI(title="reads", docs_url=None, redoc_url=None, openapi_url=None)
+reads.router.routes.extend(playground_routes())
 
 
 @reads.get("/healthcheck", response_model=Health, responses=_ERRORS, tags=["Service APIs"])

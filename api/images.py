@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from api.depth import Grey, adjusted, suspicions
-from api.errors import InvalidDepthMap, InvalidImage, InvalidRequest, TooLarge
+from api.errors import ApiError, InvalidDepthMap, InvalidImage, InvalidRequest, TooLarge
 
 MAX_PIXELS = 64_000_000
 MIN_SIDE, MAX_SIDE, SIDE_STEP = 256, 2048, 8
@@ -163,9 +163,12 @@ def _damage_told(field: str, invalid: type[InvalidRequest]) -> Iterator[None]:
     """Pillow's many errors as one of the contract's."""
     try:
         yield
+    except ApiError:
+        raise
     except UnidentifiedImageError:
         raise invalid.field(field, f"not a picture; {_ACCEPTED}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError):
+    except Exception:
+        # What damaged files raise has no common class: struct.error and TypeError were seen too.
         raise invalid.field(field, f"the picture is damaged or truncated; {_ACCEPTED}") from None
 
 

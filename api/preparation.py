@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from api.errors import Conflict, Overloaded
+from api.errors import Conflict, InvalidRequest, Overloaded
 from api.gateway import Gateway, HasLeft
 from api.images import (
     DepthMap,
@@ -75,6 +75,8 @@ class Preparations:
                 cancelled meanwhile.
         """
         job = resolved.job
+        if request.embed_inputs and job.output_format != "png":
+            raise InvalidRequest.field("embed_inputs", f"needs a PNG, not {job.output_format}")
         with self._noted(job) as preparation:
             if request.request_id is None and request.session is None:
                 await self._refuse_if_full()
@@ -90,7 +92,7 @@ class Preparations:
                 png = await asyncio.to_thread(encode_depth, depth.pixels, job.width, job.height)
         preparation.check()
         started_from = photograph if request.strength is not None else None
-        used = depth or DepthMap(bytes(job.width * job.height))
+        used = depth or DepthMap(b"")
         image_digest = photograph.digest if photograph else ""
         whole = replace(
             job,
@@ -98,6 +100,7 @@ class Preparations:
             image=started_from.pixels if started_from else b"",
             parameters=parameters(request, resolved, job, used.digest, image_digest),
             embed_parameters=request.embed_parameters,
+            embed_inputs=request.embed_inputs,
             traceparent=traceparent,
         )
         return Prepared(whole, (*resolved.warnings, *used.warnings), png)

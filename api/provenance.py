@@ -22,10 +22,12 @@ def parameters(
     """A job as fields of a request, with every default filled in, but for its pictures.
 
     Of these there is the SHA-256 of the sender's file, empty where there was none, so that who
-    paints again knows whether it is the right one. `seed` is the first picture's.
+    paints again knows whether it is the right one. `seed` is the first picture's; `digests` tell
+    whether the weights are the same.
     """
     return {
         "software": SOFTWARE,
+        "digests": resolved.digests,
         "prompt": job.prompt,
         "negative_prompt": job.negative_prompt,
         "model": job.model,

@@ -146,6 +146,11 @@ class GenerateRequest(BaseModel):
         description="older clients: true = jpeg, false = png; output_format png or webp goes first",
     )
     embed_parameters: bool = Field(True, description="write the parameters into the picture")
+    embed_inputs: bool = Field(
+        False,
+        description="PNG only: write the depth map that was used, and the picture to start from, "
+        "into the picture too, so that the file alone suffices to paint it again",
+    )
     request_id: RequestId | None = Field(
         None,
         description="an id of the caller's; a second request with the id of one that still runs "

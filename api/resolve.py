@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from api import __version__
 from api.errors import InvalidRequest, Unavailable, UnknownName
 from api.requests import GenerateRequest
 from models.catalog import Catalog
@@ -15,7 +14,6 @@ from models.shelf import Shelf
 from models.store import Entry, Inventory, default_name
 from runners.messages import LoadOrder, LoraWeight, PaintJob
 
-SOFTWARE = f"experimance-controlnet {__version__}"
 _FETCH_RETRY_SECONDS = 10.0
 _WITHOUT_KARRAS = {"euler_a", "ddim", "lcm"}
 _CLASSES_WITHOUT_KARRAS = {"EulerAncestralDiscreteScheduler", "DDIMScheduler", "LCMScheduler"}
@@ -25,12 +23,14 @@ _CLASSES_WITHOUT_KARRAS = {"EulerAncestralDiscreteScheduler", "DDIMScheduler", "
 class Resolved:
     """A job without its pictures, and what to tell the caller beside the painted one.
 
-    `depth_estimator` is to estimate the depth map, None where there is one or none is wanted.
+    `digests` are those of the weights, by the names that the job has for them. `depth_estimator`
+    is to estimate the depth map, None where there is one or none is wanted.
     """
 
     job: PaintJob
     era: str | None
     warnings: tuple[str, ...]
+    digests: Mapping[str, str]
     depth_estimator: str | None = None
 
 
@@ -104,7 +104,7 @@ class Resolver:
             warnings.append(
                 f"strength {request.strength:g} of {job.steps} steps is less than one; one is done"
             )
-        return Resolved(job, request.era, tuple(warnings), estimator)
+        return Resolved(job, request.era, tuple(warnings), self._digests(job), estimator)
 
     def model(self, name: str | None) -> str:
         """The variant's name, the catalog's default for None (or any that is there)."""
@@ -143,6 +143,12 @@ class Resolver:
         if request.strength is not None and request.depth_estimator is None:
             return None
         return self.depth_estimator(request.depth_estimator)
+
+    def _digests(self, job: PaintJob) -> dict[str, str]:
+        there = self.inventory
+        used = [there.models[job.model], there.controlnets[job.controlnet]]
+        used += [there.loras[lora.name] for lora in job.loras]
+        return {entry.name: entry.digest for entry in used}
 
     def load_order(self, wanted: LoadOrder) -> LoadOrder:
         """What to load, with the catalog's defaults for what is not named."""

@@ -46,6 +46,10 @@ class Ledger:
             self.faults.append(f"{name}: {self._heard[name]}, then {outcome}")
         self._heard[name] = outcome
 
+    def lose(self, name: str, error: httpx.TransportError) -> None:
+        """Its connection broke, which is no way for a request to end."""
+        self.hear(name, f"no answer, {type(error).__name__}")
+
     @property
     def unheard(self) -> set[str]:
         """Requests whose callers heard nothing."""
@@ -98,7 +102,7 @@ class Callers:
             body = {**self._body(rng), "steps": 20}
             asked = asyncio.create_task(self._paint(body))
             await asyncio.sleep(float(rng.random()))
-            await self._client.post("/cancel", json={"request_id": body["request_id"]})
+            await self._manage("/cancel", {"request_id": body["request_id"]})
             await asked
 
     async def vandal(self) -> None:
@@ -108,7 +112,11 @@ class Callers:
             name = f"bad-{next(self._names)}"
             self.ledger.send(name)
             headers = {**request.get("headers", {}), "X-Request-Id": name}
-            answer = await self._client.post("/generate", **{**request, "headers": headers})
+            try:
+                answer = await self._client.post("/generate", **{**request, "headers": headers})
+            except httpx.TransportError as error:
+                self.ledger.lose(name, error)
+                continue
             self.ledger.hear(name, answer.json()["error"])
             # A full queue is told before a picture is decoded.
             if answer.status_code not in {status, 429}:
@@ -124,9 +132,16 @@ class Callers:
         async for rng in self._turns(20.0):
             model = str(rng.choice(["lightning", "hyper", "base"]))
             route = str(rng.choice(["/unload", "/preload"]))
-            answer = await self._client.post(route, json={"model": model})
-            if answer.status_code not in {200, 503}:
-                self.ledger.faults.append(f"{route}: {answer.status_code}")
+            await self._manage(route, {"model": model})
+
+    async def _manage(self, route: str, body: dict[str, Any]) -> None:
+        try:
+            answer = await self._client.post(route, json=body)
+        except httpx.TransportError as error:
+            self.ledger.faults.append(f"{route}: no answer, {type(error).__name__}")
+            return
+        if answer.status_code not in {200, 503}:
+            self.ledger.faults.append(f"{route}: {answer.status_code}")
 
     async def exercise(self) -> None:
         """The same work each time: every variant with LoRAs, a crowd, streams."""
@@ -154,7 +169,11 @@ class Callers:
     async def _paint(self, body: dict[str, Any]) -> None:
         name = body["request_id"]
         self.ledger.send(name)
-        answer = await self._client.post("/generate", json=body)
+        try:
+            answer = await self._client.post("/generate", json=body)
+        except httpx.TransportError as error:
+            self.ledger.lose(name, error)
+            return
         content = answer.json()
         self.ledger.hear(name, "success" if answer.status_code == 200 else content["error"])
         if content["request_id"] != name:
@@ -165,6 +184,13 @@ class Callers:
     async def _stream(self, body: dict[str, Any], leave_after: int) -> None:
         name = body["request_id"]
         self.ledger.send(name)
+        try:
+            await self._listen(body, leave_after)
+        except httpx.TransportError as error:
+            self.ledger.lose(name, error)
+
+    async def _listen(self, body: dict[str, Any], leave_after: int) -> None:
+        name = body["request_id"]
         event, count = "", 0
         async with self._client.stream("POST", "/generate_stream", json=body) as answer:
             if answer.status_code != httpx.codes.OK:

@@ -66,13 +66,17 @@ class Case:
     def job(self) -> PaintJob:
         """What the service would make of it."""
         spec = load_catalog(self.catalog).models[self.body.get("model", "lightning")]
-        shape = (self.body.get(side, spec.native_size) for side in ("height", "width"))
+        height, width = (self.body.get(side, spec.native_size) for side in ("height", "width"))
         fields = {"steps": spec.steps, "cfg": spec.cfg, **self.body}
         fields["guidance_scale"] = fields.pop("cfg")
         fields["loras"] = tuple(LoraWeight(**lora) for lora in fields.pop("loras", ()))
+        if fields.pop("image_b64", None):
+            fields["image"] = bytes(3 * height * width)
+            if not fields.pop("mock_depth", False):
+                fields["controlnet_strength"] = 0.0
         for name in ("width", "height", "controlnet"):
             fields.pop(name, None)
-        return make_job(np.zeros(tuple(shape), np.uint8), **fields)
+        return make_job(np.zeros((height, width), np.uint8), **fields)
 
     def error(self) -> tuple[float, float]:
         """TFLOP by the engine's count, and by how much of it the worker's arithmetic is off."""
@@ -99,7 +103,9 @@ CASES = (
     Case("experimance", {"prompt": _PROMPT, "controlnet_strength": 0.0, "steps": 2}),
     Case("experimance", {"prompt": _PROMPT, "cfg": 1.0, "steps": 2, "enable_deepcache": True}),
     Case("experimance", {"prompt": _PROMPT, "enable_deepcache": True, "width": 512}),
+    Case("experimance", {"prompt": _PROMPT, "steps": 3, "strength": 0.7, "image_b64": "…"}),
     Case("demo", {"prompt": _PROMPT}),
+    Case("demo", {"prompt": _PROMPT, "strength": 0.5, "image_b64": "…", "mock_depth": True}),
     Case("demo", {"prompt": _PROMPT, "steps": 5, "cfg": 2.0, "enable_deepcache": True}),
     Case("demo", {"prompt": _PROMPT, "model": "base", "steps": 3, "width": 512}),
     Case("demo", {"prompt": _PROMPT, "cfg": 3.0, "decoder": "tiny", "num_images": 2}),
@@ -139,6 +145,7 @@ def _table(name: str, controlnets: dict[Any, Networks]) -> str:
         f"shallow = {_fit(_shallow, variant, controlnet, device)}",
         f"context = {_fit(_context, variant, controlnet, device)}",
         f"hint = {_fit(_hint, controlnet, device)}",
+        f"encoder = {_fit(_encode, variant.vae, device)}",
         f"text = {_text(controlnets['small']) / _TERA:.6g}",
         f"\n[{name}.controlnets]",
         *(f"{size} = {_fit(_control, *networks)}" for size, networks in controlnets.items()),
@@ -221,6 +228,11 @@ def _control(side: int, variant: Variant, controlnet: ControlNet, device: Device
 def _hint(side: int, controlnet: ControlNet, device: Device) -> int:
     picture = torch.zeros(1, 3, side, side, dtype=device.dtype, device=device.torch_device)
     return counted(lambda: controlnet.hint(picture))
+
+
+def _encode(side: int, autoencoder: Any, device: Device) -> int:
+    picture = torch.zeros(1, 3, side, side, dtype=autoencoder.dtype, device=device.torch_device)
+    return counted(lambda: autoencoder.encode(picture))
 
 
 def _decode(side: int, decoder: Any, device: Device) -> int:

@@ -83,8 +83,9 @@ class Conditioner:
         )
 
     def _depth_tensor(self, job: PaintJob) -> torch.Tensor:
-        """uint8 bytes to [1, 3, h, w] in [0, 1], the three channels alike."""
-        grey = torch.from_numpy(np.frombuffer(job.depth, np.uint8).copy())
+        """uint8 bytes to [1, 3, h, w] in [0, 1], the three channels alike; without any, zeros."""
+        depth = job.depth or bytes(job.height * job.width)
+        grey = torch.from_numpy(np.frombuffer(depth, np.uint8).copy())
         picture = grey.to(self._device.torch_device).view(1, 1, job.height, job.width)
         # Divided in float32, as the reference does, and cast after.
         return (picture.float() / 255.0).to(self._device.dtype).expand(1, 3, -1, -1)

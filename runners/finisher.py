@@ -11,7 +11,7 @@ import torch
 from runners.cost import CostModel
 from runners.decode import NotFiniteError, Pixels, decode_latents
 from runners.device import Device
-from runners.encode import encode_picture
+from runners.encode import encode_inputs, encode_picture
 from runners.failure import failure_of
 from runners.journal import Journal
 from runners.queue import TaskQueue
@@ -64,7 +64,11 @@ class Finisher:
         self._journal.decoded(task, seconds)
         parameters = {**job.parameters, "seed": (job.seed + index) % SEEDS}
         written = parameters if job.embed_parameters else None
-        encode = partial(encode_picture, pixels, job.output_format, job.quality, written)
+
+        def encode() -> bytes:
+            inputs = encode_inputs(job)
+            return encode_picture(pixels, job.output_format, job.quality, written, inputs)
+
         if all(other.done for other in task.samples):
             self._queue.finish(task)
         self._encoders.submit(self._deliver, task, index, pixels, encode)

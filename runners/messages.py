@@ -29,8 +29,9 @@ class PaintJob:
 
     `arrived` and `deadline` are on `time.monotonic()`'s clock, which Linux shares between
     processes; of a session's requests the one that arrived last wins.
-    `depth` is uint8 of `height * width` bytes, near = bright; `image`, what image-to-image starts
-    from, is uint8 of `height * width * 3` bytes, or empty.
+    `depth` is uint8 of `height * width` bytes, near = bright, or empty where there is none to
+    follow; `image`, what image-to-image starts from, is uint8 of `height * width * 3` bytes, or
+    empty.
     `subscriber` tells apart the callers that have joined one request id.
     """
 
@@ -64,6 +65,8 @@ class PaintJob:
     parameters: dict[str, Any] = field(default_factory=dict)
     """What the caller is told of the picture; written into it too if `embed_parameters`."""
     embed_parameters: bool = False
+    embed_inputs: bool = False
+    """Whether `depth` and `image` are written into the picture, which must be a PNG."""
     traceparent: str = ""
     """The span that asks for the work, in W3C Trace Context's form; empty without tracing."""
     image: bytes = b""

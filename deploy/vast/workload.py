@@ -6,7 +6,8 @@ follow from the request: each network costs a polynomial of second degree in the
 (convolutions and projections are linear in them, self-attention is quadratic). Its coefficients
 are counted, not timed (costs.toml, `python -m benchmarks.workload --write`).
 
-LoRAs are left out, for their ranks are not known here: two of the demo's add 9 %.
+LoRAs are left out, for their ranks are not known here: two of the demo's add 9 %. So is what
+estimates the depth of a photograph.
 
 Standard library only: the worker's environment has no torch.
 """
@@ -46,8 +47,8 @@ class Costs:
     """The networks of one architecture, in TFLOP.
 
     `unet`, `controlnets` and `shallow` (a step that reuses deep features) per row of a step,
-    `context` for what each further chunk of text adds
-    to the UNet's, `hint` and `text` per request and per chunk, `decoders` per picture.
+    `context` for what each further chunk of text adds to the UNet's, `hint` and `text` per request
+    and per chunk, `encoder` per picture to start from, `decoders` per picture.
     """
 
     unet: Polynomial
@@ -55,6 +56,7 @@ class Costs:
     context: Polynomial
     controlnets: Mapping[str, Polynomial]
     hint: Polynomial
+    encoder: Polynomial
     decoders: Mapping[str, Polynomial]
     text: float
 
@@ -71,6 +73,7 @@ class Costs:
             shallow=Polynomial(*table["shallow"]),
             context=Polynomial(*table["context"]),
             hint=Polynomial(*table["hint"]),
+            encoder=Polynomial(*table["encoder"]),
             text=table["text"],
             **several,
         )
@@ -108,7 +111,7 @@ class Workload:
         name = payload.get("model")
         model = self._models.get(name if isinstance(name, str) else "")
         model = self._models[self._default_model] if model is None else model
-        steps = int(_number(payload, "steps", model["steps"], _STEPS))
+        steps = _steps_done(payload, int(_number(payload, "steps", model["steps"], _STEPS)))
         guided = _number(payload, "cfg", model["cfg"], _GUIDANCE) > 1.0
         side = model["native_size"]
         width = _number(payload, "width", side, _SIDE)
@@ -132,6 +135,8 @@ class Workload:
         decoded = decoders["tiny" if decoder == "tiny" else "full"].at(megapixels)
         pictures = int(_number(payload, "num_images", 1, _IMAGES))
         once = self._costs.hint.at(megapixels) + self._costs.text * sum(chunks)
+        if _starts_from_picture(payload):
+            once += self._costs.encoder.at(megapixels)
         return once + pictures * (painted + decoded)
 
     def _controlnet(self, payload: Mapping[str, Any]) -> Polynomial:
@@ -141,6 +146,25 @@ class Workload:
         return self._costs.controlnets["small" if "small" in name else "full"]
 
 
+def _starts_from_picture(payload: Mapping[str, Any]) -> bool:
+    return payload.get("strength") is not None and payload.get("image_b64") is not None
+
+
+def _steps_done(payload: Mapping[str, Any], steps: int) -> int:
+    """Of image-to-image's steps only a share is done, as runners/messages.py has it."""
+    if not _starts_from_picture(payload):
+        return steps
+    return max(1, int(steps * _number(payload, "strength", 1.0, (0.0, 1.0))))
+
+
+def _follows_depth(payload: Mapping[str, Any]) -> bool:
+    """Whether there is a depth map: a picture to start from alone has none."""
+    if not _starts_from_picture(payload):
+        return True
+    named = any(payload.get(name) is not None for name in ("depth_map_b64", "depth_estimator"))
+    return named or payload.get("mock_depth") is True
+
+
 def _cached_steps(payload: Mapping[str, Any], steps: int) -> set[int]:
     """The steps that reuse deep features, as runners/deepcache.py chooses them."""
     return set(range(1, steps - 1, 2)) if payload.get("enable_deepcache") is True else set()
@@ -148,7 +172,8 @@ def _cached_steps(payload: Mapping[str, Any], steps: int) -> set[int]:
 
 def _acting_steps(payload: Mapping[str, Any], steps: int) -> set[int]:
     """The steps on which the ControlNet acts."""
-    if _number(payload, "controlnet_strength", 0.8, (0.0, 2.0)) == 0:
+    strength = _number(payload, "controlnet_strength", 0.8, (0.0, 2.0))
+    if strength == 0 or not _follows_depth(payload):
         return set()
     start = _number(payload, "control_guidance_start", 0.0, (0.0, 1.0))
     end = _number(payload, "control_guidance_end", 1.0, (0.0, 1.0))

@@ -74,7 +74,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     source, home = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("home")
     for name in ("service.py", "bentofile.yaml", "requirements.lock", "README.md"):
         shutil.copy(ROOT / name, source)
-    for name in ("api", "runners", "models", "tests"):
+    for name in ("api", "runners", "models", "playground", "tests"):
         skipped = shutil.ignore_patterns("weights", "__pycache__")
         shutil.copytree(ROOT / name, source / name, ignore=skipped)
     stray = source / "build" / "bentoml" / "service.py"
@@ -122,6 +122,7 @@ def test_its_sources_are_what_serving_needs(built: Built) -> None:
     sources = built.folder / "src"
     assert (sources / "models" / "catalog" / "mine.toml").is_file()
     assert (sources / "models" / "sdxl" / "unet.json").is_file()
+    assert (sources / "playground" / "index.html").is_file()
     assert not (sources / "tests").exists()
     assert not (sources / "build").exists()
     assert not (sources / "models" / "demo").exists()

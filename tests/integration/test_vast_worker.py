@@ -11,25 +11,22 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 import pytest
 from PIL import Image
 
-from benchmarks.server import free_port, import_demo, started_service
+from benchmarks.server import ROOT, import_demo, started_service
 from deploy.vast.boot_test.worker_environment import worker_environment
-from deploy.vast.context import copy_worker
 from deploy.vast.workload import Workload
 from tests.integration.calls import QUICK
-from tests.integration.vast_platform import MASTER_TOKEN, Platform
+from tests.integration.vast_chain import TOKEN, Chain, client_packages, started_worker
+from tests.integration.vast_platform import Platform
 from tests.unit.test_docs import PAGES, commands
 
-TOKEN = "the-services-token"
 # So heavy that whoever comes next would wait for longer than the worker lets them.
 HEAVY = {**QUICK, "model": "base", "steps": 50, "width": 512, "height": 512, "num_images": 4}
 
@@ -44,64 +41,6 @@ def platform() -> Iterator[Platform]:
     made = Platform()
     yield made
     made.close()
-
-
-@contextlib.contextmanager
-def started_worker(
-    python: str, folder: Path, platform: Platform, **settings: str
-) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The worker as the image lays it out, in a folder that has nothing else of the project."""
-    copy_worker(folder)
-    port = free_port()
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder),
-        "CATALOG": "demo",
-        "API_TOKEN": f"{TOKEN},the-next-token",
-        "REPORT_ADDR": platform.url,
-        "MASTER_TOKEN": MASTER_TOKEN,
-        "CONTAINER_ID": "1",
-        "PUBLIC_IPADDR": "127.0.0.1",
-        "WORKER_PORT": str(port),
-        f"VAST_TCP_PORT_{port}": str(port),
-        **settings,
-    }
-    command = [python, "-m", "deploy.vast.worker"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-    try:
-        yield f"http://127.0.0.1:{port}", process
-    finally:
-        process.kill()
-        process.wait()
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A running service behind a running worker."""
-
-    platform: Platform
-    service: str
-    worker: str
-    log: Path
-
-    def post(
-        self, route: str, payload: Any, headers: dict[str, str] | None = None, **auth: Any
-    ) -> httpx.Response:
-        body = self.platform.enveloped(self.worker, payload, **auth)
-        return httpx.post(self.worker + route, json=body, headers=headers, timeout=120)
-
-    def queue(self) -> dict[str, Any]:
-        answer: dict[str, Any] = httpx.get(f"{self.service}/healthcheck").json()["queue"]
-        return answer
-
-    def await_queue(self, running: int) -> None:
-        deadline = time.monotonic() + 20
-        while self.queue()["running"] != running:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +177,28 @@ def test_overload_is_answered_and_a_caller_who_leaves_is_forgotten(chain: Chain)
         time.sleep(0.1)
     assert chain.platform.ended[number]["status"] == "Cancelled"
     assert chain.post("/generate", QUICK).status_code == 200
+
+
+def test_the_projects_client_finds_it(python: str, chain: Chain, tmp_path: Path) -> None:
+    """Through the platform's own package, beside the Pillow that this pins."""
+    packages = client_packages(python)
+    chain.platform.worker = chain.worker
+    caller, picture = ROOT / "tests" / "integration" / "serverless_caller.py", tmp_path / "p.png"
+    done = subprocess.run(
+        [python, caller, chain.platform.url, picture], capture_output=True, text=True, timeout=120,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT / 'client'}{os.pathsep}{packages}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["events"] == ["Queued", "Started", "Step", "Step", "Done"]
+    assert told["seed"] == 5
+    assert told["pillow"].startswith("12.")
+    assert "accepted: lightning" in told["refused"]
+    assert "sea could not be found" in told["nowhere"]
+    same = {"prompt": "hills", "mock_depth": True, "steps": 2, "seed": 5, "output_format": "png"}
+    direct = base64.b64decode(chain.post("/generate", same).json()["image_b64"])
+    assert picture.read_bytes() == direct
+    chain.await_queue(running=0)
 
 
 @pytest.mark.parametrize(

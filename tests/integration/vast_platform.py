@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import itertools
 import json
 import threading
@@ -11,10 +12,12 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 MASTER_TOKEN = "master"
+_ENDPOINT = {"id": 1, "endpoint_name": "terrain", "api_key": "k", "user_id": 1, "created_at": 0.0}
 
 
 class Platform:
@@ -22,13 +25,14 @@ class Platform:
 
     `reports` are the bodies of /worker_status/, `ended` the requests of /delete_requests/ by
     index, in the order of arrival. `health`, if set, is what GET /healthcheck answers: a model
-    server's part.
+    server's part. Callers find the endpoint `terrain` here, and are sent to `worker`.
     """
 
     def __init__(self) -> None:
         self.reports: list[dict[str, Any]] = []
         self.ended: dict[int, dict[str, Any]] = {}
         self.health: dict[str, Any] | None = None
+        self.worker = ""
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self._numbers = itertools.count(1)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -59,6 +63,14 @@ class Platform:
         }
         return {"auth_data": {**auth, **changes}, "payload": payload}
 
+    def certificate(self) -> bytes:
+        """The authority that callers trust: of the same key, for nobody."""
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "platform")])
+        now = datetime.datetime.now(datetime.UTC)
+        builder = x509.CertificateBuilder(name, name, self._key.public_key(), 1, now, now)
+        made = builder.sign(self._key, hashes.SHA256())
+        return made.public_bytes(serialization.Encoding.PEM)
+
     def await_report(
         self, holds: Callable[[dict[str, Any]], object], seconds: float = 60
     ) -> dict[str, Any]:
@@ -81,6 +93,10 @@ class Platform:
             def do_GET(self) -> None:
                 if self.path == "/pubkey/":
                     self._answer(200, public)
+                elif self.path == "/certificate":
+                    self._answer(200, platform.certificate())
+                elif self.path.startswith("/api/v0/endptjobs/"):
+                    self._answer(200, json.dumps({"results": [_ENDPOINT]}).encode())
                 elif self.path == "/healthcheck" and platform.health is not None:
                     self._answer(503, json.dumps(platform.health).encode())
                 else:
@@ -88,6 +104,10 @@ class Platform:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path.startswith("/route/"):
+                    routed = platform.enveloped(platform.worker, {})["auth_data"]
+                    self._answer(200, json.dumps(routed).encode())
+                    return
                 if body["mtoken"] != MASTER_TOKEN:
                     self._answer(401)
                     return

@@ -45,6 +45,14 @@ def test_any_of_several_tokens_opens_everything_else(path: str) -> None:
     assert not guarded.allows(path, Headers({"authorization": "Basic one"}))
 
 
+@pytest.mark.parametrize("path", ["/playground", "/playground/", "/playground/app.js"])
+def test_the_page_is_open_and_nothing_that_resembles_it(path: str) -> None:
+    guarded = access(api_token="a", admin_token="b")
+    assert guarded.allows(path, NOBODY)
+    assert not guarded.allows("/playgrounds", NOBODY)
+    assert not guarded.allows(f"/x{path}", NOBODY)
+
+
 def test_without_tokens_all_is_open() -> None:
     assert access().allows("/preload", NOBODY)
     assert access().manages(NOBODY)

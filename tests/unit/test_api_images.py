@@ -1,8 +1,9 @@
-"""Depth maps: every format that is accepted, and everything that is not."""
+"""Depth maps and photographs: every format that is accepted, and everything that is not."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import struct
 import zlib
@@ -12,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
-from api.errors import ApiError, InvalidDepthMap, TooLarge
+from api.errors import ApiError, InvalidDepthMap, InvalidImage, TooLarge
 from api.images import decode_depth, decode_image, mock_depth
 from tests.pictures import encoded, hill
 
@@ -147,16 +148,65 @@ def test_what_is_no_picture_is_an_error_that_says_what_is_accepted(text: str) ->
     st.binary(max_size=300), st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF"]), st.integers(0, 10**6)
 )
 def test_damaged_files_never_raise_anything_else(noise: bytes, kind: str, place: int) -> None:
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
     buffer = io.BytesIO()
-    Image.fromarray(HILL).save(buffer, kind)
+    Image.fromarray(HILL).save(buffer, kind, exif=turned)
     content = bytearray(buffer.getvalue())
     start = place % len(content)
     content[start : start + len(noise)] = noise
-    try:
-        result = decode_depth(base64.b64encode(bytes(content)).decode(), 64, 48)
-    except ApiError:
-        return
-    assert len(result.pixels) == 64 * 48
+    text = base64.b64encode(bytes(content)).decode()
+    for decode, channels in ((decode_depth, 1), (decode_image, 3)):
+        try:
+            assert len(decode(text, 64, 48).pixels) == 64 * 48 * channels
+        except ApiError:
+            continue
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "I;16", "F", "CMYK", "1"])
+def test_photographs_of_every_kind(mode: str) -> None:
+    grey = Image.fromarray(HILL)
+    if mode == "I;16":
+        picture = Image.fromarray(HILL.astype(np.uint16) * 257)
+    else:
+        picture = grey.convert("RGB").convert(mode)
+    colour = np.frombuffer(decode_image(encoded(picture, "TIFF"), 64, 48).pixels, np.uint8)
+    assert np.corrcoef(colour.reshape(48, 64, 3)[..., 0].ravel(), HILL.ravel())[0, 1] > 0.5
+
+
+def test_photographs_are_turned_upright_and_told_by_their_digest() -> None:
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 3
+    plain, upside_down = (
+        encoded(Image.fromarray(HILL[:, ::-1] // 2), "PNG", exif=exif) for exif in (None, turned)
+    )
+    first, second = (decode_image(text, 64, 48) for text in (plain, upside_down))
+    shape = (48, 64, 3)
+    np.testing.assert_array_equal(
+        np.frombuffer(first.pixels, np.uint8).reshape(shape),
+        np.frombuffer(second.pixels, np.uint8).reshape(shape)[::-1, ::-1],
+    )
+    assert first.digest == hashlib.sha256(base64.b64decode(plain)).hexdigest() != second.digest
+
+
+def test_an_orientation_that_is_no_number() -> None:
+    """Its type is exchanged for text, which Pillow cannot write back when it turns the picture."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.ResolutionUnit] = 2
+    content = base64.b64decode(encoded(Image.fromarray(HILL), "JPEG", exif=exif))
+    unit = struct.pack(">HHI", ExifTags.Base.ResolutionUnit, 3, 1)
+    assert unit in content
+    broken = content.replace(unit, struct.pack(">HHI", ExifTags.Base.ResolutionUnit, 2, 1))
+    with pytest.raises(InvalidImage, match="damaged"):
+        decode_image(base64.b64encode(broken).decode(), 64, 48)
+
+
+@pytest.mark.parametrize("text", ["", "AAAA", truncated(), gif()])
+def test_what_is_no_photograph_is_named(text: str) -> None:
+    with pytest.raises(InvalidImage, match="PNG, JPEG, WebP or TIFF") as caught:
+        decode_image(text, 256, 256)
+    assert caught.value.detail[0].field == "image_b64"
 
 
 @settings(max_examples=100, deadline=None)

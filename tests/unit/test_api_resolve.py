@@ -212,7 +212,13 @@ def test_parameters_suffice_to_paint_again() -> None:
     first = resolved(**fields)
     written = parameters(request, first, first.job, "", "")
     assert written["loras"][0] == {"name": "drone", "strength": 0.8}
-    beside = {"software", "depth_sha256", "image_sha256"}
+    assert written["digests"] == {
+        "lightning": "1",
+        "sdxl_small": "1",
+        "drone": "1",
+        "experimance": "1",
+    }
+    beside = {"software", "digests", "depth_sha256", "image_sha256"}
     again = resolved(**{key: value for key, value in written.items() if key not in beside}).job
     assert replace(again, subscriber="") == replace(first.job, subscriber="")
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from runners.encode import encode_picture, encode_preview
+from benchmarks.workbench import make_job
+from runners.encode import encode_inputs, encode_picture, encode_preview
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
 PARAMETERS: dict[str, Any] = {"prompt": "Hügel, 山", "seed": 2**62}
@@ -48,3 +50,22 @@ def test_png_keeps_every_pixel_and_quality_costs_bytes() -> None:
 
 def test_a_preview_is_a_small_jpeg() -> None:
     assert Image.open(io.BytesIO(encode_preview(PIXELS))).format == "JPEG"
+
+
+def test_a_png_carries_what_it_was_painted_from() -> None:
+    grey, start = PIXELS[:, :, 0].copy(), PIXELS[::-1].copy()
+    job = make_job(grey, image=start.tobytes(), strength=0.5, embed_inputs=True)
+    png = encode_picture(PIXELS, "png", 1, PARAMETERS, encode_inputs(job))
+    picture: Any = Image.open(io.BytesIO(png))
+    np.testing.assert_array_equal(np.asarray(picture), PIXELS)
+    chunks = {chunk[0]: Image.open(io.BytesIO(chunk[1])) for chunk in picture.private_chunks}
+    assert {name: each.mode for name, each in chunks.items()} == {b"dpTh": "L", b"stRt": "RGB"}
+    np.testing.assert_array_equal(np.asarray(chunks[b"dpTh"]), grey)
+    np.testing.assert_array_equal(np.asarray(chunks[b"stRt"]), start)
+
+
+def test_inputs_are_the_jobs_own_and_asked_for() -> None:
+    job = make_job(PIXELS[:, :, 0].copy(), embed_inputs=True)
+    assert list(encode_inputs(job)) == [b"dpTh"]
+    assert list(encode_inputs(replace(job, depth=b"", image=bytes(3 * 40 * 56)))) == [b"stRt"]
+    assert encode_inputs(replace(job, embed_inputs=False)) == {}

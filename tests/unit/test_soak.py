@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+import httpx
 import pytest
 
 from benchmarks.overload import Ledger as Refusals
-from benchmarks.soak import disagreements
-from benchmarks.soak_traffic import LEFT, Ledger
+from benchmarks.soak import ALLOWED, disagreements
+from benchmarks.soak_traffic import LEFT, Callers, Ledger
 
 
 def test_two_outcomes_of_one_request_are_a_fault() -> None:
@@ -26,6 +27,22 @@ def test_a_request_that_heard_nothing_is_named() -> None:
     ledger.hear("b", LEFT)
     assert ledger.unheard == {"a"}
     assert ledger.outcomes == {LEFT: 1}
+
+
+async def test_a_connection_that_breaks_is_no_end() -> None:
+    """It is named, and the others go on."""
+
+    def broken(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadError("reset", request=request)
+
+    async with httpx.AsyncClient(
+        base_url="http://service", transport=httpx.MockTransport(broken)
+    ) as client:
+        callers = Callers(client, 0)
+        await callers.exercise()
+    assert callers.ledger.unheard == set()
+    assert set(callers.ledger.outcomes) == {"no answer, ReadError"}
+    assert not set(callers.ledger.outcomes) & ALLOWED
 
 
 @pytest.mark.parametrize("end", ["success", "cancelled", "runner_lost"])

@@ -1,0 +1,1 @@
+"""`experimance load`: how much a server takes, and how soon it answers meanwhile."""

@@ -1,0 +1,398 @@
+"""The playground as people use it: painting, errors, history, files, keys, touch, kiosk."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from playwright.sync_api import Route
+
+from tests.e2e.browser import Visit, pixels, png, refusal
+
+Start = Callable[..., Visit]
+
+
+def counted(client: httpx.Client, *outcomes: str) -> float:
+    """How many requests ended in one of these ways so far."""
+    return sum(
+        float(line.rsplit(" ", 1)[1])
+        for line in client.get("/metrics").text.splitlines()
+        if line.startswith("experimance_requests_total{")
+        and any(f'outcome="{outcome}"' in line for outcome in outcomes)
+    )
+
+
+def test_painting_asks_for_a_picture_and_shows_it_growing(visit: Start) -> None:
+    here = visit().open("?model=base&steps=8&seed=5")
+    first = here.asked[-1]
+    assert first["model"] == "base"
+    assert first["era"] in first["prompt"]
+    before = here.shown()
+    here.stroke()
+    here.page.wait_for_selector("#picture.preview.painting", state="attached")
+    here.finished()
+    assert here.shown() != before
+    painted = here.asked[-1]
+    old, new = pixels(first["depth_map_b64"]), pixels(painted["depth_map_b64"])
+    assert old.shape == new.shape == (512, 512)
+    middle = np.s_[250:262, 140:360]
+    assert new[middle].mean() > old[middle].mean() + 5
+    assert (old[:100] == new[:100]).all()
+    assert painted == {**first, "depth_map_b64": painted["depth_map_b64"]}
+    width = here.page.evaluate("document.querySelector('#picture .over').naturalWidth")
+    assert width == 256
+    here.check()
+
+
+def test_painting_on_supersedes_what_runs_and_nothing_waits(
+    visit: Start, client: httpx.Client
+) -> None:
+    here = visit().open("?model=base&steps=4&seed=5")
+    ended = counted(client, "superseded", "cancelled")
+    asked = len(here.asked)
+    waiting: list[int] = []
+    here.page.click("#more summary")
+    here.page.fill("[name=steps]", "50")
+    box = here.page.locator("#sand").bounding_box()
+    assert box is not None
+    here.page.mouse.move(box["x"] + 60, box["y"] + 60)
+    here.page.mouse.down()
+    for step in range(40):
+        here.page.mouse.move(box["x"] + 60 + 8 * step, box["y"] + 60 + 5 * step)
+        here.page.wait_for_timeout(60)
+        waiting.append(client.get("/healthcheck").json()["queue"]["waiting"])
+    here.page.mouse.up()
+    here.until(lambda: len(here.asked) - asked >= 3)
+    assert len(here.asked) - asked < 40
+    assert len({body["session"] for body in here.asked}) == 1
+    assert max(waiting) <= 1
+    # All but the last of them ended without a picture.
+    here.until(lambda: counted(client, "superseded", "cancelled") - ended >= 2)
+    here.page.keyboard.press("Escape")
+    here.until(lambda: client.get("/healthcheck").json()["queue"]["running"] == 0)
+    assert here.state == "Stopped."
+    here.check()
+
+
+def test_an_error_names_the_field_and_goes_when_it_is_mended(visit: Start) -> None:
+    here = visit().open("?steps=1")
+    here.page.fill("#prompt", "(rivers:9)")
+    here.until(lambda: "between 0 and 2" in here.notice)
+    assert here.page.get_by_role("alert").inner_text().count("prompt") == 1
+    assert here.page.get_attribute("#prompt", "aria-invalid") == "true"
+    here.next_picture(lambda: here.page.fill("#prompt", "(rivers:1.2)"))
+    assert here.page.is_hidden("#notice")
+    assert here.page.get_attribute("#prompt", "aria-invalid") is None
+    asked = len(here.asked)
+    here.page.fill("#prompt", " ")
+    here.until(lambda: here.state == "Say what to paint.")
+    assert len(here.asked) == asked
+    here.check("status of 400")
+
+
+def test_a_busy_or_lost_service_is_asked_again(visit: Start) -> None:
+    here = visit().open("?steps=1")
+    full = refusal(429, "overloaded", "the queue is full", **{"Retry-After": "2"})
+    here.page.route("**/generate_stream", full)
+    here.page.click("#paint")
+    here.until(lambda: "Busy at the moment" in here.notice)
+    asked = len(here.asked)
+    here.stroke(steps=2)
+    here.until(lambda: "in 1 s" in here.notice)
+    assert len(here.asked) == asked, "a change does not ask before its time"
+    here.page.unroute("**/generate_stream")
+    here.page.route("**/generate_stream", lambda route: route.abort())
+    here.until(lambda: "Connection lost" in here.notice)
+    here.page.unroute("**/generate_stream")
+    here.until(lambda: here.page.is_hidden("#notice"))
+    here.finished()
+    here.check("status of 429", "ERR_FAILED")
+
+
+def test_history_brings_back_sand_settings_and_picture(visit: Start) -> None:
+    here = visit().open("?era=ruins&seed=11&steps=1")
+    first, picture = here.asked[-1], here.shown()
+    here.page.fill("#prompt", "somebody's own words")
+    here.next_picture(lambda: None)
+    second = here.next_picture(lambda: here.page.get_by_label("future").check(force=True))
+    assert second["prompt"] == "somebody's own words", "an edited prompt stays"
+    here.next_picture(here.stroke)
+    items = here.page.locator("#history button")
+    here.until(lambda: items.count() == 4)
+    asked = len(here.asked)
+    items.last.click()
+    here.until(lambda: here.shown() == picture)
+    assert len(here.asked) == asked, "what is restored is not painted again"
+    again = here.next_picture(lambda: here.page.click("#paint"))
+    assert again == first, "sand and settings are those of before"
+    here.until(lambda: items.count() == 5)
+    here.page.goto(f"{here.url}/playground")
+    here.finished()
+    assert here.shown() == picture
+    assert here.page.input_value("#seed") == "11"
+    assert items.count() == 5
+    items.first.focus()
+    here.page.keyboard.press("Delete")
+    here.until(lambda: items.count() == 4)
+    here.page.click("#forget")
+    here.until(lambda: items.count() == 0)
+    here.check()
+
+
+def test_the_shown_picture_can_be_painted_elsewhere(visit: Start, tmp_path: Path) -> None:
+    here = visit(permissions=["clipboard-read", "clipboard-write"], accept_downloads=True)
+    here.open("?era=future&seed=3&steps=3&output_format=png")
+    with here.page.expect_download() as download:
+        here.page.click("#download")
+    assert download.value.suggested_filename == "experimance-future-3.png"
+    saved = Path(download.value.path()).read_bytes()
+    copies = (("#curl", "curl", "bash"), ("#python", "Python", sys.executable))
+    for button, told, command in copies:
+        here.page.click(button)
+        here.until(lambda told=told: here.page.inner_text("#toast") == f"Copied as {told}.")
+        text = here.page.evaluate("navigator.clipboard.readText()")
+        folder = tmp_path / told
+        folder.mkdir()
+        done = subprocess.run(
+            [command, "-"], input=text, text=True, cwd=folder, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert (folder / "picture.png").read_bytes() == saved
+    here.check()
+
+
+def test_a_depth_image_becomes_the_sand(visit: Start) -> None:
+    here = visit().open("?steps=1")
+    ramp = np.broadcast_to(np.linspace(20, 230, 300).astype(np.uint8)[:, None], (300, 300)).copy()
+    body = here.next_picture(
+        lambda: here.page.set_input_files(
+            "#depth-file", {"name": "a.png", "mimeType": "image/png", "buffer": png(ramp)}
+        )
+    )
+    rows = pixels(body["depth_map_b64"]).mean(axis=1)
+    assert np.abs(rows - np.linspace(20, 230, 512)).max() < 3
+    dropped = here.page.evaluate_handle(
+        """(text) => {
+            const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+            const data = new DataTransfer();
+            data.items.add(new File([bytes], "b.png", { type: "image/png" }));
+            return data;
+        }""",
+        base64.b64encode(png(ramp[::-1].copy())).decode(),
+    )
+    body = here.next_picture(
+        lambda: here.page.dispatch_event("#sand", "drop", {"dataTransfer": dropped})
+    )
+    rows = pixels(body["depth_map_b64"]).mean(axis=1)
+    assert np.abs(rows - np.linspace(230, 20, 512)).max() < 3
+    text = {"name": "c.png", "mimeType": "image/png", "buffer": b"no picture"}
+    here.page.set_input_files("#depth-file", text)
+    here.until(lambda: "no picture that the browser can open" in here.notice)
+    here.check()
+
+
+def test_a_photograph_lies_down_in_the_sand_or_is_where_it_begins(visit: Start) -> None:
+    here = visit()
+    sent: list[dict[str, Any]] = []
+    depth = np.full((256, 256), 40, np.uint8)
+    depth[64:192, 64:192] = 200
+
+    def models(route: Route) -> None:
+        answer = route.fetch()
+        told = {"available_depth_estimators": ["tiny"], "default_depth_estimator": "tiny"}
+        route.fulfill(response=answer, json={**answer.json(), **told})
+
+    def estimate(route: Route) -> None:
+        sent.append(route.request.post_data_json)
+        route.fulfill(
+            json={
+                "success": True, "depth_map_b64": base64.b64encode(png(depth)).decode(),
+                "depth_estimator": "tiny", "width": 256, "height": 256, "seconds": 0.2,
+                "request_id": "e1", "warnings": ["depth map: clipped"],
+            }
+        )  # fmt: skip
+
+    here.page.route("**/models", models)
+    here.page.route("**/estimate_depth", estimate)
+    here.open("?steps=1")
+    photograph = np.zeros((200, 320, 3), np.uint8)
+    photograph[..., 2] = np.linspace(0, 255, 320, dtype=np.uint8)
+    file = {"name": "p.png", "mimeType": "image/png", "buffer": png(photograph)}
+    body = here.next_picture(lambda: here.page.set_input_files("#photo-file", file))
+    assert sent[0].keys() == {"image_b64", "depth_estimator"}
+    assert pixels(sent[0]["image_b64"]).shape == (320, 320, 3)
+    sand = pixels(body["depth_map_b64"])
+    assert abs(int(sand[256, 256]) - 200) < 3
+    assert abs(int(sand[20, 20]) - 40) < 3
+    assert "image_b64" not in body
+    body = here.next_picture(lambda: here.page.check("#photo-start"))
+    assert body["strength"] == 0.6
+    assert pixels(body["image_b64"]).shape == (320, 320, 3)
+    body = here.next_picture(lambda: here.page.click("#photo-remove"))
+    assert "image_b64" not in body
+    here.check()
+
+
+def test_a_token_is_asked_for_and_kept(visit: Start) -> None:
+    here = visit()
+
+    def guarded(route: Route) -> None:
+        if route.request.headers.get("authorization") == "Bearer secret":
+            route.continue_()
+        else:
+            refusal(401, "unauthorized", "a bearer token is needed")(route)
+
+    for path in ("models", "generate_stream"):
+        here.page.route(f"**/{path}", guarded)
+    here.page.goto(f"{here.url}/playground?steps=1")
+    here.page.wait_for_selector("#token-dialog[open]")
+    assert "asks for a token" in here.page.inner_text("#token-hint")
+    here.page.fill("#token-text", "wrong")
+    here.page.keyboard.press("Enter")
+    here.until(lambda: "does not accept" in here.page.inner_text("#token-hint"))
+    here.page.fill("#token-text", "secret")
+    here.page.keyboard.press("Enter")
+    here.finished()
+    assert here.page.evaluate("localStorage.length") == 0
+    here.page.reload()
+    here.finished()
+    assert here.page.is_hidden("#token-dialog")
+    here.check("status of 401")
+
+
+def test_a_token_can_come_with_the_address_and_leaves_it(visit: Start) -> None:
+    here = visit()
+    tokens: list[str | None] = []
+    here.page.on("request", lambda request: tokens.append(request.headers.get("authorization")))
+    here.open("?steps=1#token=handed")
+    assert here.page.url.endswith("/playground/?steps=1")
+    assert "Bearer handed" in tokens
+    here.check()
+
+
+def test_the_kiosk_is_the_picture_alone_and_recovers(visit: Start) -> None:
+    here = visit(viewport={"width": 960, "height": 540}, has_touch=True)
+    here.page.add_init_script(
+        "navigator.wakeLock.request = async (kind) => { window.awake = kind; }"
+    )
+    here.page.goto(f"{here.url}/playground?kiosk=1&era=ruins&steps=2")
+    here.page.wait_for_selector("#picture.shown:not(.painting)")
+    box = here.page.locator("#picture").bounding_box()
+    assert box == {"x": 0, "y": 0, "width": 960, "height": 540}
+    for part in (".bar", "#sand", "#form", ".history", "#paint"):
+        assert here.page.is_hidden(part)
+    body = here.asked[-1]
+    assert (body["era"], body["width"], body["height"]) == ("ruins", 456, 256)
+    assert here.page.evaluate("window.awake") == "screen"
+    touch(here, "#picture")
+    here.until(lambda: here.asked[-1]["depth_map_b64"] != body["depth_map_b64"])
+    here.finished()
+    here.page.route("**/*", lambda route: route.abort())
+    touch(here, "#picture")
+    here.until(lambda: "Connection lost" in here.notice)
+    asked = len(here.asked)
+    here.page.unroute("**/*")
+    here.until(lambda: len(here.asked) > asked)
+    here.until(lambda: here.page.is_hidden("#notice"))
+    here.finished()
+    here.check("ERR_FAILED")
+
+
+def touch(here: Visit, stage: str) -> None:
+    """A finger that moves down over a stage."""
+    box = here.page.locator(stage).bounding_box()
+    assert box is not None
+    devtools = here.page.context.new_cdp_session(here.page)
+    for step in range(8):
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] * (0.7 - 0.06 * step)
+        kind = "touchMove" if step else "touchStart"
+        points = [{"x": x, "y": y}]
+        devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        here.page.wait_for_timeout(16)
+    devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def test_a_finger_paints_and_does_not_scroll(visit: Start) -> None:
+    here = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    here.open("?steps=1")
+    before = here.asked[-1]["depth_map_b64"]
+    for stage in ("#sand", "#picture"):
+        body = here.next_picture(lambda stage=stage: touch(here, stage))
+        assert body["depth_map_b64"] != before
+        before = body["depth_map_b64"]
+    assert here.page.evaluate("scrollY") == 0
+    for stage in ("#sand", "#picture"):
+        box = here.page.locator(stage).bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] < 844, "both are in sight"
+    here.check()
+
+
+def test_the_keyboard_does_all_of_it(visit: Start) -> None:
+    here = visit().open("?steps=1")
+    page, first = here.page, here.asked[-1]["depth_map_b64"]
+    page.locator("#sand").focus()
+    for key in ("ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    body = here.next_picture(lambda: page.keyboard.press("Space"))
+    assert body["depth_map_b64"] != first
+    body = here.next_picture(lambda: page.keyboard.press("Control+z"))
+    assert body["depth_map_b64"] == first
+    for key, tool in (("l", "lower"), ("s", "smooth"), ("f", "flatten"), ("r", "raise")):
+        page.keyboard.press(key)
+        assert page.is_checked(f"[value={tool}]")
+    size = int(page.input_value("#size"))
+    page.keyboard.press("]")
+    assert int(page.input_value("#size")) == size + 2
+    seed = here.asked[-1]["seed"]
+    assert here.next_picture(lambda: page.keyboard.press("n"))["seed"] != seed
+    page.keyboard.press("d")
+    assert page.get_attribute("#raw", "aria-pressed") == "true"
+    page.keyboard.press("c")
+    assert page.is_visible("#split")
+    page.keyboard.press("?")
+    assert page.is_visible("#help-dialog")
+    page.uncheck("#single")
+    page.keyboard.press("Escape")
+    page.keyboard.press("l")
+    assert page.is_checked("[value=raise]"), "single keys are switched off"
+    page.focus("#prompt")
+    page.keyboard.type("lns?")
+    assert page.is_hidden("#help-dialog")
+    assert page.input_value("#prompt").endswith("lns?")
+    here.next_picture(lambda: page.keyboard.press("Control+Enter"))
+    here.check()
+
+
+def test_landscapes_to_begin_with_use_the_heights_there_are(visit: Start) -> None:
+    here = visit()
+    here.page.route("**/generate_stream", lambda route: route.abort())
+    here.page.goto(f"{here.url}/playground")
+    here.until(lambda: "Connection lost" in here.notice)
+    here.page.click("#raw")
+    names = here.page.locator("#landscapes button")
+    assert names.count() >= 4
+    seen = set()
+    for index in range(names.count()):
+        names.nth(index).click()
+        heights = np.array(
+            here.page.evaluate(
+                """() => {
+                    const canvas = document.querySelector("#sand canvas");
+                    const area = canvas.getContext("2d").getImageData(0, 0, 512, 512).data;
+                    return Array.from({ length: 4096 }, (_, index) => area[index * 256]);
+                }"""
+            )
+        )
+        assert heights.max() - heights.min() > 90, index
+        assert (heights == 0).mean() < 0.1, index
+        assert (heights == 255).mean() < 0.1, index
+        seen.add(heights.tobytes())
+    assert len(seen) == names.count()
+    here.check("ERR_FAILED", "willReadFrequently")

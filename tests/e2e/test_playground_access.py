@@ -1,0 +1,183 @@
+"""The playground for everybody: names, contrast, focus, sizes, motion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.e2e.browser import Visit, refusal
+
+Start = Callable[..., Visit]
+
+CONTROLS = {
+    "button", "checkbox", "combobox", "progressbar", "radio", "slider", "spinbutton", "textbox",
+    "application", "DisclosureTriangle", "dialog", "region", "navigation",
+}  # fmt: skip
+# Every visible text with its colour against what lies beneath it, WCAG's formula.
+CONTRASTS = """() => {
+    const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    const rgba = (colour) => {
+        context.clearRect(0, 0, 1, 1);
+        context.fillStyle = colour;
+        context.fillRect(0, 0, 1, 1);
+        const [red, green, blue, alpha] = context.getImageData(0, 0, 1, 1).data;
+        return [red, green, blue, alpha / 255];
+    };
+    const over = ([r, g, b, a], under) => [r, g, b].map((part, i) => part * a + under[i] * (1 - a));
+    const light = (colour) => colour
+        .map((part) => part / 255)
+        .map((part) => (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
+    const found = [];
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+        const text = walker.currentNode.textContent.trim();
+        const element = walker.currentNode.parentElement;
+        const seen = { opacityProperty: true, visibilityProperty: true };
+        if (!text || !element.checkVisibility(seen)) continue;
+        if (element.closest(".stage, .hidden, option, :disabled, noscript, .toast")) continue;
+        const layers = [];
+        for (let at = element; at; at = at.parentElement) {
+            layers.unshift(rgba(getComputedStyle(at).backgroundColor));
+        }
+        const ground = layers.reduce((under, layer) => over(layer, under), [255, 255, 255]);
+        const ink = over(rgba(getComputedStyle(element).color), ground);
+        const [low, high] = [light(ground), light(ink)].sort((a, b) => a - b);
+        found.push([text.slice(0, 40), (high + 0.05) / (low + 0.05)]);
+    }
+    return found;
+}"""
+
+
+def everything_open(here: Visit) -> None:
+    """The page with all that it can show at once."""
+    page = here.page
+    page.click("#more summary")
+    page.check("#own-loras")
+    page.evaluate(
+        "document.querySelectorAll('#photo, #photo [hidden]').forEach((one) => one.hidden = false)"
+    )
+    page.route("**/generate_stream", refusal(500, "internal", "see the log"))
+    page.click("#paint")
+    here.until(lambda: "see the log" in here.notice)
+
+
+def test_every_control_has_a_name(visit: Start) -> None:
+    here = visit().open("?steps=1")
+    everything_open(here)
+    here.page.click("#compare")
+    devtools = here.page.context.new_cdp_session(here.page)
+    nodes: list[dict[str, Any]] = devtools.send("Accessibility.getFullAXTree")["nodes"]
+    here.page.click("#token")
+    nodes += devtools.send("Accessibility.getFullAXTree")["nodes"]
+    here.page.keyboard.press("Escape")
+    here.page.click("#help")
+    nodes += devtools.send("Accessibility.getFullAXTree")["nodes"]
+    named = {}
+    for node in nodes:
+        role = node.get("role", {}).get("value")
+        if node["ignored"] or role not in CONTROLS:
+            continue
+        name = node.get("name", {}).get("value", "").strip()
+        assert name, node
+        named[role, name] = node
+    assert len(named) > 50
+    assert {("textbox", "Prompt"), ("textbox", "Token"), ("dialog", "Keyboard shortcuts")} <= {
+        *named
+    }
+    here.check("status of 500")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_texts_stand_out(visit: Start, theme: str) -> None:
+    here = visit(color_scheme=theme, reduced_motion="reduce").open("?steps=1")
+    everything_open(here)
+    found = dict(here.page.evaluate(CONTRASTS))
+    here.page.click("#help")
+    found |= dict(here.page.evaluate(CONTRASTS))
+    assert len(found) > 60
+    assert {text: ratio for text, ratio in found.items() if ratio < 4.5} == {}
+    dark = (
+        here.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(23, 19, 16)"
+    )
+    assert dark == (theme == "dark")
+
+
+def test_a_chosen_theme_stays(visit: Start) -> None:
+    here = visit(color_scheme="light").open("?steps=1")
+    colour = "getComputedStyle(document.body).backgroundColor"
+    light = here.page.evaluate(colour)
+    here.page.click("#theme")
+    dark = here.page.evaluate(colour)
+    assert dark != light
+    here.page.reload()
+    assert here.page.evaluate(colour) == dark
+
+
+def test_focus_goes_from_the_sand_to_the_settings(visit: Start) -> None:
+    here = visit().open("?steps=1")
+    here.page.focus("#help")
+    order = []
+    while True:
+        here.page.keyboard.press("Tab")
+        if here.page.evaluate("document.activeElement === document.body"):
+            break
+        focused = here.page.evaluate("document.activeElement.id || document.activeElement.name")
+        shown = here.page.evaluate(
+            """() => {
+                const at = document.activeElement;
+                const covered = at.matches("[type=radio], [type=checkbox], [type=file]");
+                const styled = covered ? [at.parentElement, at.nextElementSibling] : [at];
+                return styled.some((one) => one && getComputedStyle(one).outlineStyle !== "none");
+            }"""
+        )
+        assert shown, focused
+        order.append(focused)
+    known = [
+        "sand",
+        "tool",
+        "clear",
+        "size",
+        "picture",
+        "paint",
+        "follow",
+        "era",
+        "prompt",
+        "model",
+    ]
+    places = [order.index(name) for name in known]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(("width", "height"), [(320, 640), (390, 844), (820, 1180), (1366, 850)])
+def test_nothing_is_cut_off(visit: Start, width: int, height: int) -> None:
+    here = visit(viewport={"width": width, "height": height})
+    here.page.route("**/generate_stream", refusal(500, "internal", "see the log"))
+    here.page.goto(f"{here.url}/playground")
+    here.until(lambda: "see the log" in here.notice)
+    here.page.click("#more summary")
+    assert here.page.evaluate("document.scrollingElement.scrollWidth") <= width
+    wide = here.page.evaluate(
+        """() => [...document.querySelectorAll("button, input, textarea, select, .stage, label")]
+            .filter((one) => one.checkVisibility() && !one.closest("#history"))
+            .filter((one) => {
+                const around = (one.closest("main > section > *") ?? document.body).parentElement;
+                const inside = around.getBoundingClientRect().right || innerWidth;
+                return one.getBoundingClientRect().right > inside + 1;
+            })
+            .map((one) => one.id || one.textContent)"""
+    )
+    assert wide == []
+
+
+def test_without_motion_nothing_moves(visit: Start) -> None:
+    here = visit(reduced_motion="reduce").open("?steps=1")
+    moving = here.page.evaluate(
+        """() => [...document.querySelectorAll("*")].filter((one) => {
+            const style = getComputedStyle(one);
+            return style.animationName !== "none" || style.transitionDuration !== "0s";
+        }).map((one) => one.className)"""
+    )
+    assert moving == []

@@ -1,0 +1,72 @@
+"""What the client knows of the service by heart, held against the service's own code."""
+
+from __future__ import annotations
+
+import httpx2
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from api.errors import STATUSES
+from api.middleware import ContractMiddleware
+from api.provenance import parameters
+from api.requests import GenerateRequest
+from experimance import AsyncClient, errors
+from experimance.command.painting_options import Painting
+from experimance.command.redo import NOT_FIELDS
+from experimance.fields import Fields
+from experimance.parameters import DEPTH_CHUNK, START_CHUNK
+from runners import encode
+from tests.unit.client_service import painted
+from tests.unit.test_api_resolve import resolved
+
+# Fields that the client has arguments of its own for, and one of older clients.
+ARGUMENTS = {"prompt", "depth_map_b64", "mock_depth", "image_b64", "use_jpeg"}
+
+
+async def generate(request: Request) -> Response:
+    assert await request.json()
+    return JSONResponse(painted())
+
+
+async def test_the_token_opens_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKEN", "right")
+    app = ContractMiddleware(Starlette(routes=[Route("/generate", generate, methods=["POST"])]))
+    transport = httpx2.ASGITransport(app)
+    async with AsyncClient("http://service", token="right", transport=transport) as client:
+        assert (await client.generate("hills", "mock")).seed == 7
+    for token in (None, "wrong"):
+        async with AsyncClient("http://service", token=token, transport=transport) as client:
+            with pytest.raises(errors.Unauthorized, match="bearer token") as raised:
+                await client.generate("hills", "mock")
+            assert raised.value.request_id
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(status, code) for status, codes in STATUSES.items() for code in codes]
+)
+def test_every_error_has_its_class(status: int, code: str) -> None:
+    kind = errors.kind_of(code, status)
+    if status not in {405, 415}:
+        # As an event it comes without its status.
+        assert errors.kind_of(code, None) is kind is not errors.ApiError
+        assert kind.status == status
+
+
+def test_every_field_has_a_type() -> None:
+    assert Fields.__annotations__.keys() == GenerateRequest.model_fields.keys() - ARGUMENTS
+
+
+def test_every_option_is_a_field() -> None:
+    options = Painting(**dict.fromkeys(Painting.__dataclass_fields__, 1) | {"lora": ["drone"]})
+    assert options.fields().keys() <= Fields.__annotations__.keys()
+
+
+def test_parameters_of_a_picture_are_fields_again() -> None:
+    request = GenerateRequest(prompt="hills", mock_depth=True)
+    about = resolved()
+    written = parameters(request, about, about.job, "", "")
+    assert written.keys() - GenerateRequest.model_fields.keys() == NOT_FIELDS
+    assert {DEPTH_CHUNK, START_CHUNK} == {encode.DEPTH_CHUNK, encode.START_CHUNK}
