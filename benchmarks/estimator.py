@@ -28,8 +28,8 @@ from runners.messages import LoraWeight
 
 TRUE = "true renderings"
 TRUE_BAR = 0.9
-PAINTED_BAR = 0.85
-ERA_BAR = 0.75
+PAINTED_BAR = 0.88
+ERA_BAR = 0.85
 """Of the era that is read worst, true and painted pictures together."""
 
 Picture = NDArray[np.uint8]

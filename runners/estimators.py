@@ -34,6 +34,10 @@ Picture = NDArray[np.uint8]
 ESTIMATOR_KINDS = frozenset({"depth_estimator", "depth_detector"})
 """The kinds of component that `load_estimator` loads."""
 
+_LARGEST_SIDE = 640
+"""Of a picture for GLPN, whose own processor leaves its size alone: memory grows with the fourth
+power of it."""
+
 _UNUSED = "neck.fusion_stage.layers.0.residual_layer1."
 """A layer of DPT's that nothing reaches, which publishers therefore leave out."""
 
@@ -91,11 +95,15 @@ class TransformersEstimator:
         self._processor = _processor(path, config)
         self._device = device.torch_device
         self._is_distance = is_distance
+        self._takes_any_size = type(self._processor).__name__.startswith("GLPN")
 
     @torch.inference_mode()
     def estimate(self, picture: Picture) -> Map:
         """See Estimator."""
-        inputs = self._processor(images=Image.fromarray(picture), return_tensors="pt")
+        image = Image.fromarray(picture)
+        if self._takes_any_size:
+            image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+        inputs = self._processor(images=image, return_tensors="pt")
         outputs = self.network(**inputs.to(self._device))
         # Of ZoeDepth these are the sizes before its padding, of the others those to resize to.
         sizes = [picture.shape[:2]]

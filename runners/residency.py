@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import structlog
-import torch
-from torch import nn
 
 from models.catalog import Catalog
-from models.safetensors_file import WeightsError, read_header
 from models.shelf import Shelf
 from models.store import Component, Entry
 from runners.adapters import AdapterError
@@ -28,6 +23,7 @@ from runners.failure import LoadError
 from runners.metrics import LOAD_FAILURES, LOAD_SECONDS
 from runners.networks import ControlNet, Variant, load_component, split_hint
 from runners.pinned import PinnedStore
+from runners.sizes import bytes_on, size_of
 
 log = structlog.get_logger(__name__)
 
@@ -273,10 +269,10 @@ class Residency:
             if kind in ESTIMATOR_KINDS:
                 spec = self._catalog.depth_estimators[name]
                 loaded: Any = load_estimator(spec, component.path, self._device)
-                size = _size(loaded.network)
+                size = size_of(loaded.network)
             else:
                 loaded = load_component(kind, component.path, self._device, self._pinned)
-                size = _size(loaded)
+                size = size_of(loaded)
             self._components[component.tag] = loaded
             self._sizes[component.tag] = kind, size
         return self._components[component.tag]
@@ -296,28 +292,6 @@ class Residency:
             del self._components[tag], self._sizes[tag]
 
 
-def bytes_on(device: Device, component: Component) -> int:
-    """Bytes of a component's weights in its precision on the device; 0 for a tokenizer."""
-    dtype = torch.float32 if component.kind in ESTIMATOR_KINDS else device.dtype
-    elements = sum(_elements(file) for file in component.path.glob("*.safetensors"))
-    return elements * dtype.itemsize
-
-
 def estimator_key(name: str) -> str:
     """How a depth estimator is called among the names of variants and ControlNets."""
     return f"{_ESTIMATOR} {name}"
-
-
-def _elements(file: Path) -> int:
-    """Numbers in a weight file; 0 if it is broken, which its loading will tell."""
-    try:
-        return sum(math.prod(span.shape) for span in read_header(file).values())
-    except WeightsError:
-        return 0
-
-
-def _size(component: Any) -> int:
-    """Bytes of a network's weights; 0 for a tokenizer."""
-    if not isinstance(component, nn.Module):
-        return 0
-    return sum(tensor.nbytes for tensor in (*component.parameters(), *component.buffers()))

@@ -83,11 +83,20 @@ class SDXLRunner:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Estimated | Failed] = loop.create_future()
 
+        def settle(outcome: Estimated | Failed) -> None:
+            if not answer.done():
+                answer.set_result(outcome)
+
         def told(outcome: Estimated | Failed) -> None:
-            loop.call_soon_threadsafe(answer.set_result, outcome)
+            loop.call_soon_threadsafe(settle, outcome)
 
         self._host.pool.estimate(order, told)
-        return pack(await answer)
+        try:
+            return pack(await answer)
+        finally:
+            self._host.pool.cancel(
+                CancelOrder(request_id=order.request_id, subscriber=order.subscriber)
+            )
 
     @bentoml.api
     async def cancel(self, order: bytes) -> bytes:

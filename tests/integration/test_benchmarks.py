@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import decoder_error, deepcache, lora_response
+from benchmarks import decoder_error, deepcache, estimator, lora_response
 from benchmarks.fidelity import student_faults
-from benchmarks.gallery import Reading, paint_pairs, plan, read, sheet
+from benchmarks.gallery import Reading, paint_pairs, plan, read, sheet, true_renderings
 from benchmarks.heldout import heldout
 from benchmarks.server import ROOT
 from benchmarks.workbench import demo_networks
@@ -52,6 +52,15 @@ def test_fidelity_reads_what_it_paints(tmp_path: Any) -> None:
     assert all(-1 <= reading.adherence <= 1 for reading in readings)
     sheet(maps, pictures, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_the_estimator_reads_what_is_painted_and_what_is_true() -> None:
+    pairs = plan(heldout(count=3), 1)
+    reader = estimator.estimator()
+    for pictures in (true_renderings(pairs), estimator.painted(pairs, "lightning")):
+        figures, found = estimator.correlations(reader, pairs, pictures)
+        assert np.mean(figures) > 0.8
+        assert all(estimate.shape == (256, 256) for estimate in found)
 
 
 def _readings(right: int, adherence: float, sharpness: float) -> list[Reading]:

@@ -117,7 +117,7 @@ def test_a_name_that_nobody_knows_becomes_no_label(painted: dict[str, Metric]) -
         for sample in family.samples
         if "model" in sample.labels
     }
-    assert models == {"base", "lightning", "hyper", "none"}
+    assert models == {"base", "lightning", "hyper", "relief", "none"}
 
 
 def test_what_the_autoscaler_asks_for_follows_the_queue(client: httpx.Client) -> None:

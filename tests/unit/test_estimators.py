@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +146,20 @@ def test_without_settings_the_processor_is_the_kinds_own(tmp_path: Path) -> None
     (folder / "preprocessor_config.json").unlink()
     found = TransformersEstimator(folder, DEVICE, is_distance=False).estimate(PICTURE)
     assert found.shape == PICTURE.shape[:2]
+
+
+def test_glpns_own_processor_is_given_no_more_than_it_was_made_for(tmp_path: Path) -> None:
+    shutil.copytree(RELIEF, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "preprocessor_config.json").unlink()
+    estimator = TransformersEstimator(tmp_path, DEVICE, is_distance=True)
+    seen: list[tuple[int, ...]] = []
+    estimator.network.register_forward_pre_hook(
+        lambda module, arguments, named: seen.append(tuple(named["pixel_values"].shape[2:])),
+        with_kwargs=True,
+    )
+    found = estimator.estimate(np.zeros((256, 2048, 3), np.uint8))
+    assert found.shape == (256, 2048)
+    assert seen == [(64, 640)]
 
 
 def test_weights_that_are_missing_are_an_error_not_chance(tmp_path: Path) -> None:

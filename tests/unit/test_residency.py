@@ -19,7 +19,8 @@ from runners.engine import Engine
 from runners.failure import LoadError
 from runners.loader import Loader
 from runners.pinned import PinnedStore
-from runners.residency import Residency, bytes_on
+from runners.residency import Residency
+from runners.sizes import bytes_on
 from tests.unit.jobs import job, paint, pictures
 
 CONTROLNET = "sdxl_small"
