@@ -29,7 +29,7 @@ BACKEND ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
 export CATALOG
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: setup serve import shipped backend bento image container-test vast-test monitoring-test test fuzz check audit lock sbom format demo-train bench-parity bench-image-parity bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak gpu-report clean
+.PHONY: setup serve import shipped backend bento image container-test vast-test monitoring-test test fuzz check audit lock sbom format demo-train bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak gpu-report clean
 
 setup: $(INSTALLED)
 
@@ -44,7 +44,7 @@ import: setup
 	@$(BIN)/python -m models import --catalog $(CATALOG)
 
 serve: import
-	@echo "Look at http://127.0.0.1:$(PORT) (API documentation), http://127.0.0.1:$(PORT)/healthcheck (ready when \"ready_for_inference\")"
+	@echo "Look at http://127.0.0.1:$(PORT)/playground (paint), http://127.0.0.1:$(PORT) (API documentation), http://127.0.0.1:$(PORT)/healthcheck (ready when \"ready_for_inference\")"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/bentoml serve --host 127.0.0.1 --port $(PORT)
 
 # The catalog travels inside the Bento by its name, so it must be one of models/catalog/.
@@ -114,7 +114,7 @@ format: setup
 demo-train: setup
 	$(BIN)/python -m models.demo.train
 
-bench-parity bench-image-parity bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak: setup
+bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak: setup
 	$(BIN)/python -m benchmarks.$(subst -,_,$(@:bench-%=%))
 
 gpu-report: setup
