@@ -40,7 +40,7 @@ export class Form extends EventTarget {
     const first = this.#models === null;
     this.#models = models;
     const eras = models.available_eras.map((name) => [name, words(name), models.era_prompts[name]]);
-    this.eras.fill([...eras, ["", "plain", "No era: the variant alone, without LoRAs"]]);
+    this.eras.fill([...eras, ["", "no era", "No era: the variant alone, without LoRAs"]]);
     this.variants.fill(
       models.available_models.map((name) => [name, words(name), models.details[name].description]),
     );
