@@ -1,6 +1,7 @@
 # make serve   make the environment, import the demo set, serve on 127.0.0.1:$(PORT)
 # make test    run the suite          make check   lint, types, format
 # make setup   the environment alone  make format  format the code
+# make docs    the documents as a site, build/site, its references made anew
 # make fuzz    the schema's requests, 200 of each kind for each route
 # make audit   packages against the registry and known holes    make lock  their hashes anew
 # make sbom    what an image is made of, build/sbom.json
@@ -29,7 +30,7 @@ BACKEND ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
 export CATALOG
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: setup serve import shipped backend bento image container-test vast-test monitoring-test test fuzz check audit lock sbom format demo-train bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak gpu-report clean
+.PHONY: setup serve import shipped backend bento image container-test vast-test monitoring-test test docs fuzz check audit lock sbom format demo-train bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak gpu-report clean
 
 setup: $(INSTALLED)
 
@@ -86,6 +87,11 @@ container-test: setup
 test: setup
 	@# Two processes with a thread each: teams of threads that share cores wait for one another.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+docs: setup
+	$(BIN)/python -m docs_build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "Look at build/site/index.html, or serve it: $(BIN)/python -m http.server --directory build/site"
 
 fuzz: setup
 	FUZZ_EXAMPLES=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration/test_fuzz.py

@@ -88,7 +88,7 @@ class Painter:
                     answer = response_of(event, prepared, seconds)
                     yield _event("done", answer.model_dump_json())
                 else:
-                    yield _progress(event)
+                    yield progress_event(event)
         except ApiError as error:
             log.info("refused", error=error.code, message=error.message)
             account.failed(error.code)
@@ -163,7 +163,8 @@ def _rounded(timings: Mapping[str, float]) -> dict[str, float]:
     return {name: round(seconds, 4) for name, seconds in timings.items()}
 
 
-def _progress(event: object) -> str:
+def progress_event(event: object) -> str:
+    """An event of a stream that is not its last, as it crosses the wire."""
     match event:
         case Queued(position):
             return _event("queued", json.dumps({"position": position}))

@@ -60,15 +60,21 @@ class Settings(BaseSettings):
     compile: Literal["off", "regional"] = Field(
         "off", description="compilation of the networks' repeated blocks"
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO")
-    log_format: Literal["text", "json"] = Field("text")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="least severe lines that are logged"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="lines for people, or a JSON object each"
+    )
     otel_traces_exporter: Literal["otlp", "console", "none"] | None = Field(
         None, description="where spans go; unset: otlp if an endpoint is set, else nowhere"
     )
     otel_exporter_otlp_endpoint: str | None = Field(
         None, pattern="^https?://", description="address of an OTLP/HTTP collector"
     )
-    otel_exporter_otlp_protocol: Literal["http/protobuf"] = Field("http/protobuf")
+    otel_exporter_otlp_protocol: Literal["http/protobuf"] = Field(
+        "http/protobuf", description="how spans are sent; the only one"
+    )
     otel_service_name: str = Field(
         "experimance-controlnet", min_length=1, description="how traces call the service"
     )

@@ -31,7 +31,9 @@ class CatalogError(ValueError):
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True
+    )
 
 
 class SchedulerSpec(_Frozen):
@@ -41,11 +43,17 @@ class SchedulerSpec(_Frozen):
     """
 
     class_name: SchedulerClass = Field(alias="class")
+    """Of diffusers."""
     beta_start: float = 0.00085
+    """Noise of the first step of training."""
     beta_end: float = 0.012
+    """Noise of the last."""
     beta_schedule: Literal["linear", "scaled_linear"] = "scaled_linear"
+    """How it grows between them."""
     num_train_timesteps: int = Field(default=1000, ge=1)
+    """Steps of training."""
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    """What the UNet was trained to predict."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Further arguments of the scheduler class, e.g. `timestep_spacing`."""
 
@@ -54,7 +62,9 @@ class _Weights(_Frozen):
     source: Source
     """`file:` (relative to the catalog's own folder), `gs:`, `https:` or `hf:`."""
     licence: str = Field(min_length=1)
+    """In words; /models shows it."""
     description: str = ""
+    """In words; /models shows it."""
 
 
 class VariantSpec(_Weights):
@@ -67,12 +77,17 @@ class VariantSpec(_Weights):
     tokenizer: Source | None = None
     """The first text encoder's tokenizer; a single-file checkpoint has none."""
     tokenizer_2: Source | None = None
+    """The second text encoder's."""
     tiny_decoder: Source | None = None
     """A small decoder (AutoencoderTiny) for `decoder: tiny` and for previews."""
     native_size: int = Field(ge=256, le=2048, multiple_of=8)
+    """Pixels a side, for requests that name no size."""
     steps: int = Field(ge=1, le=50)
+    """For requests that name none."""
     cfg: float = Field(ge=0.0, le=20.0)
+    """Guidance scale, for requests that name none; at or under 1 there is no guidance."""
     scheduler: SchedulerSpec
+    """What a request's `scheduler: auto` means."""
     force_zeros_for_empty_prompt: bool = True
     """Without a negative prompt, guide away from zero embeddings, as SDXL base was trained."""
 
@@ -130,21 +145,30 @@ class EraSpec(_Frozen):
     prompt: str
     """An example for artists and the web page; never added to a request's prompt."""
     loras: dict[str, Annotated[float, Field(ge=0.0, le=2.0)]] = Field(default_factory=dict)
+    """Strength by LoRA."""
 
 
 class Catalog(_Frozen):
     """Everything a deployment may serve. Names are what requests use."""
 
     name: Name
+    """Part of the entries' names in the model store."""
     default_model: str
+    """For requests that name none."""
     default_controlnet: str
+    """For requests that name none."""
     default_depth_estimator: str | None = None
     """For photographs whose request names none; unset: the first."""
     models: dict[Name, VariantSpec] = Field(min_length=1)
+    """Variants of SDXL, at least one."""
     controlnets: dict[Name, ControlNetSpec] = Field(min_length=1)
+    """ControlNets for depth, at least one."""
     loras: dict[Name, LoraSpec] = Field(default_factory=dict)
+    """LoRAs, for eras and for requests."""
     depth_estimators: dict[Name, DepthEstimatorSpec] = Field(default_factory=dict)
+    """For photographs without a depth map."""
     eras: dict[Name, EraSpec] = Field(default_factory=dict)
+    """Looks by name."""
     dtype: Literal["float16", "bfloat16"] | None = None
     """Precision in which the networks are stored; unset: as their sources have them."""
     file: Path = Field(default=SHIPPED / "demo.toml", exclude=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -14,11 +15,15 @@ import pytest
 from api.errors import STATUSES
 from api.settings import Settings, load_settings
 from benchmarks.server import ROOT
+from docs_build.settings import shown_default
 from models.catalog import load_catalog
 from models.store import how_to_import
 
-DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [*DOCUMENTS, *sorted((ROOT / "deploy").rglob("*.md"))]
+README = ROOT / "README.md"
+DOCUMENTS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [
+    README, *DOCUMENTS, *sorted((ROOT / "deploy").rglob("*.md")), ROOT / "models/demo/README.md"
+]  # fmt: skip
 # Environment variables that programs beneath or beside this service read.
 OTHERS = {
     "BENTOML_HOME", "CUDA_VISIBLE_DEVICES", "GOOGLE_APPLICATION_CREDENTIALS", "HF_TOKEN",
@@ -42,13 +47,18 @@ def label(page: Path) -> str:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of every command in the page's fenced sh blocks, line continuations joined."""
+    """The words of every command in the page's fenced sh blocks, over as many lines as it has."""
     found = []
     for block in re.findall(r"```sh\n(.*?)```", text_of(page), re.DOTALL):
+        command = ""
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words:
-                found.append(words)
+            command += line
+            with contextlib.suppress(ValueError):
+                # A quotation that is still open goes on in the next line.
+                words = shlex.split(command, comments=True)
+                command = ""
+                if words:
+                    found.append(words)
     return found
 
 
@@ -65,7 +75,7 @@ def slug(heading: str) -> str:
 
 def test_there_are_documents() -> None:
     names = {page.stem for page in DOCUMENTS}
-    assert {"architecture", "deployment", "models", "scaling", "troubleshooting"} <= names
+    assert {"architecture", "deployment", "models", "quickstart", "troubleshooting"} <= names
     assert sum(len(commands(page)) for page in PAGES) > 40
 
 
@@ -112,6 +122,28 @@ def test_every_relative_link_resolves(page: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.*)$", text_of(file), re.M)
             assert anchor in {slug(heading) for heading in headings}, target
+
+
+def test_the_readme_begins_with_the_two_commands() -> None:
+    lines = text_of(README).splitlines()
+    assert lines[0] == "```sh"
+    assert [line.split()[:2] for line in lines[1:3]] == [["make", "serve"], ["make", "test"]]
+    assert len(lines) <= 150
+
+
+def test_the_readme_s_settings_have_their_defaults() -> None:
+    table = text_of(README).partition("| variable |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`[^|]*) \| ([^|]*) \|", table, re.M)
+    assert len(rows) > 3
+    for names, defaults in rows:
+        told = [default.strip() for default in defaults.split(",")]
+        fields = [Settings.model_fields[name.lower()] for name in re.findall(r"`(\w+)`", names)]
+        assert [shown_default(field) for field in fields] == told, names
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
 
 
 def test_deployment_has_every_setting_with_its_default() -> None:

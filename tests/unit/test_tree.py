@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("api", "runners", "models", "deploy", "benchmarks", "client")
+FOLDERS = ("api", "runners", "models", "deploy", "benchmarks", "client", "docs_build")
 SOURCES = [
     *sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")),
     ROOT / "service.py",

@@ -1,0 +1,1 @@
+"""The documents' site: pages from outside docs/, links between them, generated references."""

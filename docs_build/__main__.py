@@ -1,0 +1,64 @@
+"""Write the generated pages into docs/reference, or say which of them are out of date.
+
+python -m docs_build [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from docs_build.catalog import catalog_page
+from docs_build.commands import commands_page
+from docs_build.settings import settings_page
+
+FOLDER = Path(__file__).parent.parent / "docs" / "reference"
+
+
+def _api_page() -> str:
+    # The service's module reads the environment; names of the catalog do not reach the document.
+    os.environ["CATALOG"] = "demo"
+    import service
+    from api.documentation import documented
+    from docs_build.api import api_page
+
+    return api_page(documented(service.ImageService.openapi_spec.asdict()))  # type: ignore[attr-defined]
+
+
+def _commands_page() -> str:
+    from experimance.command import app
+
+    return commands_page(app)
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "api": _api_page,
+    "catalog": catalog_page,
+    "commands": _commands_page,
+    "settings": settings_page,
+}
+
+
+def main() -> None:
+    """Write the pages; with --check compare them, and exit 1 where one differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare only")
+    check = parser.parse_args().check
+    stale = []
+    for name, make in PAGES.items():
+        path, text = FOLDER / f"{name}.md", make()
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(path.name)
+        if not check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    if check and stale:
+        sys.exit(f"docs/reference: {', '.join(stale)} out of date; run python -m docs_build")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""The documents' examples, as a reader would paste them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks.server import ROOT
+from docs_build.reader import PAGES, Reader
+
+
+@pytest.fixture
+def reader(service_url: str, demo_home: Path, tmp_path: Path) -> Iterator[Reader]:
+    with Reader(service_url, demo_home, tmp_path) as reader:
+        yield reader
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_does_what_it_says(reader: Reader, page: Path) -> None:
+    reader.read(page)
+    if page.name == "README.md":
+        for name, kind in (("terrain.png", "PNG"), ("terrain.jpg", "JPEG")):
+            picture = Image.open(reader.folder / name)
+            assert (picture.format, picture.size) == (kind, (256, 256))
