@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
+from typing import TypeVar
 
+import structlog
 from starlette.datastructures import Headers
+from starlette.responses import Response
 
-from api.errors import STATUSES
+from api.errors import STATUSES, ApiError, Internal
 from api.metrics import NO_MODEL, REQUEST_SECONDS, REQUESTS, SUCCESS
 from api.tracing import RequestSpan
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 ACCOUNTED_ROUTES = {"/generate", "/generate_stream", "/estimate_depth"}
 _FAULTS = {code for status, codes in STATUSES.items() if status >= 500 for code in codes}
@@ -42,6 +50,21 @@ class Account:
     def failed(self, code: str) -> None:
         """It ends with an error of the wire contract."""
         self._outcome = code
+
+    async def settle(self, work: Awaitable[T], request_id: str) -> T | Response:
+        """What some work answers, or its error as an answer; the account learns which it was."""
+        try:
+            answer = await work
+        except ApiError as error:
+            log.info("refused", error=error.code, message=error.message)
+            self.failed(error.code)
+            return error.response(request_id)
+        except Exception:
+            log.exception("request failed")
+            self.failed(Internal.code)
+            return Internal().response(request_id)
+        self.succeeded()
+        return answer
 
     def close(self, request_id: str) -> None:
         """The answer is out."""

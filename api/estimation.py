@@ -7,20 +7,16 @@ import base64
 import time
 import uuid
 
-import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.account import Account
-from api.errors import ApiError, Internal
 from api.images import encode_depth
 from api.preparation import Preparations
 from api.requests import EstimateRequest
 from api.resolve import Resolver
 from api.responses import EstimateResponse
 from runners.messages import EstimateJob
-
-log = structlog.get_logger(__name__)
 
 _PNG = "image/png"
 _OTHERS = {"application/json", "*/*"}
@@ -35,36 +31,29 @@ class Estimation:
 
     async def answer(self, request: EstimateRequest, http: Request) -> Response | EstimateResponse:
         """The map as JSON, as itself if the caller accepts a PNG, or an error."""
-        arrived = time.monotonic()
         request_id = str(http.state.id)
         account: Account = http.state.account
-        try:
-            estimator = self._resolver.depth_estimator(request.depth_estimator)
-            account.resolved(estimator)
-            job = EstimateJob(
-                request_id=request_id,
-                subscriber=uuid.uuid4().hex,
-                estimator=estimator,
-                image=b"",
-                width=0,
-                height=0,
-                arrived=arrived,
-                traceparent=account.traceparent,
-            )
-            depth, width, height = await self._preparations.estimate(
-                request, job, http.is_disconnected
-            )
-            png = await asyncio.to_thread(encode_depth, depth.pixels, width, height)
-        except ApiError as error:
-            log.info("refused", error=error.code, message=error.message)
-            account.failed(error.code)
-            return error.response(request_id)
-        except Exception:
-            log.exception("request failed")
-            account.failed(Internal.code)
-            return Internal().response(request_id)
-        account.succeeded()
-        seconds = round(time.monotonic() - arrived, 4)
+        return await account.settle(self._answer(request, http, request_id), request_id)
+
+    async def _answer(
+        self, request: EstimateRequest, http: Request, request_id: str
+    ) -> Response | EstimateResponse:
+        arrived = time.monotonic()
+        account: Account = http.state.account
+        estimator = self._resolver.depth_estimator(request.depth_estimator)
+        account.resolved(estimator)
+        job = EstimateJob(
+            request_id=request_id,
+            subscriber=uuid.uuid4().hex,
+            estimator=estimator,
+            image=b"",
+            width=0,
+            height=0,
+            arrived=arrived,
+            traceparent=account.traceparent,
+        )
+        depth, width, height = await self._preparations.estimate(request, job, http.is_disconnected)
+        png = await asyncio.to_thread(encode_depth, depth.pixels, width, height)
         if _accepts_png(http):
             headers = {"X-Request-Id": request_id, "X-Depth-Estimator": estimator}
             return Response(png, media_type=_PNG, headers=headers)
@@ -73,7 +62,7 @@ class Estimation:
             depth_estimator=estimator,
             width=width,
             height=height,
-            seconds=seconds,
+            seconds=round(time.monotonic() - arrived, 4),
             request_id=request_id,
             warnings=list(depth.warnings),
         )

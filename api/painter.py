@@ -36,30 +36,26 @@ class Painter:
 
     async def answer(self, request: GenerateRequest, http: Request) -> Response | GenerateResponse:
         """The picture as JSON, as itself if the caller accepts a picture type, or an error."""
-        arrived = time.monotonic()
         request_id = _identified(request, http)
         account: Account = http.state.account
-        try:
-            media_type = _accepted_picture(http)
-            resolved = self._resolver.resolve(request, request_id, arrived, previews=False)
-            if media_type is not None:
-                painted_as = replace(resolved.job, output_format=_MEDIA_TYPES[media_type])
-                resolved = replace(resolved, job=painted_as)
-            account.resolved(resolved.job.model)
-            prepared = await self.preparations.prepare(
-                request, resolved, account.traceparent, http.is_disconnected
-            )
-            job = prepared.job
-            done = await self._gateway.paint(job, http.is_disconnected)
-        except ApiError as error:
-            log.info("refused", error=error.code, message=error.message)
-            account.failed(error.code)
-            return error.response(request_id)
-        except Exception:
-            log.exception("request failed")
-            account.failed(Internal.code)
-            return Internal().response(request_id)
-        account.succeeded()
+        return await account.settle(self._answer(request, http, request_id), request_id)
+
+    async def _answer(
+        self, request: GenerateRequest, http: Request, request_id: str
+    ) -> Response | GenerateResponse:
+        arrived = time.monotonic()
+        account: Account = http.state.account
+        media_type = _accepted_picture(http)
+        resolved = self._resolver.resolve(request, request_id, arrived, previews=False)
+        if media_type is not None:
+            painted_as = replace(resolved.job, output_format=_MEDIA_TYPES[media_type])
+            resolved = replace(resolved, job=painted_as)
+        account.resolved(resolved.job.model)
+        prepared = await self.preparations.prepare(
+            request, resolved, account.traceparent, http.is_disconnected
+        )
+        job = prepared.job
+        done = await self._gateway.paint(job, http.is_disconnected)
         log.info("painted", model=job.model, seconds=round(time.monotonic() - arrived, 3))
         if media_type is not None:
             return _picture(done, request_id)
