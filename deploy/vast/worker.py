@@ -105,6 +105,10 @@ def configuration(settings: Settings, workload: Workload) -> WorkerConfig:
         handlers=[
             HandlerConfig(route="/generate", benchmark_config=benchmark, **painting),
             HandlerConfig(route="/generate_stream", **painting),
+            # Less than a step of a picture.
+            HandlerConfig(
+                route="/estimate_depth", **{**painting, "workload_calculator": lambda _: 0.0}
+            ),
             # It loads beside the painting and takes nothing from it, however long the queue is.
             HandlerConfig(
                 route="/preload",

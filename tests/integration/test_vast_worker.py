@@ -25,6 +25,7 @@ from deploy.vast.workload import Workload
 from tests.integration.calls import QUICK
 from tests.integration.vast_chain import TOKEN, Chain, client_packages, started_worker
 from tests.integration.vast_platform import Platform
+from tests.pictures import encoded, hill, opened
 from tests.unit.test_docs import PAGES, commands
 
 # So heavy that whoever comes next would wait for longer than the worker lets them.
@@ -134,6 +135,13 @@ def test_what_fails_everywhere_is_not_tried_again(chain: Chain) -> None:
     answer = chain.post("/generate", {**QUICK, "steps": 50, "deadline_ms": 1})
     assert answer.status_code == 422
     assert answer.json()["error"] == "deadline_exceeded"
+
+
+def test_depth_of_a_photograph(chain: Chain) -> None:
+    photograph = encoded(Image.fromarray(hill(256, 256)).convert("RGB"))
+    answer = chain.post("/estimate_depth", {"image_b64": photograph}).json()
+    assert opened(answer["depth_map_b64"]).size == (256, 256)
+    assert answer["depth_estimator"] == "relief"
 
 
 def test_preload(chain: Chain) -> None:
