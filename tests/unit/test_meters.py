@@ -12,7 +12,7 @@ import torch
 from benchmarks.workbench import CONTROLNET, DEVICE, WEIGHTS, component_folders, demo_catalog
 from models.progress import Progress
 from models.sources import parse_source
-from models.store import Component, Entry
+from models.store import Component, Entry, Inventory
 from runners.device import Device
 from runners.download_meter import DownloadMeter
 from runners.failure import LoadError
@@ -40,7 +40,7 @@ def residency(tmp_path: Path) -> Residency:
     file = Path(parse_source(catalog.loras["drone"].source, catalog.folder).path)
     (tmp_path / file.name).symlink_to(file)
     loras = {"drone": entry("loras", "drone", {"lora": tmp_path})}
-    inventory = SimpleNamespace(models=models, controlnets=controlnets, loras=loras)
+    inventory = Inventory(models, controlnets, loras)
     shelf: Any = SimpleNamespace(inventory=inventory)
     return Residency(catalog, shelf, DEVICE)
 
