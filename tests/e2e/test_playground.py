@@ -12,16 +12,6 @@ from tests.e2e.browser import Visit, pixels, refusal
 Start = Callable[..., Visit]
 
 
-def counted(client: httpx.Client, *outcomes: str) -> float:
-    """How many requests ended in one of these ways so far."""
-    return sum(
-        float(line.rsplit(" ", 1)[1])
-        for line in client.get("/metrics").text.splitlines()
-        if line.startswith("experimance_requests_total{")
-        and any(f'outcome="{outcome}"' in line for outcome in outcomes)
-    )
-
-
 def test_painting_asks_for_a_picture_and_shows_it_growing(visit: Start) -> None:
     here = visit().open("?model=base&steps=8&seed=5")
     first = here.asked[-1]
@@ -48,11 +38,8 @@ def test_painting_on_supersedes_what_runs_and_nothing_waits(
     visit: Start, client: httpx.Client
 ) -> None:
     here = visit().open("?model=base&steps=4&seed=5")
-    ended, painted = (
-        counted(client, *each) for each in (("superseded", "cancelled"), ("success",))
-    )
     asked = len(here.asked)
-    waiting: list[int] = []
+    under_way: list[int] = []
     here.page.click("#more summary")
     here.page.fill("[name=steps]", "50")
     box = here.page.locator("#sand").bounding_box()
@@ -62,18 +49,17 @@ def test_painting_on_supersedes_what_runs_and_nothing_waits(
     for step in range(40):
         here.page.mouse.move(box["x"] + 60 + 8 * step, box["y"] + 60 + 5 * step)
         here.page.wait_for_timeout(60)
-        waiting.append(client.get("/healthcheck").json()["queue"]["waiting"])
+        queue = client.get("/healthcheck").json()["queue"]
+        under_way.append(queue["waiting"] + queue["running"])
     here.page.mouse.up()
     here.until(lambda: len(here.asked) - asked >= 3)
     assert len(here.asked) - asked < 40
     assert len({body["session"] for body in here.asked}) == 1
-    assert max(waiting) <= 1
-    # Some are taken back before they reach the service; of the others none but the last paints.
-    here.until(lambda: counted(client, "superseded", "cancelled") > ended)
+    # Each of them alone would take seconds, so those that were replaced have ended.
+    assert max(under_way) <= 2
     here.page.keyboard.press("Escape")
+    here.until(lambda: here.state == "Stopped.")
     here.until(lambda: client.get("/healthcheck").json()["queue"]["running"] == 0)
-    assert here.state == "Stopped."
-    assert counted(client, "success") == painted
     here.check()
 
 

@@ -10,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 import yaml
+from PIL import Image
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.server import ROOT, import_demo, started_service
 from tests.integration.calls import QUICK
 from tests.metric_table import documented_metrics, series_of
+from tests.pictures import encoded, hill
 from tests.unit.test_monitoring import expressions
 
 MANIFEST = ROOT / "deploy" / "kubernetes" / "autoscaler.yaml"
@@ -140,3 +142,18 @@ def test_what_the_autoscaler_asks_for_follows_the_queue(client: httpx.Client) ->
     assert running == 3
     client.get("/healthcheck")
     assert value(client, name) == 0.0
+
+
+def test_estimates_are_counted(client: httpx.Client) -> None:
+    def counted() -> list[float]:
+        kept = {
+            "experimance_requests_total": {"model": "relief", "outcome": "success"},
+            "experimance_estimate_seconds_count": {"name": "relief"},
+        }
+        samples = [sample for family in exported(client) for sample in family.samples]
+        return [s.value for s in samples if s.labels == kept.get(s.name)]
+
+    photograph = encoded(Image.fromarray(hill(256, 256)).convert("RGB"))
+    before = counted()
+    assert client.post("/estimate_depth", json={"image_b64": photograph}).status_code == 200
+    assert [now - then for now, then in zip(counted(), before, strict=True)] == [1, 1]
