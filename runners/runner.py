@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import bentoml
 
 from runners.collector import collector_paused
+from runners.keep_alive import keep_connections
 from runners.messages import (
     Cancelled,
     CancelOrder,
@@ -34,6 +35,7 @@ _FOREVER = 1e9
 
 # Both processes import this module.
 do_without_timers()
+keep_connections()
 
 
 # The connection that BentoML makes to a dependent service is otherwise closed every 100 requests

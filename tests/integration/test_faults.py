@@ -217,3 +217,14 @@ def test_a_stop_finishes_what_runs_takes_nothing_more_and_ends_with_0(
         assert server.wait(60) == 0
         thread.join()
     assert answers == [200]
+
+
+def test_an_idle_connection_is_not_closed_under_its_caller(service_url: str) -> None:
+    """uvicorn's own five seconds are those of common clients, which then lose a request."""
+    host, port = service_url.removeprefix("http://").split(":")
+    asked = f"GET /livez HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        for pause in (0, 6):
+            time.sleep(pause)
+            connection.sendall(asked)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
