@@ -10,6 +10,7 @@ import uuid
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.acceptance import accepted_picture
 from api.account import Account
 from api.images import encode_depth
 from api.preparation import Preparations
@@ -19,7 +20,6 @@ from api.responses import EstimateResponse
 from runners.messages import EstimateJob
 
 _PNG = "image/png"
-_OTHERS = {"application/json", "*/*"}
 
 
 class Estimation:
@@ -54,7 +54,7 @@ class Estimation:
         )
         depth, width, height = await self._preparations.estimate(request, job, http.is_disconnected)
         png = await asyncio.to_thread(encode_depth, depth.pixels, width, height)
-        if _accepts_png(http):
+        if accepted_picture(http, {_PNG}) is not None:
             headers = {"X-Request-Id": request_id, "X-Depth-Estimator": estimator}
             return Response(png, media_type=_PNG, headers=headers)
         return EstimateResponse(
@@ -66,12 +66,3 @@ class Estimation:
             request_id=request_id,
             warnings=list(depth.warnings),
         )
-
-
-def _accepts_png(http: Request) -> bool:
-    """Whether the Accept header names a PNG before JSON or anything."""
-    for item in http.headers.get("accept", "").split(","):
-        media_type = item.partition(";")[0].strip().lower()
-        if media_type == _PNG or media_type in _OTHERS:
-            return media_type == _PNG
-    return False

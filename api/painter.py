@@ -12,6 +12,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.acceptance import accepted_picture
 from api.account import Account
 from api.errors import ApiError, Internal
 from api.gateway import Gateway
@@ -45,7 +46,7 @@ class Painter:
     ) -> Response | GenerateResponse:
         arrived = time.monotonic()
         account: Account = http.state.account
-        media_type = _accepted_picture(http)
+        media_type = accepted_picture(http, _MEDIA_TYPES)
         resolved = self._resolver.resolve(request, request_id, arrived, previews=False)
         if media_type is not None:
             painted_as = replace(resolved.job, output_format=_MEDIA_TYPES[media_type])
@@ -131,17 +132,6 @@ def _identified(request: GenerateRequest, http: Request) -> str:
     http.state.id = request.request_id or http.state.id
     structlog.contextvars.bind_contextvars(request_id=http.state.id)
     return str(http.state.id)
-
-
-def _accepted_picture(http: Request) -> str | None:
-    """The first picture type that the Accept header names before JSON or anything."""
-    for item in http.headers.get("accept", "").split(","):
-        media_type = item.partition(";")[0].strip().lower()
-        if media_type in _MEDIA_TYPES:
-            return media_type
-        if media_type in {"application/json", "*/*"}:
-            return None
-    return None
 
 
 def _picture(done: Done, request_id: str) -> Response:

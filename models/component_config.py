@@ -18,6 +18,7 @@ from models.safetensors_file import WeightsError
 SDXL = Path(__file__).parent / "sdxl"
 """SDXL's own four configurations, `<part>.json`, and the defaults of all classes."""
 CONFIG_NAME = "config.json"
+PROCESSOR_NAME = "preprocessor_config.json"
 
 _CLASSES = {
     "text_encoder": "clip_text_model",

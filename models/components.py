@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from models.catalog import Catalog, DepthEstimatorSpec, VariantSpec
+from models.component_config import PROCESSOR_NAME
 from models.sources import PICKLE_SUFFIXES, SourceError
 from models.store import Section
 
@@ -19,7 +20,6 @@ OWN_SOURCES = ("tokenizer", "tokenizer_2", "unet", "vae", "tiny_decoder")
 TOKENIZERS = frozenset({"tokenizer", "tokenizer_2"})
 SINGLE_FILES = frozenset({"lora", "depth_detector"})
 """Components that are one file, kept as it is."""
-_PROCESSOR = "preprocessor_config.json"
 _TEXT_SUFFIXES = frozenset({".json", ".txt"})
 _SHARDS = (".safetensors.index.json", ".safetensors.index.fp16.json")
 
@@ -88,7 +88,7 @@ def select(part: Part, names: Iterable[str], dtype: str | None) -> list[str]:
     if f"{prefix}config.json" not in texts:
         raise SourceError(f"{part.source}: no config.json for {part.kind}")
     if estimates:
-        weights += [name for name in texts if name == f"{prefix}{_PROCESSOR}"]
+        weights += [name for name in texts if name == f"{prefix}{PROCESSOR_NAME}"]
     return sorted([f"{prefix}config.json", *weights])
 
 

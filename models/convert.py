@@ -15,7 +15,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from models.checkpoint_kind import other_kind
-from models.component_config import SDXL, read_config, read_json, write_config, write_json
+from models.component_config import (
+    PROCESSOR_NAME,
+    SDXL,
+    read_config,
+    read_json,
+    write_config,
+    write_json,
+)
 from models.half_precision import Dtype as Dtype
 from models.safetensors_file import ITEM_BYTES, Advance, TensorSpan, WeightsError, read_header
 from models.sdxl_keys import PREFIXES, Config, Move, moves
@@ -23,7 +30,6 @@ from models.tensor_copy import Piece, write_pieces
 
 CHECKPOINT_PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
-PROCESSOR_NAME = "preprocessor_config.json"
 _TRANSFORMERS_NAME = "model.safetensors"
 _DIFFUSERS_NAME = "diffusion_pytorch_model.safetensors"
 
