@@ -84,6 +84,7 @@ class ResidentLoader:
 
     def __init__(self, networks: dict[str, tuple[Variant, ControlNet]] | None = None) -> None:
         self._networks = networks
+        self._given: dict[str, tuple[Variant, ControlNet]] = {}
         self.on_change: Callable[[], None] = lambda: None
         self.in_use: Callable[[], set[str]] = set
         self.crowded = False
@@ -97,7 +98,13 @@ class ResidentLoader:
         for name in set(loras) & set(catalog.loras):
             path = parse_source(catalog.loras[name].source, catalog.folder).path
             networks[0].adapters.add(name, Path(path))
+        self._given[model] = networks
         return networks
+
+    def release_memory(self) -> None:
+        """What `Loader.release_memory` does, for the networks that were asked for."""
+        for variant, _ in self._given.values():
+            variant.adapters.release_sets()
 
 
 def make_engine(config: EngineConfig | None = None, max_rows: int = 8) -> Engine:

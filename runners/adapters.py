@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from runners.byte_cache import ByteCache
 from runners.followed import follow
 from runners.messages import LoraWeight
 
 _KEPT_SETS = 16
+_SET_BYTES = 512 * 2**20
 
 
 class AdapterError(RuntimeError):
@@ -38,19 +40,53 @@ class LowRank:
     up: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AdapterSet:
+    """Adapters that act together, at their strengths, by layer; `bytes` are of what it does not
+    share with the adapters themselves."""
+
+    layers: Mapping[str, LowRank]
+    bytes: int
+
+    @classmethod
+    def of(cls, adapters: Sequence[tuple[Mapping[str, LowRank], float]]) -> AdapterSet:
+        """What each adapter and its strength come to."""
+        layers = {}
+        own = 0
+        for layer in dict.fromkeys(layer for adapter, _ in adapters for layer in adapter):
+            parts = [
+                (adapter[layer], strength) for adapter, strength in adapters if layer in adapter
+            ]
+            (first, strength), *more = parts
+            if more:
+                down = torch.cat([part.down for part, _ in parts])
+                up = torch.cat([part.up * strength for part, strength in parts], dim=1)
+                own += down.nbytes + up.nbytes
+            elif strength == 1.0:
+                down, up = first.down, first.up
+            else:
+                down, up = first.down, first.up * strength
+                own += up.nbytes
+            layers[layer] = LowRank(down, up)
+        return cls(layers, own)
+
+
 class AdapterBank:
     """The LoRAs of one UNet.
 
     Each is read once and kept in the UNet's dtype. While a set is active, a layer pays for one
     low-rank product however many adapters act on it: their factors lie side by side, the strengths
     folded in (Hu et al., 2021; the sum of products of a concatenation). Between uses the UNet is
-    exactly the base: nothing is ever written into its weights.
+    exactly the base: nothing is ever written into its weights. The last 16 sets are kept, within
+    512 MiB: a slider makes a new one at every place.
     """
 
     def __init__(self, unet: nn.Module) -> None:
         self._unet = unet
         self._adapters: dict[str, dict[str, LowRank]] = {}
-        self._sets: dict[tuple[LoraWeight, ...], dict[str, LowRank]] = {}
+        self._sets: ByteCache[tuple[LoraWeight, ...], AdapterSet] = ByteCache(
+            _SET_BYTES, lambda made: made.bytes, _KEPT_SETS
+        )
         self._active: Mapping[str, LowRank] = {}
         self._hooked: set[str] = set()
         self.warnings: dict[str, str] = {}
@@ -83,33 +119,16 @@ class AdapterBank:
     @contextlib.contextmanager
     def active(self, loras: Sequence[LoraWeight]) -> Iterator[None]:
         """Let these adapters act, and no others, until the block ends."""
-        self._active = self._combined(tuple(loras))
+        wanted = [(self._adapters[lora.name], lora.strength) for lora in loras]
+        self._active = self._sets.get(tuple(loras), lambda: AdapterSet.of(wanted)).layers
         try:
             yield
         finally:
             self._active = {}
 
-    def _combined(self, loras: tuple[LoraWeight, ...]) -> dict[str, LowRank]:
-        if loras not in self._sets:
-            if len(self._sets) >= _KEPT_SETS:
-                self._sets.pop(next(iter(self._sets)))
-            self._sets[loras] = self._combine(loras)
-        return self._sets[loras]
-
-    def _combine(self, loras: tuple[LoraWeight, ...]) -> dict[str, LowRank]:
-        layers = dict.fromkeys(layer for lora in loras for layer in self._adapters[lora.name])
-        combined = {}
-        for layer in layers:
-            parts = [
-                (self._adapters[lora.name][layer], lora.strength)
-                for lora in loras
-                if layer in self._adapters[lora.name]
-            ]
-            combined[layer] = LowRank(
-                down=torch.cat([part.down for part, _ in parts]),
-                up=torch.cat([part.up * strength for part, strength in parts], dim=1),
-            )
-        return combined
+    def release_sets(self) -> None:
+        """Let go of the sets, for their memory."""
+        self._sets.clear()
 
     def _change(self, layer: str, module: nn.Module, given: torch.Tensor) -> torch.Tensor | None:
         """What the active adapters add to a layer's output, or None."""

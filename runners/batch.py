@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from runners.added_conditions import added_embedding
+from runners.byte_cache import ByteCache
 from runners.conditioning import PromptEmbedding
 from runners.device import Device
 from runners.sample import Sample
@@ -73,9 +74,9 @@ class BatchCache:
     def __init__(self, device: Device, text_bytes: int = _TEXT_BYTES) -> None:
         self._device = device
         self._batches: OrderedDict[tuple[int, ...], Batch] = OrderedDict()
-        self._texts: OrderedDict[tuple[Any, ...], TextRows] = OrderedDict()
-        self._text_bytes = text_bytes
-        self._held = 0
+        self._texts: ByteCache[tuple[Any, ...], TextRows] = ByteCache(
+            text_bytes, lambda text: text.bytes
+        )
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """The batch of samples of one group, in inference mode, their LoRAs active."""
@@ -98,7 +99,6 @@ class BatchCache:
         """Let go of everything, for its memory."""
         self._batches.clear()
         self._texts.clear()
-        self._held = 0
 
     def _gather(self, samples: Sequence[Sample]) -> Batch:
         owners = (*(sample for sample in samples if sample.guided), *samples)
@@ -131,16 +131,7 @@ class BatchCache:
         # Not the networks themselves: what is unloaded must not live on here.
         networks = (first.variant.text.serial, first.controlnet.text.serial)
         key = (*networks, first.job.loras, guided, *map(id, prompts))
-        if key in self._texts:
-            self._texts.move_to_end(key)
-            return self._texts[key]
-        text = _read(samples, prompts)
-        self._texts[key] = text
-        self._held += text.bytes
-        while self._held > self._text_bytes and len(self._texts) > 1:
-            _, dropped = self._texts.popitem(last=False)
-            self._held -= dropped.bytes
-        return text
+        return self._texts.get(key, lambda: _read(samples, prompts))
 
 
 def _read(samples: Sequence[Sample], prompts: tuple[PromptEmbedding, ...]) -> TextRows:

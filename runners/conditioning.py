@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from compel import EmbeddingsProvider, ReturnedEmbeddingsType, SplitLongTextMode
 
+from runners.byte_cache import ByteCache
 from runners.device import Device
 from runners.messages import PaintJob
 from runners.networks import ControlNet, Variant
@@ -66,9 +66,9 @@ class Conditioner:
 
     def __init__(self, device: Device, cache_bytes: int = _CACHE_BYTES) -> None:
         self._device = device
-        self._cache: OrderedDict[tuple[Any, ...], PromptEmbedding] = OrderedDict()
-        self._cache_bytes = cache_bytes
-        self._held = 0
+        self._embeddings: ByteCache[tuple[Any, ...], PromptEmbedding] = ByteCache(
+            cache_bytes, lambda embedding: embedding.bytes
+        )
 
     @torch.inference_mode()
     def condition(self, job: PaintJob, variant: Variant, controlnet: ControlNet) -> Conditioning:
@@ -95,16 +95,9 @@ class Conditioner:
         negative = job.negative_prompt if guided else None
         zeros = variant.spec.force_zeros_for_empty_prompt
         key = (variant.text_key, zeros, job.prompt, guided, negative)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
-        embedding = embed_prompt(variant, job.prompt, negative, guided)
-        self._cache[key] = embedding
-        self._held += embedding.bytes
-        while self._held > self._cache_bytes and len(self._cache) > 1:
-            _, dropped = self._cache.popitem(last=False)
-            self._held -= dropped.bytes
-        return embedding
+        return self._embeddings.get(
+            key, lambda: embed_prompt(variant, job.prompt, negative, guided)
+        )
 
 
 def embed_prompt(

@@ -25,6 +25,7 @@ from runners.denoise import predict_noise
 from runners.device import Device, Pacer
 from runners.encode import encode_preview
 from runners.finisher import SEEDS, Finisher
+from runners.heap import trim_heap
 from runners.journal import Journal
 from runners.messages import CancelOrder, PaintJob
 from runners.picker import pick, place_in_line
@@ -40,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 # Waiting requests may have deadlines while their model loads.
 _WAITING_CHECK_SECONDS = 0.1
+_REST_SECONDS = 10.0
+"""Without anything to do; then freed memory goes back to the system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,7 @@ class Engine:
     def release_memory(self) -> None:
         """Let go of what can be made anew; on the device's thread."""
         self._batches.clear()
+        self._loader.release_memory()
         self._device.release_cache()
 
     def start(self) -> None:
@@ -182,6 +186,7 @@ class Engine:
 
     def _run(self) -> None:
         self._device.enter()
+        rested = False
         while not self._closed:
             try:
                 busy = self.tick()
@@ -189,8 +194,15 @@ class Engine:
                 log.exception("tick failed")
                 self._queue.end(lambda task: task.started, "internal", "internal error")
                 continue
-            if not busy:
-                self._queue.wait(_WAITING_CHECK_SECONDS if self._queue.waiting() else None)
+            if busy:
+                continue
+            if self._queue.waiting():
+                self._queue.wait(_WAITING_CHECK_SECONDS)
+            elif not self._queue.wait(None if rested else _REST_SECONDS):
+                trim_heap()
+                rested = True
+            else:
+                rested = False
 
     def _drop_late(self) -> None:
         now = self._clock()

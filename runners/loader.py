@@ -92,6 +92,11 @@ class Loader:
         """Whether a load waits for requests to end: younger ones must not begin."""
         return self.residency.crowded
 
+    def release_memory(self) -> None:
+        """Let go of what the variants can make anew; on the device's thread."""
+        for variant in list(self.residency.variants.values()):
+            variant.adapters.release_sets()
+
     def close(self) -> None:
         """Let the current load end and start no other."""
         self._pool.shutdown(cancel_futures=True)

@@ -165,8 +165,10 @@ class TaskQueue:
             self._signal = True
             self._changed.notify_all()
 
-    def wait(self, timeout: float | None) -> None:
-        """Sleep until something has changed since the last wait, or for `timeout` seconds."""
+    def wait(self, timeout: float | None) -> bool:
+        """Sleep until something has changed since the last wait, or for `timeout` seconds; whether
+        something has."""
         with self.lock:
-            self._changed.wait_for(lambda: self._signal, timeout)
+            changed = self._changed.wait_for(lambda: self._signal, timeout)
             self._signal = False
+            return changed

@@ -11,6 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
+import runners.adapters
 from benchmarks.workbench import WEIGHTS, demo_networks
 from runners.adapters import AdapterBank, AdapterError, read_lora
 from runners.messages import LoraWeight
@@ -128,6 +129,39 @@ def test_a_set_is_the_same_whatever_was_active_before(bank: AdapterBank) -> None
         assert predict_nothing
     with bank.active(wanted):
         assert torch.equal(predict(bank._unet), first)
+
+
+def test_sets_share_what_they_can(bank: AdapterBank) -> None:
+    drone, half = LoraWeight("drone", 1.0), LoraWeight("drone", 0.5)
+    adapter = bank._adapters["drone"]
+    with bank.active([drone]):
+        for layer, part in bank._active.items():
+            assert part.down is adapter[layer].down
+            assert part.up is adapter[layer].up
+        assert bank._sets.held == 0
+    with bank.active([half]):
+        assert all(part.down is adapter[layer].down for layer, part in bank._active.items())
+        assert bank._sets.held == sum(part.up.nbytes for part in adapter.values())
+    with bank.active([drone, LoraWeight("style", 1.0)]):
+        both = [part for name in ("drone", "style") for part in bank._adapters[name].values()]
+        whole = sum(part.down.nbytes + part.up.nbytes for part in both)
+        assert bank._sets.held == whole + sum(part.up.nbytes for part in adapter.values())
+    bank.release_sets()
+    assert bank._sets.held == 0
+
+
+@pytest.mark.parametrize(("room", "kept"), [(3.5, 3), (100, 16)])
+def test_a_slider_keeps_no_more_than_the_bounds(
+    bank: AdapterBank, folder: Path, monkeypatch: pytest.MonkeyPatch, room: float, kept: int
+) -> None:
+    one = sum(part.up.nbytes for part in bank._adapters["drone"].values())
+    monkeypatch.setattr(runners.adapters, "_SET_BYTES", int(room * one))
+    slid = AdapterBank(bank._unet)
+    slid.add("drone", folder / "drone.safetensors")
+    for number in range(20):
+        with slid.active([LoraWeight("drone", 0.01 + number / 20)]):
+            assert slid._sets.held <= room * one
+    assert len(slid._sets) == kept
 
 
 def test_one_product_per_layer(bank: AdapterBank) -> None:

@@ -11,7 +11,7 @@ import torch
 
 import runners.engine
 import runners.finisher
-from benchmarks.workbench import Listener, make_engine
+from benchmarks.workbench import Listener, demo_networks, make_engine
 from runners.batch import BatchCache
 from runners.conditioning import Conditioning
 from runners.decode import Pixels, decode_latents
@@ -21,6 +21,7 @@ from runners.engine import Engine, EngineConfig
 from runners.messages import (
     CancelOrder,
     Failed,
+    LoraWeight,
     PaintJob,
 )
 from runners.networks import Variant
@@ -197,6 +198,34 @@ def test_out_of_memory_shrinks_the_batch_before_anyone_sees_an_error(
         engine.submit(job(str(index), steps=1), listener)
     finish(engine)
     assert sizes == [4, 2, 2]
+    assert all(pictures(listener) for listener in listeners)
+
+
+def test_out_of_memory_lets_go_of_what_can_be_made_anew(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant, _ = demo_networks("base")
+    jobs = [job(str(index), loras=(LoraWeight("drone", 0.3),), steps=2) for index in range(2)]
+    held: list[int] = []
+
+    def small_device(
+        samples: Sequence[Sample], device: Device, batches: BatchCache
+    ) -> list[torch.Tensor]:
+        held.append(variant.adapters._sets.held)
+        predictions = predict_noise(samples, device, batches)
+        if len(held) == 1:
+            assert variant.adapters._sets.held > 0
+            raise torch.OutOfMemoryError
+        return predictions
+
+    monkeypatch.setattr(runners.engine, "predict_noise", small_device)
+    listeners = [Listener() for _ in jobs]
+    for each, listener in zip(jobs, listeners, strict=True):
+        engine.submit(each, listener)
+    variant.adapters.release_sets()
+    finish(engine)
+    assert held[:2] == [0, 0]
+    assert held[2] > 0
     assert all(pictures(listener) for listener in listeners)
 
 

@@ -1,0 +1,67 @@
+"""What was made last stays, within its bytes."""
+
+from __future__ import annotations
+
+from runners.byte_cache import ByteCache
+
+
+def make(cache: ByteCache[str, bytes], *keys: str, size: int = 10) -> list[str]:
+    """Ask for every key; which of them had to be made."""
+    made: list[str] = []
+
+    def of(key: str) -> bytes:
+        made.append(key)
+        return bytes(size)
+
+    for key in keys:
+        assert len(cache.get(key, lambda key=key: of(key))) == size  # type: ignore[misc]
+    return made
+
+
+def test_each_is_made_once_and_what_was_asked_for_longest_ago_goes() -> None:
+    cache: ByteCache[str, bytes] = ByteCache(30, len)
+    assert make(cache, "a", "b", "c", "a") == ["a", "b", "c"]
+    assert cache.held == 30
+    assert make(cache, "d") == ["d"]
+    assert cache.held == 30
+    assert make(cache, "a", "c", "d") == []
+    assert make(cache, "b") == ["b"]
+
+
+def test_the_last_stays_however_large() -> None:
+    cache: ByteCache[str, bytes] = ByteCache(30, len)
+    make(cache, "a", "b")
+    make(cache, "whale", size=100)
+    assert (len(cache), cache.held) == (1, 100)
+    assert make(cache, "whale", size=100) == []
+    make(cache, "a")
+    assert (len(cache), cache.held) == (1, 10)
+
+
+def test_small_ones_are_bounded_by_count() -> None:
+    cache: ByteCache[str, bytes] = ByteCache(30, len, most=2)
+    make(cache, "a", "b", "c", size=1)
+    assert (len(cache), cache.held) == (2, 2)
+    assert make(cache, "b", "c", "a", size=1) == ["a"]
+
+
+def test_nothing_is_held_of_what_could_not_be_made() -> None:
+    cache: ByteCache[str, bytes] = ByteCache(30, len)
+
+    def fail() -> bytes:
+        raise MemoryError
+
+    for _ in range(2):
+        try:
+            cache.get("a", fail)
+        except MemoryError:
+            continue
+    assert (len(cache), cache.held) == (0, 0)
+
+
+def test_all_can_go() -> None:
+    cache: ByteCache[str, bytes] = ByteCache(30, len)
+    make(cache, "a", "b")
+    cache.clear()
+    assert (len(cache), cache.held) == (0, 0)
+    assert make(cache, "a") == ["a"]
