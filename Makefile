@@ -30,7 +30,7 @@ BACKEND ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
 export CATALOG
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: setup serve import shipped backend bento image container-test vast-test monitoring-test test docs fuzz check audit lock sbom format demo-train bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak gpu-report clean
+.PHONY: setup serve import shipped backend bento image container-test vast-test monitoring-test test docs fuzz check audit lock sbom format demo-train bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak bench-contention gpu-report clean
 
 setup: $(INSTALLED)
 
@@ -120,7 +120,7 @@ format: setup
 demo-train: setup
 	$(BIN)/python -m models.demo.train
 
-bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak: setup
+bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak bench-contention: setup
 	$(BIN)/python -m benchmarks.$(subst -,_,$(@:bench-%=%))
 
 gpu-report: setup

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
+from runners.task import Task
+
 _SMOOTHING = 0.2
 _WORTHWHILE = 0.95
 _LARGEST_BATCH = 8
@@ -49,6 +51,16 @@ class CostModel:
         step = self._step_rate.get(variant, 0.0)
         decode = self._decode_rate.get((variant, decoder), 0.0)
         return pixels * (row_steps * step + pictures * decode)
+
+    def task_seconds(self, task: Task) -> float:
+        """Expected seconds that a request still costs."""
+        job = task.job
+        pixels = job.height * job.width
+        steps, pictures = task.row_steps, task.undelivered
+        seconds = self.seconds(job.model, job.decoder, pixels, steps, pictures)
+        if task.started:
+            return seconds
+        return seconds + self.encode_seconds(job.model, bool(job.image), pixels)
 
     def calibrate(self, measure: Callable[[int], float]) -> None:
         """Set `max_rows` by doubling while a row still gets cheaper.

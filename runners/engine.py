@@ -83,7 +83,7 @@ class Engine:
         self._device = device
         self._clock = clock
         self._queue = TaskQueue(
-            self._config.max_queue, self._config.max_queue_seconds, self._seconds_of
+            self._config.max_queue, self._config.max_queue_seconds, self.cost.task_seconds
         )
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._conditioner = Conditioner(device)
@@ -209,7 +209,7 @@ class Engine:
 
         def late(task: Task) -> bool:
             deadline = task.job.deadline
-            return deadline is not None and now + self._seconds_of(task) > deadline
+            return deadline is not None and now + self.cost.task_seconds(task) > deadline
 
         self._queue.end(late, "deadline_exceeded", "the picture cannot be ready in time")
 
@@ -276,7 +276,7 @@ class Engine:
         previews: dict[Task, bytes] = {}
         for (sample, task), prediction in zip(batch.items(), predictions, strict=True):
             try:
-                if self._preview_due(task):
+                if task.preview_due(self._clock(), self._config.preview_interval):
                     pixels = preview(sample, prediction)
                     previews[task] = b"" if pixels is None else encode_preview(pixels)
                 sample.advance(prediction)
@@ -311,19 +311,3 @@ class Engine:
         half = len(pairs) // 2
         self._step(dict(pairs[:half]))
         self._step(dict(pairs[half:]))
-
-    def _preview_due(self, task: Task) -> bool:
-        now = self._clock()
-        if not task.job.previews or now - task.preview_at < self._config.preview_interval:
-            return False
-        task.preview_at = now
-        return True
-
-    def _seconds_of(self, task: Task) -> float:
-        job = task.job
-        pixels = job.height * job.width
-        steps, pictures = task.row_steps, task.undelivered
-        seconds = self.cost.seconds(job.model, job.decoder, pixels, steps, pictures)
-        if task.started:
-            return seconds
-        return seconds + self.cost.encode_seconds(job.model, bool(job.image), pixels)

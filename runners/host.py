@@ -23,6 +23,7 @@ from runners.boot import BootClock
 from runners.device import Device, memory_of
 from runners.download_meter import DownloadMeter
 from runners.failure import LoadError
+from runners.heap import trim_heap
 from runners.messages import LoadOrder, RunnerStatus
 from runners.metrics import record_boot_phase, show_zeros
 from runners.pool import Pool
@@ -91,6 +92,9 @@ class EngineHost:
                 order.controlnet
             ):
                 dropped.append(order.controlnet)
+        if dropped:
+            # What rests has given back already what was free then.
+            trim_heap()
         return tuple(dict.fromkeys(dropped))
 
     def status(self) -> RunnerStatus:

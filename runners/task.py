@@ -40,7 +40,7 @@ class Task:
         self.samples: list[Sample] = []
         self.timings = Timings()
         self.spans = RequestSpans(job.traceparent, job.request_id)
-        self.preview_at = 0.0
+        self._previewed = 0.0
         self._pictures: list[bytes | None] = [None] * job.num_images
         self._subscribers = {job.subscriber: emit}
 
@@ -61,6 +61,14 @@ class Task:
     def undelivered(self) -> int:
         """Pictures not yet encoded."""
         return self._pictures.count(None)
+
+    def preview_due(self, now: float, interval: float) -> bool:
+        """Whether its callers want a preview, and the last one is `interval` seconds ago; it then
+        counts as shown."""
+        if not self.job.previews or now - self._previewed < interval:
+            return False
+        self._previewed = now
+        return True
 
     def join(self, subscriber: str, emit: Emit) -> None:
         """Let another caller wait for the same result."""
