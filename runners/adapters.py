@@ -98,6 +98,7 @@ class AdapterBank:
         """The adapters that have been read."""
         return tuple(self._adapters)
 
+    @torch.inference_mode()
     def add(self, name: str, path: Path) -> bool:
         """Read a LoRA in diffusers' or kohya's safetensors format; False if it is there already.
 
@@ -106,6 +107,8 @@ class AdapterBank:
         """
         if name in self._adapters:
             return False
+        # In inference mode, so that compiled blocks see tensors of one kind, whether a set shares
+        # them or has made its own.
         layers, ignored = read_lora(path, self._unet)
         for layer in layers.keys() - self._hooked:
             follow(self._unet.get_submodule(layer), weakref.WeakMethod(self._change), layer)

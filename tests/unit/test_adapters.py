@@ -131,6 +131,19 @@ def test_a_set_is_the_same_whatever_was_active_before(bank: AdapterBank) -> None
         assert torch.equal(predict(bank._unet), first)
 
 
+@pytest.mark.parametrize(("drone", "style"), [(1.0, None), (0.5, None), (1.0, 0.5)])
+def test_every_set_is_of_one_kind_of_tensors(
+    bank: AdapterBank, drone: float, style: float | None
+) -> None:
+    loras = [LoraWeight("drone", drone)]
+    if style is not None:
+        loras.append(LoraWeight("style", style))
+    with torch.inference_mode(), bank.active(loras):
+        parts = list(bank._active.values())
+    assert all(part.down.is_inference() and part.up.is_inference() for part in parts)
+    assert all(part.down.is_contiguous() and part.up.is_contiguous() for part in parts)
+
+
 def test_sets_share_what_they_can(bank: AdapterBank) -> None:
     drone, half = LoraWeight("drone", 1.0), LoraWeight("drone", 0.5)
     adapter = bank._adapters["drone"]
