@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import time
 import uuid
@@ -53,7 +52,7 @@ class Estimation:
             traceparent=account.traceparent,
         )
         depth, width, height = await self._preparations.estimate(request, job, http.is_disconnected)
-        png = await asyncio.to_thread(encode_depth, depth.pixels, width, height)
+        png = await self._preparations.off_loop(encode_depth, depth.pixels, width, height)
         if accepted_picture(http, {_PNG}) is not None:
             headers = {"X-Request-Id": request_id, "X-Depth-Estimator": estimator}
             return Response(png, media_type=_PNG, headers=headers)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import contextvars
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 from api.errors import Conflict, InvalidRequest, Overloaded
 from api.gateway import Gateway, HasLeft
@@ -22,6 +26,9 @@ from api.provenance import parameters
 from api.requests import EstimateRequest, GenerateRequest
 from api.resolve import Resolved
 from runners.messages import CancelOrder, EstimateJob, PaintJob
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _DECODERS = 2
 _STATUS_AGE_SECONDS = 0.1
@@ -58,7 +65,7 @@ class Preparations:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         # Decoding a large picture takes tens of megabytes; two at once keep both cores busy.
-        self._decoding = asyncio.Semaphore(_DECODERS)
+        self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
         self._under_way: list[_Preparation] = []
 
     async def prepare(
@@ -89,7 +96,7 @@ class Preparations:
                 depth = await self._depth(request, job)
             png = None
             if request.return_depth and depth is not None:
-                png = await asyncio.to_thread(encode_depth, depth.pixels, job.width, job.height)
+                png = await self.off_loop(encode_depth, depth.pixels, job.width, job.height)
         preparation.check()
         started_from = photograph if request.strength is not None else None
         used = depth or DepthMap(b"")
@@ -120,14 +127,20 @@ class Preparations:
         """
         with self._noted(job) as preparation:
             await self._refuse_if_full()
-            async with self._decoding:
-                photograph = await asyncio.to_thread(
-                    decode_image, request.image_b64, request.width, request.height
-                )
+            photograph = await self.off_loop(
+                decode_image, request.image_b64, request.width, request.height
+            )
             preparation.check()
             width, height = photograph.width, photograph.height
             whole = replace(job, image=photograph.pixels, width=width, height=height)
             return await self._estimated(whole, request, has_left), width, height
+
+    async def off_loop(
+        self, function: Callable[P, R], *arguments: P.args, **settings: P.kwargs
+    ) -> R:
+        """Work on pictures on one of few threads, in the order in which it is asked for."""
+        call = partial(contextvars.copy_context().run, function, *arguments, **settings)
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, call)
 
     def cancel(self, order: CancelOrder) -> list[str]:
         """End what the order names; returns the request ids."""
@@ -139,8 +152,7 @@ class Preparations:
     async def _photograph(self, request: GenerateRequest, job: PaintJob) -> Photograph | None:
         if request.image_b64 is None:
             return None
-        async with self._decoding:
-            return await asyncio.to_thread(decode_image, request.image_b64, job.width, job.height)
+        return await self.off_loop(decode_image, request.image_b64, job.width, job.height)
 
     async def _estimated(
         self, job: EstimateJob, request: GenerateRequest | EstimateRequest, has_left: HasLeft
@@ -148,18 +160,16 @@ class Preparations:
         """The depth of a photograph, changed as the request asks."""
         pixels = await self._gateway.estimate(job, has_left)
         switches = {"invert": request.invert_depth, "normalize": request.normalize_depth}
-        return await asyncio.to_thread(adjusted_depth, pixels, job.width, job.height, **switches)
+        return await self.off_loop(adjusted_depth, pixels, job.width, job.height, **switches)
 
     async def _depth(self, request: GenerateRequest, job: PaintJob) -> DepthMap | None:
         """The depth map that the request sends, None where it sends none."""
         size = (job.width, job.height)
         switches = {"invert": request.invert_depth, "normalize": request.normalize_depth}
-        async with self._decoding:
-            if request.depth_map_b64 is not None:
-                text = request.depth_map_b64
-                return await asyncio.to_thread(decode_depth, text, *size, **switches)
-            if request.mock_depth:
-                return await asyncio.to_thread(mock_depth, *size, **switches)
+        if request.depth_map_b64 is not None:
+            return await self.off_loop(decode_depth, request.depth_map_b64, *size, **switches)
+        if request.mock_depth:
+            return await self.off_loop(mock_depth, *size, **switches)
         return None
 
     @contextlib.contextmanager
