@@ -103,6 +103,9 @@ async def soak(url: str, minutes: float, seed: int, folder: Path, smoke: bool) -
                 await callers.exercise()
             await ready(client)
             await asyncio.sleep(_SETTLE_SECONDS)
+            # The callers' own idle connections, of a chance number, end when one is used again.
+            await ready(client)
+            await asyncio.sleep(1)
             return states_of(port)
 
         await ready(client)
