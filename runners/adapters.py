@@ -122,8 +122,7 @@ class AdapterBank:
     @contextlib.contextmanager
     def active(self, loras: Sequence[LoraWeight]) -> Iterator[None]:
         """Let these adapters act, and no others, until the block ends."""
-        wanted = [(self._adapters[lora.name], lora.strength) for lora in loras]
-        self._active = self._sets.get(tuple(loras), lambda: AdapterSet.of(wanted)).layers
+        self._active = self._sets.get(tuple(loras), lambda: self._combined(loras)).layers
         try:
             yield
         finally:
@@ -132,6 +131,9 @@ class AdapterBank:
     def release_sets(self) -> None:
         """Let go of the sets, for their memory."""
         self._sets.clear()
+
+    def _combined(self, loras: Sequence[LoraWeight]) -> AdapterSet:
+        return AdapterSet.of([(self._adapters[lora.name], lora.strength) for lora in loras])
 
     def _change(self, layer: str, module: nn.Module, given: torch.Tensor) -> torch.Tensor | None:
         """What the active adapters add to a layer's output, or None."""

@@ -44,12 +44,12 @@ class ByteCache(Generic[K, V]):
             self.held -= self._size_of(dropped)
         return value
 
-    @property
-    def _full(self) -> bool:
-        many = self._most is not None and len(self._values) > self._most
-        return many or self.held > self._bound
-
     def clear(self) -> None:
         """Let go of everything."""
         self._values.clear()
         self.held = 0
+
+    @property
+    def _full(self) -> bool:
+        many = self._most is not None and len(self._values) > self._most
+        return many or self.held > self._bound

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import pytest
+
 from runners.byte_cache import ByteCache
 
 
@@ -14,7 +18,7 @@ def make(cache: ByteCache[str, bytes], *keys: str, size: int = 10) -> list[str]:
         return bytes(size)
 
     for key in keys:
-        assert len(cache.get(key, lambda key=key: of(key))) == size  # type: ignore[misc]
+        assert len(cache.get(key, partial(of, key))) == size
     return made
 
 
@@ -52,10 +56,8 @@ def test_nothing_is_held_of_what_could_not_be_made() -> None:
         raise MemoryError
 
     for _ in range(2):
-        try:
+        with pytest.raises(MemoryError):
             cache.get("a", fail)
-        except MemoryError:
-            continue
     assert (len(cache), cache.held) == (0, 0)
 
 
