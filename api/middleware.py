@@ -29,6 +29,7 @@ from api.errors import (
 )
 from api.forms import FORM, form_as_json
 from api.requests import REQUEST_ID
+from api.rest import Rest
 from api.settings import load_settings
 
 log = structlog.get_logger(__name__)
@@ -38,7 +39,6 @@ _READINESS = "/readyz"
 _READINESS_SECONDS = 1.0
 _MAX_HEADERS = 100
 _BODY_SECONDS = 60.0
-_SEND_SECONDS = 60.0
 _MEDIA_TYPES = {"application/json", FORM}
 
 _current: ContextVar[Request] = ContextVar("request")
@@ -55,6 +55,7 @@ class ContractMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._access = Access(load_settings())
+        self._rest = Rest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request; other protocols pass through."""
@@ -70,16 +71,19 @@ class ContractMiddleware:
         request.state.error = None
         request.state.manages = self._access.manages(headers)
         counts = scope["path"] in ACCOUNTED_ROUTES and scope["method"] == "POST"
-        request.state.account = account = Account(headers, scope["path"]) if counts else None
+        request.state.account = Account(headers, scope["path"]) if counts else None
         _current.set(request)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         answer = _Answer(send, request)
-        try:
+        if not counts:
             await self._answer(scope, limited, answer, headers)
-        finally:
-            if account is not None:
-                account.close(request.state.id)
+            return
+        with self._rest:
+            try:
+                await self._answer(scope, limited, answer, headers)
+            finally:
+                request.state.account.close(request.state.id)
 
     async def _answer(
         self, scope: Scope, receive: Receive, answer: _Answer, headers: Headers

@@ -1,18 +1,31 @@
-"""Freed memory goes back to the system when the engine rests."""
+"""Freed memory goes back to the system when a process rests."""
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import subprocess
 import sys
 import threading
 import time
 
+import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+import api.rest
 import runners.engine
-from benchmarks.workbench import Listener
+import runners.host
+from api.middleware import ContractMiddleware
+from api.settings import Settings
+from benchmarks.workbench import DEVICE, Listener, demo_catalog
+from runners.boot import BootClock
 from runners.engine import Engine
+from runners.host import EngineHost
+from runners.messages import LoadOrder
 from tests.unit.jobs import job
 
 _FRAGMENTS = """
@@ -52,3 +65,44 @@ def test_an_engine_that_rests_does_so_once(engine: Engine, monkeypatch: pytest.M
             assert trims == ["engine"] * count
     finally:
         engine.close()
+
+
+def test_what_is_unloaded_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[bool] = []
+    monkeypatch.setattr(runners.host, "trim_heap", lambda: trims.append(True))
+    host = EngineHost(demo_catalog(), Settings(), [DEVICE], BootClock())
+    try:
+        residency = host.pool.stations[0].residency
+        monkeypatch.setattr(residency, "unload_variant", lambda name: name == "lightning")
+        assert host.unload(LoadOrder(model="hyper", controlnet=None)) == ()
+        assert trims == []
+        assert host.unload(LoadOrder(model="lightning", controlnet=None)) == ("lightning",)
+        assert trims == [True]
+    finally:
+        host.close()
+
+
+async def test_a_public_process_without_requests_for_pictures_does_so_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trims: list[bool] = []
+    monkeypatch.setattr(api.rest, "_REST_SECONDS", 0.2)
+    monkeypatch.setattr(api.rest, "trim_heap", lambda: trims.append(True))
+
+    async def answer(request: Request) -> Response:
+        await asyncio.sleep(float(request.query_params.get("seconds", 0)))
+        return Response()
+
+    routes = [Route("/generate", answer, methods=["POST"]), Route("/healthcheck", answer)]
+    transport = httpx.ASGITransport(ContractMiddleware(Starlette(routes=routes)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as web:
+        long = asyncio.create_task(web.post("/generate?seconds=1.5"))
+        assert (await web.post("/generate")).status_code == 200
+        await asyncio.sleep(0.5)
+        assert not long.done()
+        assert not trims
+        await long
+        for _ in range(10):
+            await asyncio.sleep(0.1)
+            assert (await web.get("/healthcheck")).status_code == 200
+        assert len(trims) == 1
