@@ -12,7 +12,7 @@ import aiohttp
 import structlog
 from bentoml.exceptions import BentoMLException
 
-from api.errors import ApiError, Conflict, Unavailable, from_failure
+from api.errors import ApiError, Conflict, Overloaded, Unavailable, from_failure
 from api.metrics import RUNNER_LOST, RUNNER_RESTARTS
 from runners.messages import (
     Cancelled,
@@ -41,6 +41,8 @@ HasLeft = Callable[[], Awaitable[bool]]
 """Whether a caller has hung up; asked from time to time."""
 
 _STATUS_SECONDS = 0.05
+_FULL_AGE_SECONDS = 0.1
+_FULL_TRUSTED_SECONDS = 1.0
 _DISCONNECT_POLL_SECONDS = 0.2
 _RETRY_SECONDS = 5.0
 _LOST = (aiohttp.ClientError, BentoMLException, OSError, EOFError)
@@ -162,6 +164,20 @@ class Gateway:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._asking), _STATUS_SECONDS)
         return self._status
+
+    async def refuse_if_full(self) -> None:
+        """Spare a request's preparation what the runner would refuse; that has the last word.
+
+        A runner that has not told for a second how it is may have finished everything since.
+
+        Raises:
+            Overloaded: the runner takes nothing more.
+        """
+        status = await self.status(max_age=_FULL_AGE_SECONDS)
+        is_known = time.monotonic() - self._told < _FULL_TRUSTED_SECONDS
+        if is_known and status.full is not None:
+            message = f"{status.waiting} requests are waiting"
+            raise Overloaded(message, retry_after=status.full)
 
     async def _ask(self) -> RunnerStatus:
         try:

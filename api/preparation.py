@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from api.errors import Conflict, InvalidRequest, Overloaded
+from api.errors import Conflict, InvalidRequest
 from api.gateway import Gateway, HasLeft
 from api.images import (
     DepthMap,
@@ -31,7 +31,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _DECODERS = 2
-_STATUS_AGE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +84,9 @@ class Preparations:
         if request.embed_inputs and job.output_format != "png":
             raise InvalidRequest.field("embed_inputs", f"needs a PNG, not {job.output_format}")
         with self._noted(job) as preparation:
+            # One with an id may join another, one of a session may take another's place.
             if request.request_id is None and request.session is None:
-                await self._refuse_if_full()
+                await self._gateway.refuse_if_full()
             photograph = await self._photograph(request, job)
             preparation.check()
             if resolved.depth_estimator is not None and photograph is not None:
@@ -126,7 +126,7 @@ class Preparations:
             ApiError: as for prepare.
         """
         with self._noted(job) as preparation:
-            await self._refuse_if_full()
+            await self._gateway.refuse_if_full()
             photograph = await self.off_loop(
                 decode_image, request.image_b64, request.width, request.height
             )
@@ -180,17 +180,6 @@ class Preparations:
             yield preparation
         finally:
             self._under_way.remove(preparation)
-
-    async def _refuse_if_full(self) -> None:
-        """Spare decoding what the runner would refuse; that has the last word.
-
-        Not for a request with an id, which may join another, or one of a session, which may take
-        another's place.
-        """
-        status = await self._gateway.status(max_age=_STATUS_AGE_SECONDS)
-        if status.full is not None:
-            message = f"{status.waiting} requests are waiting"
-            raise Overloaded(message, retry_after=status.full)
 
 
 def _estimate_job(

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 import aiohttp
 import pytest
 
-from api.errors import ApiError, Conflict, Unavailable
+from api.errors import ApiError, Conflict, Overloaded, Unavailable
 from api.gateway import Gateway
 from runners.messages import (
     Cancelled,
@@ -45,6 +45,7 @@ class FakeRunner:
         self.jobs: list[PaintJob] = []
         self.orders: list[CancelOrder] = []
         self.status_delay = 0.0
+        self.full: float | None = None
         self.load_error: str | None = None
         self.estimating = 0
         self.heard_out = asyncio.Event()
@@ -82,7 +83,7 @@ class FakeRunner:
         await asyncio.sleep(self.status_delay)
         if self.dies:
             raise aiohttp.ServerDisconnectedError
-        return pack(RunnerStatus("ready", waiting=3))
+        return pack(RunnerStatus("ready", waiting=3, full=self.full))
 
 
 async def stays() -> bool:
@@ -213,6 +214,26 @@ async def test_status_never_waits_for_a_busy_runner() -> None:
     runner.dies = True
     await asyncio.sleep(0.5)
     assert (await gateway.status()).state == "starting"
+
+
+async def test_a_full_runner_refuses_until_it_has_been_silent_for_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.gateway._FULL_TRUSTED_SECONDS", 0.5)
+    runner = FakeRunner()
+    gateway = Gateway(runner)
+    await gateway.refuse_if_full()
+    runner.full = 7.0
+    await asyncio.sleep(0.15)
+    with pytest.raises(Overloaded, match="3 requests are waiting") as refused:
+        await gateway.refuse_if_full()
+    assert refused.value.retry_after == 7.0
+    runner.status_delay = 60
+    await asyncio.sleep(0.15)
+    with pytest.raises(Overloaded):
+        await gateway.refuse_if_full()
+    await asyncio.sleep(0.5)
+    await gateway.refuse_if_full()
 
 
 async def test_orders() -> None:
