@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from runners.task import Task
 
-_SMOOTHING = 0.2
+_SLOWER, _FASTER = 0.2, 0.03
 _WORTHWHILE = 0.95
 _LARGEST_BATCH = 8
 
@@ -16,6 +16,9 @@ Name = TypeVar("Name", bound=Hashable)
 
 class CostModel:
     """Seconds per step and per decode, learnt from every one that runs.
+
+    Slower ones count sooner than faster ones: whoever comes while an estimate is too low is taken,
+    and then waits longer than the queue's bound.
 
     Cost is taken as proportional to rows and pixels, which holds where the device is full, and
     errs to the safe side elsewhere. `max_rows` bounds a batch: beyond it the cost of a picture no
@@ -79,4 +82,5 @@ class CostModel:
 
 def _learn(rates: dict[Name, float], name: Name, rate: float) -> None:
     known = rates.get(name, rate)
-    rates[name] = known + _SMOOTHING * (rate - known)
+    share = _SLOWER if rate > known else _FASTER
+    rates[name] = known + share * (rate - known)

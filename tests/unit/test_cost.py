@@ -27,6 +27,20 @@ def test_cost_follows_pixels_steps_and_pictures() -> None:
     assert 3.0 < cost.seconds("base", "full", 1000, 6, 0) < 6.0
 
 
+def test_slower_counts_sooner_than_faster() -> None:
+    cost = CostModel()
+    cost.observe_step("base", 1, 1.0)
+    lowest = 1.0
+    for number in range(200):
+        cost.observe_step("base", 1, 1.2 if number % 2 else 0.8)
+        if number > 100:
+            lowest = min(lowest, cost.seconds("base", "full", 1, 1, 0))
+    assert 1.05 < lowest < 1.2
+    for _ in range(200):
+        cost.observe_step("base", 1, 0.5)
+    assert cost.seconds("base", "full", 1, 1, 0) == pytest.approx(0.5, abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
