@@ -30,7 +30,7 @@ def test_cost_follows_pixels_steps_and_pictures() -> None:
 def test_slower_counts_sooner_than_faster() -> None:
     cost = CostModel()
     cost.observe_step("base", 1, 1.0)
-    lowest = 1.0
+    lowest = float("inf")
     for number in range(200):
         cost.observe_step("base", 1, 1.2 if number % 2 else 0.8)
         if number > 100:
