@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from runners.task import Task
 
-_SLOWER, _FASTER = 0.2, 0.03
+_SOON, _SLOWLY = 0.2, 0.03
+_SURPRISE = 2.0
 _WORTHWHILE = 0.95
 _LARGEST_BATCH = 8
 
@@ -18,7 +19,8 @@ class CostModel:
     """Seconds per step and per decode, learnt from every one that runs.
 
     Slower ones count sooner than faster ones: whoever comes while an estimate is too low is taken,
-    and then waits longer than the queue's bound.
+    and then waits longer than the queue's bound. What is faster by more than half, as after a cold
+    first one, counts as soon.
 
     Cost is taken as proportional to rows and pixels, which holds where the device is full, and
     errs to the safe side elsewhere. `max_rows` bounds a batch: beyond it the cost of a picture no
@@ -82,5 +84,7 @@ class CostModel:
 
 def _learn(rates: dict[Name, float], name: Name, rate: float) -> None:
     known = rates.get(name, rate)
-    share = _SLOWER if rate > known else _FASTER
-    rates[name] = known + share * (rate - known)
+    within_noise = known / _SURPRISE < rate < known
+    share = _SLOWLY if within_noise else _SOON
+    # Work that had to wait for something else, once, says little of the next.
+    rates[name] = known + share * (min(rate, _SURPRISE * known) - known)

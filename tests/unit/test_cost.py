@@ -36,9 +36,27 @@ def test_slower_counts_sooner_than_faster() -> None:
         if number > 100:
             lowest = min(lowest, cost.seconds("base", "full", 1, 1, 0))
     assert 1.05 < lowest < 1.2
-    for _ in range(200):
-        cost.observe_step("base", 1, 0.5)
-    assert cost.seconds("base", "full", 1, 1, 0) == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_cold_first_step_is_soon_forgotten() -> None:
+    cost = CostModel()
+    cost.observe_step("base", 1, 20.0)
+    for _ in range(15):
+        cost.observe_step("base", 1, 1.0)
+    assert cost.seconds("base", "full", 1, 1, 0) < 2.1
+    for _ in range(100):
+        cost.observe_step("base", 1, 1.0)
+    assert cost.seconds("base", "full", 1, 1, 0) == pytest.approx(1.0, abs=0.1)
+
+
+def test_one_long_wait_says_little_and_many_say_all() -> None:
+    cost = CostModel()
+    cost.observe_step("base", 1, 1.0)
+    cost.observe_step("base", 1, 100.0)
+    assert cost.seconds("base", "full", 1, 1, 0) == pytest.approx(1.2)
+    for _ in range(40):
+        cost.observe_step("base", 1, 100.0)
+    assert cost.seconds("base", "full", 1, 1, 0) > 90.0
 
 
 @pytest.mark.parametrize(
