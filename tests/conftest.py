@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 import structlog
 
 from benchmarks.server import import_demo, started_service
+
+# What runs in a shell's background ignores interrupts, and so would every process of a test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The default formatter of exceptions prints every local variable, tensors included: seconds each.
 structlog.configure(
