@@ -12,8 +12,7 @@ _REST_SECONDS = 10.0
 class Rest:
     """Ended while a request is answered; ten seconds after the last one, freed memory goes back.
 
-    Bodies, decoded pictures and answers are large and go soon, what is allocated between them is
-    small and may stay. On the event loop only.
+    See trim_heap. On the event loop only.
     """
 
     def __init__(self) -> None:

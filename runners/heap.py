@@ -8,8 +8,8 @@ import ctypes
 def trim_heap() -> None:
     """Give freed memory back to the system; where the C library is not glibc, nothing happens.
 
-    Tensors on the CPU come from the heap, and small ones that live long lie between large ones that
-    do not: what is freed stays with the process until somebody asks.
+    Bodies, pictures, and tensors on the CPU come from the heap, and small blocks that live long lie
+    between large ones that do not: what is freed stays with the process until somebody asks.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
