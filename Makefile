@@ -1,6 +1,7 @@
 # make serve   make the environment, import the demo set, serve on 127.0.0.1:$(PORT)
 # make test    run the suite          make check   lint, types, format
-# make setup   the environment alone  make format  format the code
+# make setup   the environment alone  make develop  that of the tests and documents too
+# make format  format the code
 # make docs    the documents as a site, build/site, its references made anew
 # make fuzz    the schema's requests, 200 of each kind for each route
 # make audit   packages against the registry and known holes    make lock  their hashes anew
@@ -9,15 +10,17 @@
 # make image TARGET=vast   the image for vast.ai (FLAVOUR=slim: without models, fetched at start; BASE=…)
 # make vast-test  boot the demo under supervisor, laid out as that image (as root, on Debian)
 # make monitoring-test  check the alert rules, run their cases (promtool: apt install prometheus)
+# make fresh-test   README's commands on a bare Debian 12 and 13 (as root, on Debian)
 # make container-test   build and run the demo's image without a Docker engine (as root, on Debian)
 PORT ?= 3000
 CATALOG ?= demo
-PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
-	&& echo $$p && break; done)
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+# Where torch comes from: `default`, the package index; `cpu`, CPU builds from TORCH_INDEX, an index or
+# a folder. Unset: as it is installed.
+TORCH ?=
+TORCH_INDEX ?=
 
 # With TARGET=vast: `full` carries the catalog's models, `slim` fetches them at its first start.
 FLAVOUR ?= full
@@ -30,16 +33,16 @@ BACKEND ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
 export CATALOG
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: setup serve import shipped backend bento image container-test vast-test monitoring-test test docs fuzz check audit lock sbom format demo-train bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak bench-contention gpu-report clean
+.PHONY: setup develop serve import shipped backend bento image container-test fresh-test vast-test monitoring-test test docs fuzz check audit lock sbom format demo-train bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak bench-contention gpu-report clean
 
-setup: $(INSTALLED)
+ENVIRONMENT = @python=$$(deploy/setup/find_python.sh $(if $(PYTHON),"$(PYTHON)")) && \
+	"$$python" -m deploy.setup --torch "$(TORCH)" --torch-index "$(TORCH_INDEX)"
 
-$(INSTALLED): requirements.lock client/pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed (apt install python3 python3-venv)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable client
-	@touch $@
+setup:
+	$(ENVIRONMENT)
+
+develop:
+	$(ENVIRONMENT) --development
 
 import: setup
 	@$(BIN)/python -m models import --catalog $(CATALOG)
@@ -74,7 +77,7 @@ endif
 vast-test: setup
 	@$(BIN)/python -m deploy.vast.boot_test
 
-monitoring-test: setup
+monitoring-test: develop
 	@command -v promtool >/dev/null || { echo "promtool is needed (apt install prometheus)"; exit 1; }
 	promtool check config --syntax-only deploy/monitoring/prometheus.yml
 	promtool check rules deploy/monitoring/rules.yml
@@ -84,46 +87,49 @@ monitoring-test: setup
 container-test: setup
 	@$(BIN)/python -m deploy.container
 
-test: setup
+fresh-test: develop
+	@$(BIN)/python -m deploy.fresh $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
+
+test: develop
 	@# Two processes with a thread each: teams of threads that share cores wait for one another.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-docs: setup
+docs: develop
 	$(BIN)/python -m docs_build
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "Look at build/site/index.html, or serve it: $(BIN)/python -m http.server --directory build/site"
 
-fuzz: setup
+fuzz: develop
 	FUZZ_EXAMPLES=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration/test_fuzz.py
 
-audit: setup
+audit: develop
 	$(BIN)/python -m deploy.supply.lock --check
-	@test -d build/audit || $(PYTHON) -m venv build/audit
+	@test -d build/audit || $(BIN)/python -m venv build/audit
 	@build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
-	build/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+	build/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements-dev.lock
 
-lock: setup
-	$(BIN)/python -m deploy.supply.lock
+lock: develop
+	$(BIN)/python -m deploy.supply.lock $(if $(UPGRADE),--upgrade)
 
-sbom: setup
+sbom: develop
 	$(BIN)/python -m deploy.supply.sbom --catalog $(CATALOG) --output build/sbom.json
 
-check: setup
+check: develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup
+format: develop
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo-train: setup
+demo-train: develop
 	$(BIN)/python -m models.demo.train
 
-bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak bench-contention: setup
+bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-soak bench-contention: develop
 	$(BIN)/python -m benchmarks.$(subst -,_,$(@:bench-%=%))
 
-gpu-report: setup
+gpu-report: develop
 	$(BIN)/python -m benchmarks.gpu_report --output docs/gpu-report.md
 
 clean:

@@ -28,28 +28,28 @@ def check_without_root(container: Container) -> None:
             if ":\t" in line
         )
         ids = {kind: set(status[kind].split()) for kind in ("Uid", "Gid", "Groups")}
-        _expect(not any("0" in found for found in ids.values()), f"{pid} is root: {ids}")
+        expect(not any("0" in found for found in ids.values()), f"{pid} is root: {ids}")
         for kind in ("CapPrm", "CapEff", "CapBnd"):
-            _expect(int(status[kind], 16) == 0, f"{pid} has {kind} {status[kind]}")
-        _expect(status["NoNewPrivs"] == "1", f"{pid} may gain privileges")
+            expect(int(status[kind], 16) == 0, f"{pid} has {kind} {status[kind]}")
+        expect(status["NoNewPrivs"] == "1", f"{pid} may gain privileges")
         say(f"  {status['Name']} ({pid}): user {sorted(ids['Uid'])}, no capabilities")
 
 
 def check_without_network(container: Container) -> None:
     """There is no way out: a listener that this machine reaches cannot be reached from inside."""
-    _expect(container.inspect(".Mounts") == [], "something of this machine is mounted")
+    expect(container.inspect(".Mounts") == [], "something of this machine is mounted")
     outside, inside = namespace(psutil.Process().pid), namespace(container.pid)
-    _expect(outside != inside, "it shares this machine's network")
+    expect(outside != inside, "it shares this machine's network")
     for pid in container.processes():
-        _expect(namespace(pid) == inside, f"{pid} is in another network")
+        expect(namespace(pid) == inside, f"{pid} is in another network")
     address = _address()
     with socket.create_server(("", 0)) as listener:
         port = listener.getsockname()[1]
         socket.create_connection((address, port), timeout=5).close()
         seen = container.visit("isolation", address, str(port))
-    _expect(set(seen["interfaces"]) == {"lo"}, f"interfaces: {seen['interfaces']}")
-    _expect(set(seen["routes"]) <= {"lo"}, f"routes by: {seen['routes']}")
-    _expect(seen["connection"] == "ENETUNREACH", f"a connection outwards: {seen['connection']}")
+    expect(set(seen["interfaces"]) == {"lo"}, f"interfaces: {seen['interfaces']}")
+    expect(set(seen["routes"]) <= {"lo"}, f"routes by: {seen['routes']}")
+    expect(seen["connection"] == "ENETUNREACH", f"a connection outwards: {seen['connection']}")
     say(f"  interfaces {seen['interfaces']}, no route but theirs; outwards: {seen['connection']}")
 
 
@@ -58,8 +58,8 @@ def check_picture(file: Path) -> None:
     with Image.open(file) as picture:
         picture.load()
         deviations = ImageStat.Stat(picture).stddev
-        _expect(picture.size == (WIDTH, HEIGHT), f"the picture's size is {picture.size}")
-    _expect(max(deviations) > _FLAT, f"the picture is flat: standard deviations {deviations}")
+        expect(picture.size == (WIDTH, HEIGHT), f"the picture's size is {picture.size}")
+    expect(max(deviations) > _FLAT, f"the picture is flat: standard deviations {deviations}")
     shown = ", ".join(f"{deviation:.0f}" for deviation in deviations)
     say(f"  {picture.size} {picture.format}, standard deviations {shown}")
 
@@ -69,8 +69,8 @@ def check_stop(container: Container) -> None:
     with container.lingering() as visitor:
         status = container.stop()
         said, _ = visitor.communicate(timeout=30)
-    _expect('"status": 200' in said, f"the request in flight ended with {said.strip()!r}")
-    _expect(status == 0, f"it stopped with status {status}")
+    expect('"status": 200' in said, f"the request in flight ended with {said.strip()!r}")
+    expect(status == 0, f"it stopped with status {status}")
     say("  the picture in flight was finished; exit status 0")
 
 
@@ -82,14 +82,14 @@ def check_writes(container: Container) -> None:
         for kind, path in changes
         if kind == "D" or (path not in _PODMANS and not path.startswith(_HOMES))
     ]
-    _expect(not strange, f"it wrote where it should not: {strange}")
+    expect(not strange, f"it wrote where it should not: {strange}")
     added = [path for kind, path in changes if kind == "A" and "__pycache__" not in path]
     say(f"  {len(added)} files and folders beside bytecode, all below {' and '.join(_HOMES)}")
 
 
 def check_equal(what: str, found: Any, wanted: Any) -> None:
     """The two are equal."""
-    _expect(found == wanted, f"{what}: {found}, not {wanted}")
+    expect(found == wanted, f"{what}: {found}, not {wanted}")
 
 
 def _address() -> str:
@@ -100,6 +100,7 @@ def _address() -> str:
     raise ContainerTestError("this machine has no network itself, so its absence proves nothing")
 
 
-def _expect(holds: bool, failure: str) -> None:
+def expect(holds: bool, failure: str) -> None:
+    """Raise ContainerTestError with `failure` unless it holds."""
     if not holds:
         raise ContainerTestError(failure)

@@ -19,7 +19,10 @@ _TOOLS = {
     "runc": "runc",
     "debootstrap": "debootstrap",
     "nsenter": "util-linux",
+    "unshare": "util-linux",
+    "curl": "curl",
 }
+_CONTAINER_TOOLS = ("buildah", "podman", "runc", "debootstrap", "nsenter")
 _TAIL = 4000
 
 
@@ -32,13 +35,13 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def require_tools() -> None:
-    """Stop unless this can work here.
+def require_tools(tools: Sequence[str] = _CONTAINER_TOOLS) -> None:
+    """Stop unless this can work here: on Debian, as root, with these tools.
 
     Raises:
         ContainerTestError: names the missing tools and the command that installs them.
     """
-    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
+    missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
         packages = " ".join(sorted({_TOOLS[tool] for tool in missing}))
         raise ContainerTestError(

@@ -6,7 +6,6 @@ mounted while the image is built. Nothing of them stays in the image.
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import ssl
@@ -16,11 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from deploy.container.commands import run
+from deploy.setup.pip_settings import read_pip_settings
 
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-# In the order in which they override each other.
-_SECTIONS = ("global", "install", ":env:")
 _URLS = ("index-url", "extra-index-url")
 _LISTS = ("extra-index-url", "find-links", "trusted-host")
 
@@ -42,32 +39,29 @@ def containers_conf(folder: Path) -> Path:
     BentoML joins several `--opt volume=…` into one broken option, so they go into the file that
     buildah reads its defaults from.
     """
-    settings, mounts = _relocated(_pip_settings())
-    certificates = _certificates(settings.get("cert"))
-    if certificates is not None:
-        mounts.append(Mount(certificates, _CERTIFICATES))
-    pip_conf, uv_toml = folder / "pip.conf", folder / "uv.toml"
-    pip_conf.write_text(_pip_conf(settings))
+    settings, mounts = package_sources(folder)
+    uv_toml = folder / "uv.toml"
     uv_toml.write_text(_uv_toml(settings))
-    mounts += [Mount(pip_conf, "/etc/pip.conf"), Mount(uv_toml, "/etc/uv/uv.toml")]
+    mounts.append(Mount(uv_toml, "/etc/uv/uv.toml"))
     written = folder / "containers.conf"
     volumes = json.dumps([str(mount) for mount in mounts])
     written.write_text(f"[containers]\nvolumes = {volumes}\n")
     return written
 
 
-def _pip_settings() -> dict[str, str]:
-    """pip's settings on this machine, from its files and from the environment."""
-    found: dict[str, dict[str, str]] = {section: {} for section in _SECTIONS}
-    for line in run([sys.executable, "-m", "pip", "config", "list"]).splitlines():
-        key, _, value = line.partition("=")
-        section, _, name = key.rpartition(".")
-        if section in found:
-            found[section][name] = str(ast.literal_eval(value))
-    merged: dict[str, str] = {}
-    for section in _SECTIONS:
-        merged |= found[section]
-    return merged
+def package_sources(folder: Path) -> tuple[dict[str, str], list[Mount]]:
+    """Return pip's settings and the mounts that make them hold elsewhere, its own file among them.
+
+    Args:
+        folder: where that file is written.
+    """
+    settings, mounts = _relocated(read_pip_settings(sys.executable))
+    certificates = _certificates(settings.get("cert"))
+    if certificates is not None:
+        mounts.append(Mount(certificates, _CERTIFICATES))
+    pip_conf = folder / "pip.conf"
+    pip_conf.write_text(_pip_conf(settings))
+    return settings, [*mounts, Mount(pip_conf, "/etc/pip.conf")]
 
 
 def _relocated(settings: Mapping[str, str]) -> tuple[dict[str, str], list[Mount]]:

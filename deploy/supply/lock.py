@@ -1,10 +1,10 @@
-"""requirements.lock: every package by version and by the hashes of its files.
+"""Write and check the lock files with uv.
 
-    python -m deploy.supply.lock            write the registry's hashes into it
-    python -m deploy.supply.lock --check    compare it with the registry: withdrawn or changed files
+    python -m deploy.supply.lock [--upgrade]    resolve pyproject.toml, keep the versions unless told
+    python -m deploy.supply.lock --check        resolve the locks for every Python and platform
 
-The registry is asked by the simple API (PEP 691). Of a release count the wheels that Linux on
-x86-64 can install, or the source if there are none.
+A lock is universal: one file for all Pythons and platforms, by environment markers. It begins with
+the bytes that each platform downloads.
 """
 
 from __future__ import annotations
@@ -12,152 +12,181 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tomllib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
+from pathlib import Path
 
-import httpx
-from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
+from deploy.setup.lockfile import DEVELOPMENT, ROOT, SERVING, Download, entries, is_torch_family
 
-from deploy.container.commands import ROOT
+PYTHONS = ("3.11.2", "3.12", "3.13", "3.14")
+PLATFORMS = {
+    "linux-x86_64": "x86_64-manylinux_2_28",
+    "linux-aarch64": "aarch64-manylinux_2_28",
+    "macos-arm64": "aarch64-apple-darwin",
+}
+"""uv's name of each platform, by deploy.setup's."""
 
-LOCK = ROOT / "requirements.lock"
-REGISTRY = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple/")
-_SIMPLE = "application/vnd.pypi.simple.v1+json"
-_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
-_PINNED = re.compile(
-    r"^([A-Za-z0-9._-]+)==(\S+)((?:\s*\\\n\s+" + _HASH.pattern + r")*)\n", re.MULTILINE
-)
-_PYTHONS = ("cp311", "cp312", "abi3", "none")
+_EXTRAS = ("dev", "docs", "estimators")
+_TITLES = {
+    SERVING: "what serving and the client need",
+    DEVELOPMENT: f"what development needs beside that: the extras {', '.join(_EXTRAS)}",
+}
+# Unless it is told, uv takes an older macOS than torch is built for, and looks for the Pythons
+# themselves, which resolving does not need.
+_ENVIRONMENT = {
+    **os.environ,
+    "MACOSX_DEPLOYMENT_TARGET": "14.0",
+    "UV_PYTHON_DOWNLOADS": "never",
+}
+
+_TIMEOUT_SECONDS = 240
 
 
-class LockError(ValueError):
-    """A package that the registry does not have as it is pinned; the message names it."""
+class LockError(RuntimeError):
+    """uv refuses; the message is uv's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pin:
-    """A package of the lock; `hashes` are SHA-256 of files that are accepted."""
+class Target:
+    """A Python on a platform, for which a lock has to resolve."""
 
-    name: str
-    version: str
-    hashes: frozenset[str] = frozenset()
+    python: str
+    platform: str
 
     def __str__(self) -> str:
-        lines = [f"{self.name}=={self.version}"]
-        lines += [f"    --hash=sha256:{each}" for each in sorted(self.hashes)]
-        return " \\\n".join(lines) + "\n"
+        return f"Python {self.python} on {self.platform}"
+
+    @property
+    def options(self) -> list[str]:
+        """uv's options for it."""
+        return ["--python-version", self.python, "--python-platform", PLATFORMS[self.platform]]
 
 
-def pins(text: str) -> list[Pin]:
-    """The packages of a lock, in its order.
-
-    Raises:
-        LockError: a line that is neither a package nor one of its hashes.
-    """
-    found = [
-        Pin(name, version, frozenset(_HASH.findall(hashes)))
-        for name, version, hashes, _ in _PINNED.findall(text)
-    ]
-    rest = _PINNED.sub("", text).strip()
-    if rest:
-        raise LockError(f"not understood: {rest.splitlines()[0]}")
-    return found
+TARGETS = [Target(*each) for each in product(PYTHONS, PLATFORMS)]
 
 
-def files_of(pin: Pin, listing: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
-    """Hash, and whether it was withdrawn, of each file of a release that may be installed."""
-    wheels, sources = [], []
-    for file in listing["files"]:
-        name: str = file["filename"]
-        entry = (file["hashes"]["sha256"], bool(file.get("yanked")))
-        try:
-            if name.endswith(".whl"):
-                _, version, _, tags = parse_wheel_filename(name)
-                if str(version) == pin.version and any(map(_installable, tags)):
-                    wheels.append(entry)
-            elif name.endswith(".tar.gz"):
-                _, version = parse_sdist_filename(name)
-                if str(version) == pin.version:
-                    sources.append(entry)
-        except ValueError:
-            # Names from before there were rules for them.
-            continue
-    yield from wheels or sources
-
-
-def _installable(tag: Any) -> bool:
-    abi = tag.abi in _PYTHONS and not tag.interpreter.startswith(("pp", "py2", "cp31t"))
-    platform = tag.platform == "any" or re.fullmatch(r"(many)?linux.*x86_64", tag.platform)
-    return abi and platform is not None
-
-
-def listings(found: Sequence[Pin]) -> list[Mapping[str, Any]]:
-    """What the registry has of each package."""
-    headers = {"Accept": _SIMPLE}
-    with httpx.Client(headers=headers, timeout=60, follow_redirects=True) as client:
-
-        def ask(pin: Pin) -> Mapping[str, Any]:
-            url = f"{REGISTRY.rstrip('/')}/{canonicalize_name(pin.name)}/"
-            answer = client.get(url)
-            if answer.status_code != httpx.codes.OK:
-                raise LockError(f"{pin.name}: the registry answers {answer.status_code}")
-            listing: Mapping[str, Any] = answer.json()
-            return listing
-
-        with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(ask, found))
-
-
-def locked(text: str) -> str:
-    """The lock with the registry's hashes.
+def resolve(lock: Path, target: Target) -> Download:
+    """Resolve a lock against the registry as an installation would; returns what it downloads.
 
     Raises:
-        LockError: a release that is not there.
+        LockError: the lock lacks a package; or a file that it names is withdrawn, changed or gone.
     """
-    found = pins(text)
-    lines = []
-    for pin, listing in zip(found, listings(found), strict=True):
-        hashes = frozenset(each for each, _ in files_of(pin, listing))
-        if not hashes:
-            raise LockError(f"{pin.name}=={pin.version}: the registry has no file to install")
-        lines.append(str(Pin(pin.name, pin.version, hashes)))
-    return "".join(lines)
+    pinned = dict(_hashes(lock.read_text(encoding="utf-8")))
+    compile_ = ["pip", "compile", "--quiet", "--format", "pylock.toml", "--only-binary", ":all:"]
+    listed = tomllib.loads(_uv(*compile_, *target.options, str(lock)))
+    total = without_torch = 0
+    for package in listed["packages"]:
+        name = f"{package['name']}=={package['version']}"
+        if name not in pinned:
+            raise LockError(f"{name} is needed, and not in the lock")
+        accepted = [
+            wheel for wheel in package["wheels"] if wheel["hashes"]["sha256"] in pinned[name]
+        ]
+        if not accepted:
+            raise LockError(f"{name}: the registry has no file with a hash of the lock's")
+        size = min(wheel["size"] for wheel in accepted)
+        total += size
+        without_torch += 0 if is_torch_family(package["name"]) else size
+    return Download(total, without_torch)
 
 
-def faults(text: str) -> list[str]:
-    """What of the lock the registry does not have any more, or has withdrawn."""
-    found = pins(text)
-    said = []
-    for pin, listing in zip(found, listings(found), strict=True):
-        there = dict(files_of(pin, listing))
-        if not pin.hashes:
-            said.append(f"{pin.name}=={pin.version}: no hash")
-        for each in sorted(pin.hashes - there.keys()):
-            said.append(f"{pin.name}=={pin.version}: sha256:{each} is not in the registry")
-        if any(there[each] for each in pin.hashes & there.keys()):
-            said.append(f"{pin.name}=={pin.version}: withdrawn")
-    return said
+def _hashes(lock: str) -> Iterator[tuple[str, set[str]]]:
+    for name, lines in entries(lock):
+        version = lines.partition("==")[2].split()[0]
+        yield f"{name}=={version}", set(re.findall(r"sha256:([0-9a-f]{64})", lines))
+
+
+def write(upgrade: bool) -> None:
+    """Resolve pyproject.toml into both locks.
+
+    Args:
+        upgrade: take the newest versions, not those that are locked.
+
+    Raises:
+        LockError: there is no solution.
+    """
+    compile_ = ["pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header"]
+    compile_ += ["--no-annotate", "--python-version", PYTHONS[0]]
+    compile_ += ["--upgrade"] if upgrade else []
+    extras = [word for extra in _EXTRAS for word in ("--extra", extra)]
+    projects = [str(ROOT / "pyproject.toml"), str(ROOT / "client" / "pyproject.toml")]
+    for lock, more in ((SERVING, []), (DEVELOPMENT, [*extras, "--constraint", str(SERVING)])):
+        _uv(*compile_, *projects, *more, "--output-file", str(lock))
+    for lock, title in _TITLES.items():
+        header = [f"# Written by `make lock`: {title}."]
+        header += [size.line(platform) for platform, size in _sizes(lock)]
+        text = lock.read_text(encoding="utf-8")
+        lock.write_text("\n".join(header) + "\n" + text, encoding="utf-8")
+
+
+def _sizes(lock: Path) -> Iterator[tuple[str, Download]]:
+    """Yield each platform with what it downloads, with the Python that downloads most."""
+    with ThreadPoolExecutor() as pool:
+        sizes = list(pool.map(lambda target: resolve(lock, target), TARGETS))
+    for platform in PLATFORMS:
+        of_platform = [
+            size for size, target in zip(sizes, TARGETS, strict=True) if target.platform == platform
+        ]
+        yield platform, max(of_platform, key=lambda size: size.total)
+
+
+def check() -> list[str]:
+    """Return what fails, for every lock and target: withdrawn, changed or missing files."""
+    with ThreadPoolExecutor() as pool:
+        return [fault for fault in pool.map(_fault, *zip(*_cases(), strict=True)) if fault]
+
+
+def _cases() -> list[tuple[Path, Target]]:
+    return list(product((SERVING, DEVELOPMENT), TARGETS))
+
+
+def _fault(lock: Path, target: Target) -> str:
+    try:
+        resolve(lock, target)
+    except LockError as error:
+        return f"{lock.name}, {target}: {error}"
+    return ""
+
+
+def _uv(*arguments: str) -> str:
+    command = [sys.executable, "-m", "uv", *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            env=_ENVIRONMENT,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise LockError(f"timed out after {_TIMEOUT_SECONDS} s") from error
+    if done.returncode != 0 or "is yanked" in done.stderr:
+        raise LockError(done.stderr.strip())
+    return done.stdout
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write or check the lock; returns the exit status."""
+    """Write or check the locks; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deploy.supply.lock", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, and change nothing")
+    parser.add_argument("--upgrade", action="store_true", help="take the newest versions")
     options = parser.parse_args(arguments)
-    text = LOCK.read_text(encoding="utf-8")
     try:
         if not options.check:
-            LOCK.write_text(locked(text), encoding="utf-8")
+            write(options.upgrade)
             return 0
-        found = faults(text)
-    except (LockError, httpx.HTTPError) as error:
-        print(f"not checked: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(found) or f"{len(pins(text))} packages are as the registry has them")
-    return 1 if found else 0
+    except LockError as error:
+        print(error, file=sys.stderr)
+        return 1
+    faults = check()
+    print("\n".join(faults) or f"both locks resolve for {len(TARGETS)} Pythons and platforms")
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -16,15 +16,14 @@ from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
-from packaging.utils import canonicalize_name
-
-from deploy.supply.lock import LOCK, Pin, pins
+from deploy.setup.lockfile import SERVING, entries
 from models.catalog import Catalog, load_catalog
 
 
 def bill(catalog: Catalog) -> dict[str, Any]:
     """The document; equal for equal locks and catalogs."""
-    packages = [_package(pin) for pin in pins(LOCK.read_text(encoding="utf-8"))]
+    lock = SERVING.read_text(encoding="utf-8")
+    packages = [_package(name, lines) for name, lines in entries(lock)]
     weights = [
         _weights(kind, name, spec)
         for kind in ("models", "controlnets", "loras", "depth_estimators")
@@ -47,16 +46,16 @@ def bill(catalog: Catalog) -> dict[str, Any]:
     }
 
 
-def _package(pin: Pin) -> dict[str, Any]:
-    name = canonicalize_name(pin.name)
+def _package(name: str, lines: str) -> dict[str, Any]:
+    version = lines.partition("==")[2].split()[0]
     component: dict[str, Any] = {
         "type": "library",
-        "bom-ref": f"pkg:pypi/{name}@{pin.version}",
+        "bom-ref": f"pkg:pypi/{name}@{version}",
         "name": name,
-        "version": pin.version,
-        "purl": f"pkg:pypi/{name}@{pin.version}",
+        "version": version,
+        "purl": f"pkg:pypi/{name}@{version}",
     }
-    licence = _licence(pin.name)
+    licence = _licence(name)
     if licence:
         component["licenses"] = [{"license": {"name": licence}}]
     return component

@@ -10,7 +10,8 @@ from typing import Literal
 import yaml
 
 from deploy.container.commands import ROOT
-from deploy.vast.requirements import without_torch
+from deploy.setup.installer import torch_requirement
+from deploy.setup.lockfile import SERVING, without_torch
 
 Flavour = Literal["full", "slim"]
 
@@ -18,11 +19,11 @@ HERE = Path(__file__).parent
 # What the worker's programs import beside each other.
 _WORKER = ("api/__init__.py", "api/ready.py", "deploy/__init__.py", "deploy/vast/__init__.py")
 _NOT_THE_WORKERS = {
+    "base.py",
     "context.py",
     "cost_table.py",
     "image.py",
     "print_template.py",
-    "requirements.py",
     "template.py",
 }
 
@@ -50,8 +51,9 @@ def assemble(home: Path, tag: str, catalog: str, flavour: Flavour, context: Path
         shutil.copytree(HERE / name, context / name, ignore=ignored)
     for name in ("Dockerfile", "worker-requirements.txt"):
         shutil.copy(HERE / name, context)
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    lock = SERVING.read_text(encoding="utf-8")
     (context / "requirements.txt").write_text(without_torch(lock), encoding="utf-8")
+    (context / "torch.txt").write_text(torch_requirement(), encoding="utf-8")
     write_image_env(context / "image.env", catalog, flavour)
     copy_worker(context / "worker")
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import sys
 from pathlib import Path
 
 from deploy.container.commands import ROOT, ContainerTestError, run, say
+from deploy.vast.base import BaseImage, BaseImageError, default_base, parse_base
 from deploy.vast.context import Flavour, assemble
 
 _FOLDER = ROOT / "build" / "vast"
-_BASE = re.compile(r".+:\d+\.\d+\.\d+-cu\d+-cuda-\d+\.\d+-mini-py312-\d{4}-\d\d-\d\d(@sha256:.+)?")
 _BACKENDS = ("docker", "podman", "buildah")
 
 
@@ -36,24 +35,20 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     context = _FOLDER / "context"
     try:
-        _check(options.catalog, options.base)
+        base = _check(options.catalog, options.base)
         _assemble(options.catalog, options.flavour, context)
         if not options.context_only:
-            _build(context, options)
-    except (ImageError, ContainerTestError) as error:
+            _build(context, base, options)
+    except (ImageError, BaseImageError, ContainerTestError) as error:
         print(f"no image: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _check(catalog: str, base: str | None) -> None:
+def _check(catalog: str, base: str | None) -> BaseImage:
     if not (ROOT / "models" / "catalog" / f"{catalog}.toml").is_file():
         raise ImageError(f"--catalog: put {catalog} into models/catalog/, give it without .toml")
-    if base is not None and not _BASE.fullmatch(base):
-        raise ImageError(
-            f"--base: {base} is not pinned; give vastai/pytorch:"
-            "<torch>-<cuda>-cuda-<version>-mini-py312-<date>"
-        )
+    return default_base() if base is None else parse_base(base)
 
 
 def _assemble(catalog: str, flavour: Flavour, context: Path) -> None:
@@ -76,17 +71,17 @@ def _bento_home() -> Path:
     return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
 
 
-def _build(context: Path, options: argparse.Namespace) -> None:
+def _build(context: Path, base: BaseImage, options: argparse.Namespace) -> None:
     backend = options.backend or next((name for name in _BACKENDS if shutil.which(name)), None)
     if backend is None:
         raise ImageError(f"one of {', '.join(_BACKENDS)} is needed")
     image = f"experimance-controlnet:vast-{options.catalog}-{options.flavour}"
-    base = ["--build-arg", f"BASE={options.base}"] if options.base else []
     # SHELL, which the Dockerfile needs, is not part of the OCI format.
     form = [] if backend == "docker" else ["--format", "docker"]
-    command = [backend, "build", *form, *base, "--tag", image, str(context)]
+    command = [backend, "build", *form, "--build-arg", f"BASE={base.name}", "--tag", image, str(context)]
     run(command, _FOLDER / "build.log")
-    say(image)
+    say(f"{image}: its hosts need {base.host_filter}")
+    say(f"python -m deploy.vast.print_template --base {base.name} asks for them")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic import model_validator as pydantic_model_validator
 
+from deploy.vast.base import BaseImage
+
 FILE = Path(__file__).with_name("template.yml")
 
 Mode = Literal["entrypoint", "ssh", "jupyter", "serverless"]
@@ -107,8 +109,13 @@ class Template(_Frozen):
         spec = self.modes[mode]
         return [*(entry.external for entry in (*self.portal, *spec.portal)), *spec.ports]
 
-    def command(self, mode: Mode) -> list[str]:
-        """The call of vast.ai's command line that creates it."""
+    def command(self, mode: Mode, base: BaseImage) -> list[str]:
+        """Return the call of vast.ai's command line that creates it.
+
+        Args:
+            mode: how the instance is launched.
+            base: what the image is built on; hosts need a driver for its CUDA.
+        """
         ports = [f"-p {port}:{port}" for port in self.ports(mode)]
         variables = [f"-e {name}={_quoted(value)}" for name, value in self.variables(mode).items()]
         onstart = self.modes[mode].onstart
@@ -119,7 +126,7 @@ class Template(_Frozen):
             *("--image", self.image, "--image_tag", self.tag),
             *("--env", " ".join([*ports, *variables])),
             *("--disk_space", str(self.disk_gb)),
-            *("--search_params", " ".join(self.search)),
+            *("--search_params", " ".join([*self.search, base.host_filter])),
             *(("--onstart-cmd", onstart) if onstart else ()),
             *_OPTIONS[mode],
         ]

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from deploy.container import host
+from deploy.setup.pip_settings import parse_pip_settings
 
 
 def written(folder: Path, monkeypatch: pytest.MonkeyPatch, *settings: str) -> dict[str, str]:
     """The mounts of the build, by target, for pip's settings as `pip config list` says them."""
-    monkeypatch.setattr(host, "run", lambda command: "\n".join(settings))
+    listed = parse_pip_settings("\n".join(settings))
+    monkeypatch.setattr(host, "read_pip_settings", lambda python: listed)
     content = tomllib.loads(host.containers_conf(folder).read_text())
     volumes = [volume.split(":") for volume in content["containers"]["volumes"]]
     assert {mode for _, _, mode in volumes} == {"ro"}

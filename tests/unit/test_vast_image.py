@@ -14,22 +14,23 @@ import zipfile
 from importlib.metadata import requires
 from pathlib import Path
 
+import packaging
 import pytest
 import yaml
 
 from api.ready import CONFIGURATION_ERROR
-from deploy.supply.lock import pins
+from deploy.setup.lockfile import SERVING, entries, version_of, without_torch
 from deploy.vast import print_template
+from deploy.vast.base import BaseImageError, default_base, parse_base
 from deploy.vast.context import HERE, assemble
 from deploy.vast.image import main as build_image
-from deploy.vast.requirements import without_torch
 from deploy.vast.template import TemplateError, load_template
 
 ROOT = HERE.parents[1]
 TREE = HERE / "ROOT"
 SCRIPTS = sorted(HERE.rglob("*.sh"))
 CONFS = sorted((TREE / "etc" / "supervisor" / "conf.d").glob("*.conf"))
-LOCK = (ROOT / "requirements.lock").read_text()
+LOCK = SERVING.read_text()
 
 
 def instructions() -> list[str]:
@@ -40,10 +41,8 @@ def instructions() -> list[str]:
 def test_the_base_is_an_argument_with_a_pinned_default() -> None:
     lines = instructions()
     assert lines[1] == "FROM ${BASE}"
-    form = r"ARG BASE=vastai/pytorch:(\d+\.\d+\.\d+)-cu\d+-cuda-\d+\.\d+-mini-py312-\d{4}-\d\d-\d\d"
-    default = re.fullmatch(form, lines[0])
-    assert default, lines[0]
-    assert f"torch=={default[1]} " in LOCK
+    assert lines[0] == f"ARG BASE={default_base().name}"
+    assert default_base().torch == version_of("torch", LOCK)
 
 
 def test_models_come_before_sources_and_requirements_before_both() -> None:
@@ -137,8 +136,8 @@ def test_logs_are_rotated_in_place() -> None:
 
 
 def test_the_requirements_leave_torch_to_the_base() -> None:
-    kept = {pin.name.lower() for pin in pins(without_torch(LOCK))}
-    left_out = {pin.name.lower() for pin in pins(LOCK)} - kept
+    kept = {name for name, _ in entries(without_torch(LOCK))}
+    left_out = {name for name, _ in entries(LOCK)} - kept
     assert {"torch", "triton"} <= left_out
     assert {"bentoml", "diffusers", "nvidia-ml-py", "numpy"} <= kept
     torchs = {re.split(r"[\[<>=!~; ]", each)[0].lower() for each in requires("torch") or ()}
@@ -151,6 +150,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with a torch that is not the lock file's."""
     folder = tmp_path_factory.mktemp("venv")
     venv.create(folder / "main", with_pip=True)
+    (site,) = (folder / "main").glob("lib/python*/site-packages")
+    shutil.copytree(Path(packaging.__file__).parent, site / "packaging")
     wheel(folder, "torch", "2.14.1+cu130")
     for name in ("bentoml", "diffusers", "transformers"):
         wheel(folder, name, "1.0")
@@ -186,7 +187,7 @@ def install(base: Path, requirements: str, xformers: str = "") -> subprocess.Com
         "PIP_FIND_LINKS": str(base),
         "PIP_CONFIG_FILE": os.devnull,
     }
-    command = [HERE / "install" / "install.sh", file, xformers]
+    command = [HERE / "install" / "install.sh", file, "torch>=2.11,<2.15", xformers]
     return subprocess.run(command, env=settings, capture_output=True, text=True)
 
 
@@ -204,11 +205,20 @@ def test_installing_keeps_torch_and_leaves_out_an_xformers_that_does_not_run(bas
     assert "xformers" not in installed(base)
 
 
-def test_a_requirement_that_would_move_torch_fails_the_build(base: Path) -> None:
+def test_a_requirement_of_another_torch_fails_the_build(base: Path) -> None:
     done = install(base, "greedy\n")
     assert done.returncode != 0
-    assert "torch" in done.stdout + done.stderr
-    assert "greedy" not in installed(base)
+    assert "greedy needs torch==2.14.2, there is 2.14.1" in done.stderr
+    python = base / "main" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", "greedy"], check=True)
+
+
+def test_a_base_with_a_torch_that_does_not_serve_fails_the_build(base: Path) -> None:
+    script = HERE / "install" / "check_torch.py"
+    command = [base / "main" / "bin" / "python", script, "torch>=2.15"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "the base image has torch 2.14.1, not torch>=2.15" in done.stderr
 
 
 @pytest.fixture
@@ -243,9 +253,47 @@ def test_the_context_has_what_the_recipe_copies(home: Path, flavour: str) -> Non
     assert not (context / "worker" / "deploy" / "vast" / "image.py").exists()
 
 
-def test_an_image_needs_a_pinned_base(capsys: pytest.CaptureFixture[str]) -> None:
-    assert build_image(["--catalog", "demo", "--base", "vastai/pytorch:latest"]) == 1
-    assert "not pinned" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("tag", "host"),
+    [
+        ("2.11.0-cu128-cuda-12.9-mini-py312-2026-05-01", "cuda_vers>=12.8"),
+        ("2.12.0-cu130-cuda-13.2-mini-py313-2026-07-01", "cuda_vers>=13.0"),
+        (f"2.14.1-cu130-cuda-13.2-mini-py312-2026-11-20@sha256:{'a' * 64}", "cuda_vers>=13.0"),
+    ],
+)
+def test_hosts_are_sought_by_the_cuda_of_the_base(
+    tag: str, host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"vastai/pytorch:{tag}"
+    assert parse_base(name).host_filter == host
+    assert print_template.main(["--base", name, "entrypoint"]) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[1])
+    assert words[words.index("--search_params") + 1].split().count(host) == 1
+
+
+@pytest.mark.parametrize(
+    ("tag", "said"),
+    [
+        ("latest", "not pinned"),
+        ("2.14.1-cu130-cuda-13.2-mini-py312", "not pinned"),
+        ("2.10.0-cu128-cuda-12.9-mini-py312-2026-05-01", "has torch 2.10.0, and torch<2.15,>=2.11"),
+        ("2.12.0-cu126-cuda-12.9-mini-py312-2026-05-01", "CUDA 126; 12.8 is the oldest"),
+        ("2.12.0-cu130-cuda-13.2-mini-py310-2026-05-01", "Python 3.10; 3.11 to 3.14 serve"),
+    ],
+)
+def test_a_base_that_does_not_serve_is_refused(
+    tag: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"vastai/pytorch:{tag}"
+    with pytest.raises(BaseImageError, match=re.escape(said)):
+        parse_base(name)
+    assert build_image(["--catalog", "demo", "--base", name]) == 1
+    assert said in capsys.readouterr().err
+    assert print_template.main(["--base", name]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_an_image_needs_a_catalog_that_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert build_image(["--catalog", "absent"]) == 1
     assert "absent" in capsys.readouterr().err
 

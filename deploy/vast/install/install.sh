@@ -1,10 +1,13 @@
 #!/bin/bash
 # Install the service's requirements beside the base image's torch, which stays as it is.
 #
-# install.sh REQUIREMENTS [XFORMERS_VERSION]      the environment is $VENV (/venv/main)
+# install.sh REQUIREMENTS TORCH [XFORMERS_VERSION]      the environment is $VENV (/venv/main)
+#
+# REQUIREMENTS is a whole lock without torch and what comes with it, so nothing else is looked for.
+# TORCH says which versions of it serve: torch>=2.11,<2.15
 
 set -euo pipefail
-requirements=$1 xformers=${2:-}
+requirements=$1 torch=$2 xformers=${3:-}
 venv=${VENV:-/venv/main}
 python=$venv/bin/python
 here=$(dirname "$(readlink -f "$0")")
@@ -30,16 +33,17 @@ for name in ("torch", "torchvision", "torchaudio", "triton"):
 PYTHON
 }
 
-constraints=$(mktemp)
-held >"$constraints"
-grep -q '^torch==' "$constraints" || { echo "the base image has no torch in $venv" >&2; exit 1; }
+before=$(mktemp)
+held >"$before"
+grep -q '^torch==' "$before" || { echo "the base image has no torch in $venv" >&2; exit 1; }
 
-install --requirement "$requirements" --constraint "$constraints"
+install --no-deps --requirement "$requirements"
+"$python" "$here/check_torch.py" "$torch"
 if [[ $xformers ]]; then
     if install --no-deps "xformers==$xformers" && "$python" "$here/probe_xformers.py"; then
         echo "xformers $xformers stays"
     else
-        echo "xformers $xformers does not run beside $(head -n 1 "$constraints"): left out"
+        echo "xformers $xformers does not run beside $(head -n 1 "$before"): left out"
         if command -v uv >/dev/null; then
             uv pip uninstall --python "$python" xformers || true
         else
@@ -48,6 +52,6 @@ if [[ $xformers ]]; then
     fi
 fi
 
-held | diff "$constraints" - || { echo "the installation moved the base image's torch" >&2; exit 1; }
-rm "$constraints"
+held | diff "$before" - || { echo "the installation moved the base image's torch" >&2; exit 1; }
+rm "$before"
 "$python" -c 'import torch, bentoml, diffusers, transformers'

@@ -1,0 +1,72 @@
+"""pip's settings on this machine (index, mirrors, certificates), for uv, which does not read them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+# In the order in which they override each other.
+_SECTIONS = ("global", "install", ":env:")
+_UV_NAMES = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "trusted-host": "UV_INSECURE_HOST",
+    "cert": "SSL_CERT_FILE",
+}
+
+
+def read_pip_settings(python: str | Path) -> dict[str, str]:
+    """Return pip's settings by option name, from its files and its environment variables.
+
+    Args:
+        python: an interpreter that has pip.
+
+    Raises:
+        subprocess.CalledProcessError: it has none.
+    """
+    command = [python, "-m", "pip", "config", "list"]
+    return parse_pip_settings(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    )
+
+
+def parse_pip_settings(listed: str) -> dict[str, str]:
+    """Return the settings that `pip config list` printed: the environment's before the files'."""
+    found: dict[str, dict[str, str]] = {section: {} for section in _SECTIONS}
+    for line in listed.splitlines():
+        key, _, value = line.partition("=")
+        section, _, name = key.rpartition(".")
+        if section in found:
+            found[section][name] = str(ast.literal_eval(value))
+    merged: dict[str, str] = {}
+    for section in _SECTIONS:
+        merged |= found[section]
+    return merged
+
+
+def uv_environment(settings: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that make uv install from where pip would.
+
+    Nothing is handed over where a variable of uv's already names an index: its owner has chosen.
+
+    Args:
+        settings: pip's, by option name.
+        environment: this process's variables.
+    """
+    if any(name in environment for name in _UV_NAMES.values() if name.startswith("UV_")):
+        return {}
+    handed = {
+        name: " ".join(settings[option].split())
+        for option, name in _UV_NAMES.items()
+        if settings.get(option, "").strip() and name not in environment
+    }
+    if "UV_FIND_LINKS" in handed:
+        handed["UV_FIND_LINKS"] = handed["UV_FIND_LINKS"].replace(" ", ",")
+    if "UV_INDEX" in handed:
+        # pip takes the best file of all indexes, uv all files of the first index that has any. The
+        # lock's hashes decide in either case.
+        handed["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    return handed
