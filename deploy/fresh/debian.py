@@ -78,7 +78,17 @@ class Debian:
         mounts = [str(word) for mount in self._mounts for word in mount]
         inside = [*(f"{name}={value}" for name, value in settings.items()), "sh", "-c"]
         # A namespace of processes ends with its first one, and one of mounts needs no unmounting.
-        unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _ENTER, "sh"]
+        unshare = [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+            _ENTER,
+            "sh",
+        ]
         say(f"$ {command}  > {log.name}")
         with log.open("wb") as output:
             process = subprocess.Popen(

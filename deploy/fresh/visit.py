@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import socket
 import subprocess
@@ -63,7 +64,9 @@ def await_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> float
         time.sleep(0.2)
     if "The package index does not answer" in log.read_text(errors="replace"):
         raise RegistrySilent(_tail(log))
-    raise ContainerTestError(f"it ended with {process.returncode} before it was ready: {_tail(log)}")
+    raise ContainerTestError(
+        f"it ended with {process.returncode} before it was ready: {_tail(log)}"
+    )
 
 
 def check_readme_picture(folder: Path, port: int) -> float:
@@ -76,13 +79,12 @@ def check_readme_picture(folder: Path, port: int) -> float:
     (command,) = re.findall(r"^```sh\n(curl .+?)^```$", readme, re.MULTILINE | re.DOTALL)
     (file,) = re.findall(r"--output (\S+)", command)
     here = command.replace(":3000", f":{port}")
-    done = subprocess.run(["sh", "-c", here], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(["/bin/sh", "-c", here], cwd=folder, capture_output=True, text=True)
     expect(done.returncode == 0, f"README's curl ended with {done.returncode}: {done.stderr}")
-    picture = folder / file
-    body = {"image": (file, picture.read_bytes(), "image/png")}
+    body = {"image_b64": base64.b64encode((folder / file).read_bytes()).decode()}
     headers = {"Accept": "image/png"}
     answer = httpx.post(
-        f"http://127.0.0.1:{port}/estimate_depth", files=body, headers=headers, timeout=60
+        f"http://127.0.0.1:{port}/estimate_depth", json=body, headers=headers, timeout=60
     )
     (folder / "read.png").write_bytes(answer.raise_for_status().content)
     follows = correlation(folder / "docs" / "img" / "depth.png", folder / "read.png")

@@ -1,1 +1,1 @@
-"""Make the Python environment: choose a Python and a torch, install the lock. Standard library only."""
+"""Make the Python environment, with nothing but the standard library: choose, install, explain."""

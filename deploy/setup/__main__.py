@@ -67,7 +67,9 @@ def _set_up(options: argparse.Namespace) -> None:
     installer.install_project(_CLIENT)
     environment.write(wanted)
     size = _size(_FOLDER) / _GIGABYTE
-    print(f"The environment is there: {size:.1f} GB, {time.monotonic() - started:.0f} s.", flush=True)
+    print(
+        f"The environment is there: {size:.1f} GB, {time.monotonic() - started:.0f} s.", flush=True
+    )
 
 
 def _wanted(options: argparse.Namespace, present: Contents | None) -> Contents:
@@ -87,9 +89,7 @@ def _wanted(options: argparse.Namespace, present: Contents | None) -> Contents:
     return Contents(
         serving=lockfile.digest(lockfile.SERVING, _CLIENT / "pyproject.toml"),
         development=(
-            lockfile.digest(lockfile.DEVELOPMENT)
-            if options.development or had_development
-            else ""
+            lockfile.digest(lockfile.DEVELOPMENT) if options.development or had_development else ""
         ),
         python=platform.python_version(),
         torch=torch,

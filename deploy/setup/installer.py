@@ -81,7 +81,7 @@ class Installer:
             self._install(["--no-deps", "--reinstall-package", "torch", *source, wanted])
         except SetupError as error:
             raise SetupError(f"TORCH_INDEX: no {wanted} for this Python there.\n{error}") from error
-        command = [self._environment.python, "-c", _BUILD]
+        command = [str(self._environment.python), "-c", _BUILD]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             raise SetupError(f"TORCH_INDEX: its torch does not run here: {explain(done.stderr)}")
@@ -102,7 +102,9 @@ class Installer:
         if done.returncode != 0:
             raise SetupError(explain(done.stderr + done.stdout))
 
-    def _run(self, arguments: Sequence[str], quiet: bool = False) -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, arguments: Sequence[str], quiet: bool = False
+    ) -> subprocess.CompletedProcess[str]:
         command = [self._uv, "pip", "install", "--python", str(self._environment.python)]
         return subprocess.run(
             [*command, *arguments], env=self._variables, capture_output=quiet, text=True
@@ -110,7 +112,7 @@ class Installer:
 
     def _install_uv(self) -> None:
         lock = lockfile.DEVELOPMENT.read_text(encoding="utf-8")
-        pip = [self._environment.python, "-m", "pip", "install", "--disable-pip-version-check"]
+        pip = [str(self._environment.python), "-m", "pip", "install", "--disable-pip-version-check"]
         with _requirements(lockfile.select(lock, lambda name: name == "uv")) as file:
             command = [*pip, "--quiet", "--no-deps", "--require-hashes", "--requirement", file.name]
             done = subprocess.run(command, capture_output=True, text=True)

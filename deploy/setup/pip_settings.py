@@ -1,4 +1,4 @@
-"""pip's settings on this machine (index, mirrors, certificates), for uv, which does not read them."""
+"""pip's settings on this machine (index, certificates), for uv, which does not read them."""
 
 from __future__ import annotations
 

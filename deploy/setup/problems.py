@@ -41,7 +41,7 @@ _EXPLANATIONS = (
         "the command again.",
     ),
 )
-_REASON = re.compile(r"^\s*(?:error|ERROR|cause|Caused by|×)\W*(.+)$", re.MULTILINE)
+_REASON = re.compile(r"^\s*(?:error|ERROR|cause|Caused by)\W*(.+)$", re.MULTILINE)
 
 
 def explain(output: str) -> str:

@@ -1,6 +1,6 @@
 """Write and check the lock files with uv.
 
-    python -m deploy.supply.lock [--upgrade]    resolve pyproject.toml, keep the versions unless told
+    python -m deploy.supply.lock [--upgrade]    resolve pyproject.toml; keep versions unless told
     python -m deploy.supply.lock --check        resolve the locks for every Python and platform
 
 A lock is universal: one file for all Pythons and platforms, by environment markers. It begins with

@@ -66,7 +66,9 @@ def parse_base(name: str) -> BaseImage:
         raise BaseImageError(f"--base: {name} has torch {base.torch}, and {wanted} is needed")
     if base.cuda < _OLDEST_CUDA:
         oldest = ".".join(map(str, _OLDEST_CUDA))
-        raise BaseImageError(f"--base: its torch is built for CUDA {digits}; {oldest} is the oldest")
+        raise BaseImageError(
+            f"--base: its torch is built for CUDA {digits}; {oldest} is the oldest"
+        )
     if int(found["minor"]) not in _PYTHON_MINORS:
         raise BaseImageError(f"--base: {name} has Python 3.{found['minor']}; 3.11 to 3.14 serve")
     return base

@@ -78,7 +78,8 @@ def _build(context: Path, base: BaseImage, options: argparse.Namespace) -> None:
     image = f"experimance-controlnet:vast-{options.catalog}-{options.flavour}"
     # SHELL, which the Dockerfile needs, is not part of the OCI format.
     form = [] if backend == "docker" else ["--format", "docker"]
-    command = [backend, "build", *form, "--build-arg", f"BASE={base.name}", "--tag", image, str(context)]
+    argument = ["--build-arg", f"BASE={base.name}"]
+    command = [backend, "build", *form, *argument, "--tag", image, str(context)]
     run(command, _FOLDER / "build.log")
     say(f"{image}: its hosts need {base.host_filter}")
     say(f"python -m deploy.vast.print_template --base {base.name} asks for them")

@@ -18,7 +18,6 @@ from deploy.setup.lockfile import (
     Download,
     downloads,
     entries,
-    select,
     version_of,
     without_torch,
 )
