@@ -185,6 +185,10 @@ def _allocate(part: Path, file: SourceFile, label: str) -> None:
     with part.open("ab") as stream:
         if not file.size:
             return
+        if not hasattr(os, "posix_fallocate"):
+            # macOS has none; a disk that is full shows while the ranges are written.
+            stream.truncate(file.size)
+            return
         try:
             os.posix_fallocate(stream.fileno(), 0, file.size)
         except OSError as error:

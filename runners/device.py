@@ -29,8 +29,9 @@ class Device:
         half = torch.bfloat16 if stored == "bfloat16" else torch.float16
         if torch.cuda.is_available():
             return cls(torch.device("cuda", torch.cuda.current_device()), half)
-        cpu = torch.bfloat16 if stored == "bfloat16" else torch.float32
-        return cls(torch.device("cpu"), cpu)
+        if stored == "bfloat16":
+            return cls(torch.device("cpu"), torch.bfloat16)
+        return CPU
 
     @classmethod
     def all(cls, stored: str | None = None) -> list[Device]:
@@ -50,6 +51,11 @@ class Device:
         """Give cached device memory back after an out-of-memory error."""
         if self.torch_device.type == "cuda":
             torch.cuda.empty_cache()
+        elif self.torch_device.type == "mps":
+            torch.mps.empty_cache()
+
+
+CPU = Device(torch.device("cpu"), torch.float32)
 
 
 def memory_of(devices: Sequence[Device]) -> tuple[float, dict[str, float]]:
@@ -63,6 +69,9 @@ def memory_of(devices: Sequence[Device]) -> tuple[float, dict[str, float]]:
             total["reserved_mb"] += torch.cuda.memory_reserved(device.torch_device)
             total["free_mb"] += free
             total["total_mb"] += size
+        elif device.torch_device.type == "mps":
+            total["allocated_mb"] += torch.mps.current_allocated_memory()
+            total["reserved_mb"] += torch.mps.driver_allocated_memory()
     return resident, {kind: size / _MEGABYTE for kind, size in total.items()}
 
 
@@ -70,15 +79,19 @@ class Pacer:
     """Keeps the host at most one tick ahead of a GPU, without ever draining its queue.
 
     Waiting for the tick before the last bounds how long a cancelled request still computes, and
-    makes the time between two calls the time of a tick. A CPU needs no pacing.
+    makes the time between two calls the time of a tick. MPS has no events of a thread's own and is
+    waited for whole; a CPU needs no pacing.
     """
 
     def __init__(self, device: Device) -> None:
         self._on_gpu = device.torch_device.type == "cuda"
+        self._on_mps = device.torch_device.type == "mps"
         self._previous: torch.cuda.Event | None = None
 
     def tick(self) -> None:
         """Mark the end of a tick's launches and wait for the end of the one before."""
+        if self._on_mps:
+            torch.mps.synchronize()
         if not self._on_gpu:
             return
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]

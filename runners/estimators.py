@@ -7,6 +7,7 @@ distances leave the range of float16.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from models.catalog import DepthEstimatorSpec
 from runners.decode import NotFiniteError
-from runners.device import Device
+from runners.device import CPU, Device
 from runners.failure import LoadError
 
 # Its bars would be lines of the log.
@@ -62,6 +63,9 @@ def load_estimator(spec: DepthEstimatorSpec, path: Path, device: Device) -> Esti
         LoadError: the library that it needs is not installed.
         OSError, ValueError, RuntimeError: files that are not there, or do not fit.
     """
+    if device.torch_device.type == "mps":
+        # The start's probe says nothing of these networks.
+        device = CPU
     if spec.loader == "controlnet_aux":
         (file,) = path.glob("*.safetensors")
         return _detector(str(spec.detector), file, device)
@@ -143,12 +147,24 @@ class DetectorEstimator:
 
 
 def _processor(path: Path, config: Any) -> Any:
-    """The settings that came with the weights, else those of the model's kind."""
+    """Return the model's processor, with the settings that came with the weights, if any did.
+
+    It is the one that computes with Pillow, so that a depth map does not depend on whether
+    torchvision is installed. Depth Pro has only one that needs it.
+
+    Raises:
+        LoadError: torchvision is needed, and not installed.
+    """
+    needs_torchvision = config.model_type == "depth_pro"
+    if needs_torchvision and find_spec("torchvision") is None:
+        raise LoadError("depth_estimator: depth_pro needs the package torchvision")
     if (path / "preprocessor_config.json").is_file():
-        return AutoImageProcessor.from_pretrained(path, local_files_only=True)
+        backend = "torchvision" if needs_torchvision else "pil"
+        return AutoImageProcessor.from_pretrained(path, local_files_only=True, backend=backend)
     kinds = {"depth_anything": "DPT", "depth_pro": "DepthPro", "dpt": "DPT", "glpn": "GLPN"}
     kind = kinds.get(config.model_type, "ZoeDepth")
-    return get_image_processor_class_from_name(f"{kind}ImageProcessor")()
+    suffix = "" if needs_torchvision else "Pil"
+    return get_image_processor_class_from_name(f"{kind}ImageProcessor{suffix}")()
 
 
 def _detector(name: str, file: Path, device: Device) -> DetectorEstimator:

@@ -26,6 +26,7 @@ from runners.failure import LoadError
 from runners.heap import trim_heap
 from runners.messages import LoadOrder, RunnerStatus
 from runners.metrics import record_boot_phase, show_zeros
+from runners.mps import available_devices
 from runners.pool import Pool
 from runners.station import Station
 from runners.warmup import WarmUpError
@@ -62,7 +63,7 @@ class EngineHost:
         clock = BootClock(record=record_boot_phase)
         clock.finish("imports")
         catalog = load_catalog(settings.catalog)
-        host = cls(catalog, settings, Device.all(catalog.dtype), clock)
+        host = cls(catalog, settings, available_devices(catalog, settings), clock)
         clock.finish("store")
         for station in host.pool.stations:
             station.engine.start()

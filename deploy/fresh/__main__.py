@@ -3,8 +3,8 @@
 python -m deploy.fresh [--torch-index FOLDER]
 
 In each: clone, `make serve`, README's curl, a second start; then `make test` in the newer one.
-The commit is what is cloned, not the working tree. The last line is JSON: times, sizes, and what was
-skipped because the packages could not be reached.
+The commit is what is cloned, not the working tree. The last line is JSON: times, sizes, and what
+was skipped because the packages could not be reached.
 """
 
 from __future__ import annotations

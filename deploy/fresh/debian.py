@@ -48,6 +48,8 @@ class Debian:
         self._mounts = [(mount.source, mount.target, "ro") for mount in mounts]
         self._mounts.append((package_cache, "/root/.cache/uv", "rw"))
         _unpack(_archive(suite, cache), root)
+        # debootstrap leaves it to the installer.
+        (root / "etc" / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
         for source, target, _ in self._mounts:
             inside = root / target.lstrip("/")
             inside.parent.mkdir(parents=True, exist_ok=True)
