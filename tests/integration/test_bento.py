@@ -18,6 +18,7 @@ from PIL import Image
 
 from benchmarks.imports import store_at
 from benchmarks.server import ROOT, started_service
+from deploy.setup.lockfile import SERVING, entries
 from models.catalog import SHIPPED
 from models.staging import place, staging
 
@@ -134,11 +135,13 @@ def test_its_image_is_described(built: Built) -> None:
     assert "ARG CATALOG=mine" in lines
     assert "ENV CATALOG=$CATALOG" in lines
     assert "ARG MODEL_SERVER_HOST=0.0.0.0" in lines
-    assert next(line for line in lines if line.startswith("FROM")).split()[1] == "python:3.11-slim"
+    assert next(line for line in lines if line.startswith("FROM")).split()[1] == (
+        f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
+    )
     users = [line for line in lines if line.startswith("USER")]
     assert users == ["USER bentoml"], "the last word on who runs it"
     requirements = (built.folder / "env" / "python" / "requirements.txt").read_text()
-    assert set(requirements.split()) == set((ROOT / "requirements.lock").read_text().split())
+    assert list(entries(requirements)) == list(entries(SERVING.read_text(encoding="utf-8")))
 
 
 def test_it_serves_its_catalog_from_an_empty_folder(built: Built, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_what_the_autoscaler_asks_for_follows_the_queue(client: httpx.Client) ->
     name = asked["pods"]["metric"]["name"]
     client.get("/healthcheck")
     assert value(client, name) == 0.0
-    body = {"prompt": "x", "mock_depth": True, "steps": 50, "width": 512, "height": 512}
+    body = {"prompt": "x", "mock_depth": True, "steps": 25, "width": 512, "height": 512}
     busy = 0.0
     running = 0.0
     with ThreadPoolExecutor(3) as pool:

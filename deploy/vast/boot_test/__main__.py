@@ -10,10 +10,10 @@ this machine's, mounted: what deploy/vast/Dockerfile installs is not tested here
 from __future__ import annotations
 
 import sys
-import time
 
 from deploy.container.commands import ROOT, ContainerTestError, require_tools, say
 from deploy.container.image import build_bento
+from deploy.container.phases import Phases
 from deploy.vast.boot_test import checks
 from deploy.vast.boot_test.machine import remove_images, running, test_image
 
@@ -22,20 +22,26 @@ _FOLDER = ROOT / "build" / "vast-test"
 
 
 def main() -> int:
-    """Run the test; returns the exit status (1: failed, with the reason on stderr)."""
-    began = time.monotonic()
+    """Run the test; returns the exit status (1: failed, with the reason on stderr).
+
+    The last line of stdout is JSON: whether it passed, and the seconds of each phase.
+    """
+    phases = Phases()
     log = _FOLDER / "instance.log"
     try:
         require_tools()
         _FOLDER.mkdir(parents=True, exist_ok=True)
-        test_image(build_bento(_FOLDER, _CATALOG), _CATALOG, _FOLDER)
-        _boot()
+        with phases.phase("image"):
+            test_image(build_bento(_FOLDER, _CATALOG), _CATALOG, _FOLDER)
+        with phases.phase("boot"):
+            _boot()
         remove_images(_FOLDER)
     except ContainerTestError as error:
         said = log.read_text(errors="replace")[-4000:] if log.exists() else "nothing"
         print(f"vast-test failed: {error}\nThe instance said:\n{said}", file=sys.stderr)
+        print(phases.report(passed=False))
         return 1
-    say(f"vast-test passed in {time.monotonic() - began:.0f} s")
+    print(phases.report(passed=True))
     return 0
 
 
