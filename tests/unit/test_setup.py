@@ -102,9 +102,7 @@ def test_no_python_and_one_that_was_asked_for_in_vain_are_named(tmp_path: Path) 
          "  Caused by: Permission denied (os error 13)", "A file cannot be written"),
     ],
 )  # fmt: skip
-def test_what_goes_wrong_is_told_in_a_sentence_that_says_what_to_do(
-    said: str, advice: str
-) -> None:
+def test_what_goes_wrong_is_told_in_a_sentence_that_says_what_to_do(said: str, advice: str) -> None:
     sentence, reason = explain(said).split("\n")
     assert advice in sentence
     assert sentence.endswith(".")
