@@ -20,6 +20,7 @@ _TOOLS = {
     "debootstrap": "debootstrap",
     "nsenter": "util-linux",
     "unshare": "util-linux",
+    "setpriv": "util-linux",
     "curl": "curl",
 }
 _CONTAINER_TOOLS = ("buildah", "podman", "runc", "debootstrap", "nsenter")

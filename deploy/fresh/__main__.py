@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     phases = Phases()
     phases.facts["skipped"] = skipped = []
     try:
-        require_tools(("debootstrap", "unshare", "curl"))
+        require_tools(("debootstrap", "unshare", "setpriv", "curl"))
         _FOLDER.mkdir(parents=True, exist_ok=True)
         if run(["git", "status", "--porcelain"]):
             say("uncommitted changes are not part of this test")

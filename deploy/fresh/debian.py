@@ -80,21 +80,13 @@ class Debian:
         mounts = [str(word) for mount in self._mounts for word in mount]
         inside = [*(f"{name}={value}" for name, value in settings.items()), "sh", "-c"]
         # A namespace of processes ends with its first one, and one of mounts needs no unmounting.
-        unshare = [
-            "unshare",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "sh",
-            "-c",
-            _ENTER,
-            "sh",
-        ]
+        # The first one ends with unshare, and unshare with this process, however that ends.
+        enter = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid"]
+        enter += ["--fork", "--kill-child", "sh", "-c", _ENTER, "sh"]
         say(f"$ {command}  > {log.name}")
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*unshare, str(self.root), *mounts, "--", *inside, f"cd /root && {command}"],
+                [*enter, str(self.root), *mounts, "--", *inside, f"cd /root && {command}"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -112,6 +112,8 @@ def _announce(lock: str, machine: str, is_cpu: bool, index: str) -> None:
         f"{torch}:\n{count} packages, at most {amount} to download.",
         flush=True,
     )
+    if machine.startswith("linux") and not is_cpu and not Path("/dev/nvidiactl").exists():
+        print("Without a GPU, TORCH=cpu needs a fifth of the disk: see README.md.", flush=True)
 
 
 def _require_space(lock: str, machine: str, is_cpu: bool, missing: int) -> None:

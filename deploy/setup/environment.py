@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -81,8 +80,7 @@ class Environment:
         if keep:
             return
         require_venv()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        command = [sys.executable, "-m", "venv", str(self.folder)]
+        command = [sys.executable, "-m", "venv", "--clear", str(self.folder)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             raise SetupError(explain(done.stderr + done.stdout))
