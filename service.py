@@ -40,6 +40,7 @@ from api.responses import (
 )
 from api.settings import SettingsError, load_settings
 from api.status import health_of, loaded, models_of
+from api.supervisor import keep_supervisor_private, require_runner_socket
 from api.tracing import configure_tracing, flush_traces
 from models.bundle import bundled
 from models.catalog import CatalogError, load_catalog
@@ -58,7 +59,9 @@ class Arguments(BaseModel):
 if not os.environ.get("CATALOG"):
     # Every process of the service imports this file, so the runner reads it too.
     os.environ["CATALOG"] = bentoml.use_arguments(Arguments).catalog
+keep_supervisor_private()
 try:
+    require_runner_socket(os.environ)
     settings = load_settings()
 except SettingsError as bad:
     refuse_start(bad)

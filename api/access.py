@@ -23,12 +23,16 @@ class TokenSet:
     """Tokens from a setting and from a file that may change while the service runs.
 
     Raises:
-        SettingsError: the file cannot be read at the start, or has no token.
+        SettingsError: the setting is blank, or the file cannot be read at the start, or has no
+            token.
     """
 
     def __init__(self, setting: str, given: SecretStr | None, file: Path | None) -> None:
         self._setting = setting
         self._given = _tokens((given.get_secret_value() if given else "").split(","))
+        if given is not None and not self._given:
+            # Somebody meant to ask for a token; without any, every route would be open.
+            raise SettingsError(f"{setting}: is blank; leave it unset or give a token")
         self._file = file
         self._seen: tuple[int, int] | None = None
         self._read: tuple[bytes, ...] = ()

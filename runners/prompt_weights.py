@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 MAX_WEIGHT = 2.0
 
-_WEIGHTED = re.compile(r"\(([^():]*[^():\s][^():]*):\s*(\d+(?:\.\d*)?|\.\d+)\s*\)")
+# No part of it can match what the next one matches, so that a prompt is read in linear time.
+_WEIGHTED = re.compile(r"\(([^():]++):\s*+(\d++(?:\.\d*+)?|\.\d++)\s*+\)")
 
 
 class PromptWeightError(ValueError):
@@ -33,6 +34,8 @@ def parse_prompt(prompt: str) -> list[Fragment]:
     fragments = []
     end = 0
     for match in _WEIGHTED.finditer(prompt):
+        if not match[1].strip():
+            continue
         if prompt[end : match.start()].strip():
             fragments.append(Fragment(prompt[end : match.start()]))
         weight = float(match[2])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from PIL import Image
 
-from experimance.picture import Picture
+from experimance.picture import Picture, opened
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Step:
     @cached_property
     def preview(self) -> Image.Image | None:
         """The picture as far as it is, where the event brings one."""
-        return None if self.preview_file is None else Image.open(io.BytesIO(self.preview_file))
+        return None if self.preview_file is None else opened(self.preview_file)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def read_parameters(image: Image.Image) -> dict[str, Any] | None:
             text = comment.removeprefix(_COMMENT_PREFIX).decode("ascii", "replace")
     try:
         parameters = json.loads(text or "null")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         # Other programs write a text of that name too.
         return None
     return parameters if isinstance(parameters, dict) and "prompt" in parameters else None

@@ -15,6 +15,9 @@ from PIL import Image
 from experimance.errors import InvalidInput
 from experimance.parameters import read_parameters
 
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""What the service sends. Pillow reads many more formats, some of them by other programs."""
+
 _SUFFIXES = {
     "PNG": {".png"},
     "JPEG": {".jpg", ".jpeg"},
@@ -104,14 +107,14 @@ class Picture:
 
 def opened(data: bytes) -> Image.Image:
     """A picture file, decoded."""
-    image = Image.open(io.BytesIO(data))
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
     image.load()
     return image
 
 
 def suffix_of(data: bytes) -> str:
     """How the name of a picture file should end: `.png`, `.jpg` or `.webp`."""
-    kind = Image.open(io.BytesIO(data)).format or "PNG"
+    kind = Image.open(io.BytesIO(data), formats=FORMATS).format or "PNG"
     return min(_SUFFIXES.get(kind, {f".{kind.lower()}"}), key=len)
 
 
@@ -123,7 +126,7 @@ def write_picture(path: str | os.PathLike[str], data: bytes) -> Path:
         OSError: it cannot be written.
     """
     target = Path(path)
-    kind = Image.open(io.BytesIO(data)).format or ""
+    kind = Image.open(io.BytesIO(data), formats=FORMATS).format or ""
     others = {suffix for name, suffixes in _SUFFIXES.items() if name != kind for suffix in suffixes}
     if target.suffix.lower() in others:
         raise InvalidInput(

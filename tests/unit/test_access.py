@@ -53,6 +53,13 @@ def test_the_page_is_open_and_nothing_that_resembles_it(path: str) -> None:
     assert not guarded.allows(f"/x{path}", NOBODY)
 
 
+@pytest.mark.parametrize("setting", ["api_token", "admin_token"])
+@pytest.mark.parametrize("blank", [",", " ", " , ,", "\t"])
+def test_a_blank_token_stops_the_start(setting: str, blank: str) -> None:
+    with pytest.raises(SettingsError, match=f"{setting.upper()}: is blank"):
+        access(**{setting: blank})
+
+
 def test_without_tokens_all_is_open() -> None:
     assert access().allows("/preload", NOBODY)
     assert access().manages(NOBODY)

@@ -15,7 +15,7 @@ from api.provenance import parameters
 from api.requests import GenerateRequest
 from experimance import AsyncClient, errors
 from experimance.command.painting_options import Painting
-from experimance.command.redo import NOT_FIELDS
+from experimance.command.redo import FIELDS, NOT_FIELDS, request_fields
 from experimance.fields import Fields
 from experimance.parameters import DEPTH_CHUNK, START_CHUNK
 from runners import encode
@@ -69,4 +69,6 @@ def test_parameters_of_a_picture_are_fields_again() -> None:
     about = resolved()
     written = parameters(request, about, about.job, "", "")
     assert written.keys() - GenerateRequest.model_fields.keys() == NOT_FIELDS
+    assert written.keys() - NOT_FIELDS <= FIELDS
+    assert request_fields(written).keys() == written.keys() - NOT_FIELDS
     assert {DEPTH_CHUNK, START_CHUNK} == {encode.DEPTH_CHUNK, encode.START_CHUNK}

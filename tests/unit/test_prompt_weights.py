@@ -37,6 +37,23 @@ def test_a_weight_over_two_is_told() -> None:
         parse_prompt("a (red:2.1) barn")
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "(" + "a" * 30_000 + ":" + "1" * 30_000,
+        "(" + " " * 60_000 + ":1",
+        "(a:" + " " * 60_000,
+        "(a:1" * 20_000,
+        "(" * 60_000 + "a:1.2)",
+    ],
+)
+def test_a_prompt_made_to_be_slow_is_read_at_once(prompt: str) -> None:
+    """In linear time; a parser that tries every split of these would not come to an end."""
+    assert "".join(fragment.text for fragment in parse_prompt(prompt)).count("a") == (
+        prompt.count("a")
+    )
+
+
 def _embeds(prompt: str) -> torch.Tensor:
     return embed_prompt(demo_networks("base")[0], prompt, None, guided=False).embeds
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
+# Those that the service reads.
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
+
 _Signature = tuple[int, int, int]
 
 
@@ -56,7 +59,7 @@ class DepthFile:
 
 def _is_whole(content: bytes) -> bool:
     try:
-        Image.open(io.BytesIO(content)).load()
+        Image.open(io.BytesIO(content), formats=_FORMATS).load()
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         return False
     return True

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from experimance.command.console import result_json, tables
 from experimance.command.failures import FAILED, told
@@ -30,7 +31,7 @@ def health(
         table = Table(show_header=False, box=None, pad_edge=False)
         table.add_column(style="bold")
         table.add_column()
-        table.add_row("Status", f"[{'green' if now.ready else 'red'}]{now.status}[/]")
+        table.add_row("Status", Text(now.status, "green" if now.ready else "red"))
         if now.startup_error:
             table.add_row("Problem", now.startup_error)
         table.add_row("Device", now.device)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 from PIL import Image, ImageChops
@@ -18,8 +20,14 @@ from experimance.command.grouped import grouped
 from experimance.command.service_options import Service
 from experimance.command.show import opened
 from experimance.command.terminal_picture import protocol_of
+from experimance.fields import Fields
 from experimance.parameters import DEPTH_CHUNK, START_CHUNK, embedded_inputs
 from experimance.picture import Picture, suffix_of
+
+_HINTS = get_type_hints(Fields) | {"prompt": str, "mock_depth": bool}
+# Who asked, and until when, is no part of how a picture is painted.
+FIELDS = frozenset(_HINTS) - {"request_id", "session", "deadline_ms"}
+"""The parameters that a picture may be painted from again."""
 
 NOT_FIELDS = {"software", "digests", "depth_sha256", "image_sha256"}
 """What the parameters tell beside fields of a request."""
@@ -84,7 +92,7 @@ def fields_of(
             one than is given.
     """
     inside = embedded_inputs(original)
-    fields = {name: value for name, value in parameters.items() if name not in NOT_FIELDS}
+    fields = request_fields(parameters)
     if depth is not None:
         fields["depth"] = _same(depth, parameters.get("depth_sha256"), "--depth")
     elif DEPTH_CHUNK in inside:
@@ -107,6 +115,44 @@ def fields_of(
     if inside:
         fields["embed_inputs"] = True
     return fields
+
+
+def request_fields(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a request among a picture's parameters, and nothing else.
+
+    Anybody can have written them: a name such as `depth` would make the client send a file of this
+    machine.
+
+    Raises:
+        CommandFailed: a field has a value of another type than the request's.
+    """
+    fields = {name: value for name, value in parameters.items() if name in FIELDS}
+    for name, value in fields.items():
+        if not _has_type(value, _HINTS[name]):
+            raise CommandFailed(f"the picture's parameter {name} is no value of that field")
+    return fields
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in {Union, UnionType}:
+        return any(_has_type(value, each) for each in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is Sequence:
+        return isinstance(value, list) and all(map(_is_lora, value))
+    if get_origin(hint) is Mapping:
+        # The service writes LoRAs as a list.
+        return False
+    return type(value) in ({int, float} if hint is float else {hint})
+
+
+def _is_lora(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() <= {"name", "strength"}
+        and isinstance(value.get("name"), str)
+        and type(value.get("strength", 1.0)) in {int, float}
+    )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rich.text import Text
 from experimance.command.console import result_json, tables
 from experimance.command.failures import CommandFailed, told
 from experimance.parameters import DEPTH_CHUNK, START_CHUNK, embedded_inputs, read_parameters
+from experimance.picture import FORMATS
 
 
 def show(
@@ -47,7 +48,7 @@ def opened(path: Path) -> tuple[Image.Image, dict[str, Any]]:
         CommandFailed: it is no picture, or says nothing of how it was painted.
     """
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=FORMATS)
         image.load()
         parameters = read_parameters(image)
     except UnidentifiedImageError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Grid
 
 from experimance.load.percentiles import Spread
@@ -14,7 +15,9 @@ from experimance.load.results import Results
 def print_results(results: Results, console: Console) -> None:
     """Figures, outcomes, the generator's own lateness, warnings and verdicts."""
     figures = results.figures
-    console.print(f"\n[bold]{results.traffic.name}[/] against {results.url}", highlight=False)
+    console.print(
+        f"\n[bold]{escape(results.traffic.name)}[/] against {escape(results.url)}", highlight=False
+    )
     console.print(results.plan.mode, style="dim", highlight=False)
     due = results.due_per_second
     console.print(
@@ -32,10 +35,12 @@ def print_results(results: Results, console: Console) -> None:
         style="dim", highlight=False,
     )  # fmt: skip
     for warning in results.warnings:
-        console.print(f"[yellow]warning:[/] {warning}", highlight=False)
+        console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
     for verdict in results.verdicts:
         mark = "[green]met[/]   " if verdict.met else "[red]missed[/]"
-        console.print(f"{mark} {verdict.expected}: {verdict.shown}", highlight=False)
+        console.print(
+            f"{mark} {escape(verdict.expected)}: {escape(verdict.shown)}", highlight=False
+        )
 
 
 def _latencies(results: Results) -> Grid:

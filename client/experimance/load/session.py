@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
+from experimance.command.console import SafeConsole
 from experimance.load.clock import Clock
 from experimance.load.draft import Drafter
 from experimance.load.expectation import Expectation, expectation
@@ -67,12 +69,14 @@ def carry_out(order: Order) -> Results | None:
     names = [scenario.name for scenario in traffic.scenarios]
     expectations = [expectation(text, names) for text in order.expectations]
     # The output may be a file, or the report: what is for people to watch goes beside it.
-    aside = Console(stderr=True)
+    aside = SafeConsole(stderr=True)
     results = asyncio.run(_measure(order, traffic, plan, expectations, aside))
     if results is None:
-        aside.print(f"[red]nothing answers at {order.url}[/] (GET /healthcheck)", highlight=False)
+        aside.print(
+            f"[red]nothing answers at {escape(order.url)}[/] (GET /healthcheck)", highlight=False
+        )
         return None
-    print_results(results, aside if str(order.json) == "-" else Console())
+    print_results(results, aside if str(order.json) == "-" else SafeConsole())
     _write(order, results, aside)
     return results
 
