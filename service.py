@@ -38,6 +38,7 @@ from api.responses import (
     LoadResponse,
     ModelsInfo,
 )
+from api.route_labels import label_routes
 from api.settings import SettingsError, load_settings
 from api.status import health_of, loaded, models_of
 from api.supervisor import keep_supervisor_private, require_runner_socket
@@ -60,6 +61,7 @@ if not os.environ.get("CATALOG"):
     # Every process of the service imports this file, so the runner reads it too.
     os.environ["CATALOG"] = bentoml.use_arguments(Arguments).catalog
 keep_supervisor_private()
+label_routes()
 try:
     require_runner_socket(os.environ)
     settings = load_settings()

@@ -30,8 +30,10 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     home = tmp_path_factory.mktemp("home")
     import_demo(home)
     log = tmp_path_factory.mktemp("log") / "log"
+    # A busy machine's estimates of the queue must not refuse what is to be seen waiting.
+    settings = {"API_TOKEN": "shibboleth", "MAX_QUEUE_SECONDS": "3600"}
     with (
-        started_service(home, log, {"API_TOKEN": "shibboleth"}) as url,
+        started_service(home, log, settings) as url,
         httpx.Client(base_url=url, timeout=120, headers=TOKEN) as made,
     ):
         yield made
@@ -120,6 +122,22 @@ def test_a_name_that_nobody_knows_becomes_no_label(painted: dict[str, Metric]) -
         if "model" in sample.labels
     }
     assert models == {"base", "lightning", "hyper", "relief", "none"}
+
+
+def test_paths_that_are_no_routes_are_one_label(client: httpx.Client) -> None:
+    def endpoints() -> set[str]:
+        text = client.get("/metrics").text
+        own = [line for line in text.splitlines() if 'runner_name="experimance-controlnet"' in line]
+        return set(re.findall(r'endpoint="([^"]*)"', "\n".join(own)))
+
+    for path in ("/x" * 1000, "/generate/../etc", "/models/", "/%0aforged", "/playground/none.js"):
+        client.get(path)
+        httpx.get(f"{client.base_url}{path}")
+    client.get("/models")
+    found = endpoints()
+    routes = {*client.get("/docs.json").json()["paths"], "/", "/playground", "/docs.json"}
+    assert found <= {*routes, "/livez", "/readyz", "/healthz", "other"}, found - routes
+    assert {"other", "/models", "/playground"} <= found
 
 
 def test_what_the_autoscaler_asks_for_follows_the_queue(client: httpx.Client) -> None:
