@@ -72,6 +72,9 @@ class ApiError(Exception):
         return JSONResponse(body.model_dump(), self.status, headers)
 
 
+_MAX_PROBLEMS = 20
+
+
 class InvalidRequest(ApiError):
     """A field's value is not accepted."""
 
@@ -79,9 +82,12 @@ class InvalidRequest(ApiError):
 
     @classmethod
     def of(cls, problems: Sequence[FieldProblem]) -> InvalidRequest:
-        """All problems of a request in one error."""
-        message = "; ".join(f"{p.field}: {p.message}" if p.field else p.message for p in problems)
-        return cls(message, detail=problems)
+        """Return one error for the problems of a request; it tells the first ones of many."""
+        told = problems[:_MAX_PROBLEMS]
+        parts = [f"{p.field}: {p.message}" if p.field else p.message for p in told]
+        if len(problems) > len(told):
+            parts.append(f"and {len(problems) - len(told)} more")
+        return cls("; ".join(parts), detail=told)
 
     @classmethod
     def field(cls, name: str, message: str, code: str | None = None) -> InvalidRequest:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 
 import structlog
+from pydantic import ValidationError
 from structlog.types import EventDict, Processor, WrappedLogger
 
 from api.settings import Settings
@@ -46,8 +47,16 @@ def configure_logs(settings: Settings, process: str) -> None:
         logger_factory=lambda *_: _Lines(),
         cache_logger_on_first_use=True,
     )
+    for handler in logging.getLogger("bentoml").handlers:
+        handler.addFilter(_is_no_validation_error)
     if as_json:
         _format_foreign([*shared, renderer])
+
+
+def _is_no_validation_error(record: logging.LogRecord) -> bool:
+    """Whether to keep a line: BentoML logs callers' mistakes as faults, with what they sent."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, ValidationError)
 
 
 class _Lines(structlog.WriteLogger):

@@ -28,6 +28,7 @@ from api.errors import (
     from_status,
 )
 from api.forms import FORM, form_as_json
+from api.json_bounds import bounded_json
 from api.requests import REQUEST_ID
 from api.rest import Rest
 from api.settings import load_settings
@@ -90,8 +91,11 @@ class ContractMiddleware:
     ) -> None:
         request = current_request()
         try:
-            if self._check(scope, headers) == FORM:
+            media_type = self._check(scope, headers)
+            if media_type == FORM:
                 scope, receive = await form_as_json(scope, receive, MAX_BODY)
+            if media_type and scope["method"] == "POST":
+                receive = await bounded_json(receive)
             # BentoML waits for a runner that is being started; who asks wants to know now.
             patience = _READINESS_SECONDS if scope["path"] == _READINESS else None
             async with asyncio.timeout(patience):

@@ -1,0 +1,111 @@
+"""Bodies that would keep a parser busy, refused before one sees them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.errors import FieldProblem, InvalidRequest
+from api.json_bounds import MAX_BYTES, MAX_FIELDS, bounded_json, check_json
+
+PICTURE = "iVBORw0KGgo" * 300_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {
+            "prompt": "hills",
+            "depth_map_b64": PICTURE,
+            "image_b64": f"data:image/png;base64,{PICTURE}",
+        },
+        {"prompt": 'a "quoted" \\ hill\n' * 100, "depth_map_b64": PICTURE},
+        {"prompt": "山" * 2000, "negative_prompt": "ü" * 2000},
+        {"depth_map_b64": "\n".join([PICTURE[:76]] * 10_000)},
+        [],
+        "text",
+        3,
+    ],
+    ids=range(7),
+)
+def test_what_clients_send_passes(body: Any) -> None:
+    check_json(json.dumps(body).encode())
+    check_json(json.dumps(body, ensure_ascii=False).encode())
+    check_json(json.dumps(body).replace("/", "\\/").encode())
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"[" + b"[]," * 10_000_000 + b"[]]", "more than 64 kB beside the pictures"),
+        (b"{" + b'"k":1,' * 4_000_000 + b'"k":1}', "more than 64 kB beside the pictures"),
+        (b'{"a":' + b" " * 30_000_000 + b"1}", "more than 64 kB beside the pictures"),
+        (b'{"a":' + b"1" * 30_000_000 + b"}", "more than 64 kB beside the pictures"),
+        (b'"' + b"\\n" * 15_000_000, "more than 64 kB beside the pictures"),
+        (b'{"k":"' + b'","k":"'.join([b"x" * 3000] * 10_000) + b'"}', "more than 64 kB"),
+        (b'{"a":"' + (b"x" * 400 + b'\\"') * 60_000, "the body is not valid JSON"),
+        (b'{"a":"' + b"x" * 30_000_000 + b"\\", "the body is not valid JSON"),
+        (b"[" * 60_000, "the body is not valid JSON"),
+        (b'{"prompt": "hills"', "the body is not valid JSON"),
+        (b"\xff\xfe", "the body is not valid JSON"),
+        (
+            json.dumps({f"k{number}": 1 for number in range(MAX_FIELDS + 1)}).encode(),
+            f"body: {MAX_FIELDS + 1} fields, {MAX_FIELDS} are accepted",
+        ),
+    ],
+    ids=range(12),
+)
+def test_what_would_keep_a_parser_busy_is_refused(body: bytes, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        check_json(body)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner)
+    ),
+    st.text(min_size=3000, max_size=3100, alphabet=st.characters(codec="utf-8")),
+)
+def test_a_small_body_with_long_strings_passes(content: Any, long: str) -> None:
+    """Whatever the strings hold: quotes, backslashes, other writing."""
+    body = json.dumps({"a": content, long[:2500]: long, "b": [long, {"c": long}]}).encode()
+    if len(json.dumps(content)) < MAX_BYTES // 2:
+        check_json(body)
+
+
+async def test_a_body_is_given_once_more_in_one_piece() -> None:
+    parts: list[Any] = [
+        {"type": "http.request", "body": b'{"a"', "more_body": True},
+        {"type": "http.request", "body": b": 1}", "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Any:
+        return parts.pop(0)
+
+    again = await bounded_json(receive)
+    assert await again() == {"type": "http.request", "body": b'{"a": 1}', "more_body": False}
+    assert await again() == {"type": "http.disconnect"}
+
+
+async def test_a_caller_who_leaves_in_the_middle_is_passed_on() -> None:
+    parts: list[Any] = [
+        {"type": "http.request", "body": b'{"a"', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Any:
+        return parts.pop(0)
+
+    again = await bounded_json(receive)
+    assert await again() == {"type": "http.disconnect"}
+
+
+def test_the_first_problems_of_many_are_told() -> None:
+    error = InvalidRequest.of([FieldProblem(f"k{number}", "unknown") for number in range(90)])
+    assert len(error.detail) == 20
+    assert str(error).endswith("k19: unknown; and 70 more")
