@@ -217,6 +217,7 @@ def test_what_a_detector_hides_in_bytes_is_seen() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_a_detector_of_controlnet_aux(tmp_path: Path) -> None:
     """Its MiDaS at full size with random weights: the library has no smaller one."""
+    pytest.importorskip("controlnet_aux", reason="TORCH=cpu goes without what needs torchvision")
     from controlnet_aux.midas.midas.dpt_depth import DPTDepthModel
 
     with torch.device("meta"):
