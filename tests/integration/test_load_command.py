@@ -126,9 +126,12 @@ def test_an_interrupted_run_reports_what_it_has(service_url: str, tmp_path: Path
         tmp_path, "--url", service_url, "--scenario", "quick.toml", "--clients", "1",
         "--duration", "50s", "--json", "r.json", "--html", "r.html",
     )  # fmt: skip
-    time.sleep(2.0)
+    # Before its first request there is nothing to report.
+    while not httpx.get(f"{service_url}/healthcheck").json()["queue"]["running"]:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, output + errors
     document = json.loads((tmp_path / "r.json").read_text())
     check_sums(document)
