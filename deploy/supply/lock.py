@@ -10,6 +10,7 @@ the bytes that each platform downloads.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 import subprocess
@@ -22,6 +23,7 @@ from itertools import product
 from pathlib import Path
 
 from deploy.setup.lockfile import DEVELOPMENT, ROOT, SERVING, Download, entries, is_torch_family
+from deploy.setup.pip_settings import read_pip_settings, uv_environment
 
 PYTHONS = ("3.11.2", "3.12", "3.13", "3.14")
 PLATFORMS = {
@@ -36,15 +38,8 @@ _TITLES = {
     SERVING: "what serving and the client need",
     DEVELOPMENT: f"what development needs beside that: the extras {', '.join(_EXTRAS)}",
 }
-# Unless it is told, uv takes an older macOS than torch is built for, and looks for the Pythons
-# themselves, which resolving does not need.
-_ENVIRONMENT = {
-    **os.environ,
-    "MACOSX_DEPLOYMENT_TARGET": "14.0",
-    "UV_PYTHON_DOWNLOADS": "never",
-}
-
 _TIMEOUT_SECONDS = 240
+_PIPS = ("UV_DEFAULT_INDEX", "SSL_CERT_FILE")
 
 
 class LockError(RuntimeError):
@@ -158,7 +153,7 @@ def _uv(*arguments: str) -> str:
     try:
         done = subprocess.run(
             command,
-            env=_ENVIRONMENT,
+            env=_environment(),
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -169,6 +164,19 @@ def _uv(*arguments: str) -> str:
     if done.returncode != 0 or "is yanked" in done.stderr:
         raise LockError(done.stderr.strip())
     return done.stdout
+
+
+@functools.cache
+def _environment() -> dict[str, str]:
+    settings = uv_environment(read_pip_settings(sys.executable), os.environ)
+    return {
+        **os.environ,
+        # The registry alone counts, not folders of this machine.
+        **{name: settings[name] for name in _PIPS if name in settings},
+        # uv takes an older macOS than torch is built for, and looks for the Pythons themselves.
+        "MACOSX_DEPLOYMENT_TARGET": "14.0",
+        "UV_PYTHON_DOWNLOADS": "never",
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
