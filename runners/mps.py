@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
-from queue import SimpleQueue
 
 import numpy as np
 import structlog
@@ -18,9 +17,10 @@ from models.catalog import Catalog
 from models.shelf import Shelf
 from models.store import default_name
 from runners.device import CPU, Device
-from runners.messages import Done, Event, Failed
+from runners.messages import Failed
 from runners.station import Station
 from runners.trial import trial_job
+from runners.warmup import paint_and_wait
 
 log = structlog.get_logger(__name__)
 
@@ -105,14 +105,7 @@ def _paint(catalog: Catalog, shelf: Shelf, settings: Settings, device: Device) -
             output_format="png",
             depth=slope.tobytes(),
         )
-        ended: SimpleQueue[Done | Failed] = SimpleQueue()
-
-        def emit(event: Event) -> None:
-            if isinstance(event, Done | Failed):
-                ended.put(event)
-
-        station.engine.submit(job, emit)
-        end = ended.get()
+        end = paint_and_wait(station.engine, job)
         if isinstance(end, Failed):
             raise RuntimeError(end.message)
         with Image.open(io.BytesIO(end.images[0])) as picture:

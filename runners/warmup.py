@@ -70,15 +70,8 @@ def paint_sizes(
     """
     took = {}
     for size in sorted(set(sizes)):
-        ended: SimpleQueue[Done | Failed] = SimpleQueue()
-
-        def emit(event: Event, ended: SimpleQueue[Done | Failed] = ended) -> None:
-            if isinstance(event, Done | Failed):
-                ended.put(event)
-
         started = time.perf_counter()
-        engine.submit(_real_job(variant, controlnet, size), emit)
-        end = ended.get()
+        end = paint_and_wait(engine, _real_job(variant, controlnet, size))
         if isinstance(end, Done):
             took[size] = time.perf_counter() - started
         elif end.error in _DISTURBED:
@@ -86,6 +79,18 @@ def paint_sizes(
         else:
             raise WarmUpError(f"the warm-up at {size} x {size} failed: {end.message}")
     return took
+
+
+def paint_and_wait(engine: Engine, job: PaintJob) -> Done | Failed:
+    """Submit a job and wait for its end; not for the engine's own thread."""
+    ended: SimpleQueue[Done | Failed] = SimpleQueue()
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Done | Failed):
+            ended.put(event)
+
+    engine.submit(job, emit)
+    return ended.get()
 
 
 def _real_job(variant: Variant, controlnet: ControlNet, size: int) -> PaintJob:

@@ -73,8 +73,14 @@ def version_of(package: str, lock: str) -> str:
     """
     for name, lines in entries(lock):
         if name == package:
-            return lines.partition("==")[2].split()[0]
+            return pinned(lines)[0]
     raise KeyError(package)
+
+
+def pinned(lines: str) -> tuple[str, frozenset[str]]:
+    """Return the version and the SHA-256 hashes that a package's lines pin."""
+    version = re.split(r"[\s;\\]", lines.partition("==")[2], maxsplit=1)[0]
+    return version, frozenset(re.findall(r"sha256:([0-9a-f]{64})", lines))
 
 
 def digest(*files: Path) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import re
 import subprocess
 import sys
 import tomllib
@@ -22,7 +21,15 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from deploy.setup.lockfile import DEVELOPMENT, ROOT, SERVING, Download, entries, is_torch_family
+from deploy.setup.lockfile import (
+    DEVELOPMENT,
+    ROOT,
+    SERVING,
+    Download,
+    entries,
+    is_torch_family,
+    pinned,
+)
 from deploy.setup.pip_settings import read_pip_settings, uv_environment
 
 PYTHONS = ("3.11.2", "3.12", "3.13", "3.14")
@@ -71,29 +78,26 @@ def resolve(lock: Path, target: Target) -> Download:
     Raises:
         LockError: the lock lacks a package; or a file that it names is withdrawn, changed or gone.
     """
-    pinned = dict(_hashes(lock.read_text(encoding="utf-8")))
+    accepted = {}
+    for name, lines in entries(lock.read_text(encoding="utf-8")):
+        version, hashes = pinned(lines)
+        accepted[f"{name}=={version}"] = hashes
     compile_ = ["pip", "compile", "--quiet", "--format", "pylock.toml", "--only-binary", ":all:"]
     listed = tomllib.loads(_uv(*compile_, *target.options, str(lock)))
     total = without_torch = 0
     for package in listed["packages"]:
         name = f"{package['name']}=={package['version']}"
-        if name not in pinned:
+        if name not in accepted:
             raise LockError(f"{name} is needed, and not in the lock")
-        accepted = [
-            wheel for wheel in package["wheels"] if wheel["hashes"]["sha256"] in pinned[name]
+        wheels = [
+            wheel for wheel in package["wheels"] if wheel["hashes"]["sha256"] in accepted[name]
         ]
-        if not accepted:
+        if not wheels:
             raise LockError(f"{name}: the registry has no file with a hash of the lock's")
-        size = min(wheel["size"] for wheel in accepted)
+        size = min(wheel["size"] for wheel in wheels)
         total += size
         without_torch += 0 if is_torch_family(package["name"]) else size
     return Download(total, without_torch)
-
-
-def _hashes(lock: str) -> Iterator[tuple[str, set[str]]]:
-    for name, lines in entries(lock):
-        version = lines.partition("==")[2].split()[0]
-        yield f"{name}=={version}", set(re.findall(r"sha256:([0-9a-f]{64})", lines))
 
 
 def write(upgrade: bool) -> None:

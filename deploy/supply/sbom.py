@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
-from deploy.setup.lockfile import SERVING, entries
+from deploy.setup.lockfile import SERVING, entries, pinned
 from models.catalog import Catalog, load_catalog
 
 
@@ -47,7 +47,7 @@ def bill(catalog: Catalog) -> dict[str, Any]:
 
 
 def _package(name: str, lines: str) -> dict[str, Any]:
-    version = lines.partition("==")[2].split()[0]
+    version, _ = pinned(lines)
     component: dict[str, Any] = {
         "type": "library",
         "bom-ref": f"pkg:pypi/{name}@{version}",
