@@ -26,6 +26,7 @@ from api.metrics import show_zeros, state_of
 from api.middleware import ContractMiddleware, current_request, stashed
 from api.painter import Painter
 from api.playground import playground_routes
+from api.preparation import Preparations
 from api.ready import refuse_start
 from api.requests import CancelRequest, EstimateRequest, GenerateRequest, LoadRequest
 from api.resolve import Resolver
@@ -124,8 +125,9 @@ class ImageService:
         show_zeros((*catalog.models, *catalog.depth_estimators))
         self._resolver = Resolver(catalog, Shelf(catalog, settings.fetch_missing))
         self._gateway = Gateway(self.runner)
-        self._painter = Painter(self._resolver, self._gateway)
-        self._estimation = Estimation(self._resolver, self._painter.preparations)
+        self._preparations = Preparations(self._gateway, settings.max_queue)
+        self._painter = Painter(self._resolver, self._gateway, self._preparations)
+        self._estimation = Estimation(self._resolver, self._preparations)
 
     @bentoml.on_deployment
     def check_start() -> None:
@@ -223,14 +225,15 @@ class ImageService:
         return counted + state_of(await self._gateway.status(max_age=_SCRAPE_SECONDS))
 
     @bentoml.on_shutdown
-    def stop(self) -> None:
-        """Send the last spans."""
+    async def stop(self) -> None:
+        """Send the last spans, and end the processes that decode pictures."""
         flush_traces()
+        await self._preparations.close()
 
     async def health(self) -> Response:
         """The health answer, for both its routes."""
         status = await self._gateway.status()
-        health = health_of(self._resolver, status, self._started)
+        health = health_of(self._resolver, status, self._preparations.decoding, self._started)
         # With its id the middleware takes a 503 for an answer, not for an error to be rewritten.
         request_id = {"X-Request-Id": current_request().state.id}
         status_code = 503 if health.status == "error" else 200

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from api.acceptance import accepted_picture
 from api.account import Account
-from api.images import encode_depth
+from api.images.decoding import encode_depth
 from api.preparation import Preparations
 from api.requests import EstimateRequest
 from api.resolve import Resolver

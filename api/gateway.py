@@ -113,7 +113,7 @@ class Gateway:
         """
         work = asyncio.create_task(self._last(job))
         try:
-            return await _watched(work, has_left)
+            return await watched(work, has_left)
         finally:
             work.cancel()
 
@@ -127,7 +127,7 @@ class Gateway:
         self._start(self._hear(job, heard))
         ended = False
         try:
-            outcome = await _watched(heard, has_left)
+            outcome = await watched(heard, has_left)
             ended = True
         finally:
             if not ended:
@@ -253,7 +253,7 @@ class Gateway:
         self._start(tell())
 
 
-async def _watched(work: asyncio.Future[T], has_left: HasLeft) -> T:
+async def watched(work: asyncio.Future[T], has_left: HasLeft) -> T:
     """The result of some work, unless its caller leaves before; Conflict then."""
     while not work.done():
         await asyncio.wait({work}, timeout=_DISCONNECT_POLL_SECONDS)

@@ -16,11 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.access import Access
 from api.account import ACCOUNTED_ROUTES, Account
+from api.body_budget import BodyBudget, Holding
 from api.errors import (
     ApiError,
     FieldProblem,
     Internal,
     InvalidRequest,
+    Overloaded,
     TooLarge,
     Unauthorized,
     Unavailable,
@@ -57,6 +59,7 @@ class ContractMiddleware:
         self._app = app
         self._access = Access(load_settings())
         self._rest = Rest()
+        self._budget = BodyBudget()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request; other protocols pass through."""
@@ -66,7 +69,7 @@ class ContractMiddleware:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if re.fullmatch(REQUEST_ID, given) else uuid.uuid4().hex
-        limited = _Limited(receive)
+        limited = _Limited(receive, self._budget)
         request = Request(scope, limited)
         request.state.id = request_id
         request.state.error = None
@@ -77,21 +80,24 @@ class ContractMiddleware:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         answer = _Answer(send, request)
-        if not counts:
-            await self._answer(scope, limited, answer, headers)
-            return
-        with self._rest:
-            try:
+        with limited:
+            if not counts:
                 await self._answer(scope, limited, answer, headers)
-            finally:
-                request.state.account.close(request.state.id)
+                return
+            with self._rest:
+                try:
+                    await self._answer(scope, limited, answer, headers)
+                finally:
+                    request.state.account.close(request.state.id)
 
     async def _answer(
-        self, scope: Scope, receive: Receive, answer: _Answer, headers: Headers
+        self, scope: Scope, limited: _Limited, answer: _Answer, headers: Headers
     ) -> None:
         request = current_request()
+        receive: Receive = limited
         try:
             media_type = self._check(scope, headers)
+            limited.expect(headers)
             if media_type == FORM:
                 scope, receive = await form_as_json(scope, receive, MAX_BODY)
             if media_type and scope["method"] == "POST":
@@ -138,13 +144,31 @@ class ContractMiddleware:
 
 
 class _Limited:
-    """Counts the received body, whatever its length header says, and how long it takes."""
+    """Counts the received body, whatever its length header says, and how long it takes.
 
-    def __init__(self, receive: Receive) -> None:
+    Its bytes count in the budget until the context is left: what reads them keeps them.
+    """
+
+    def __init__(self, receive: Receive, budget: BodyBudget) -> None:
         self._receive = receive
+        self._budget = budget
+        self._holding: Holding | None = None
         self._received = 0
         self._complete = False
         self._deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
+
+    def __enter__(self) -> _Limited:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._holding is not None:
+            self._holding.close()
+
+    def expect(self, headers: Headers) -> None:
+        """Take room for the body that the headers announce; raises Overloaded."""
+        length = headers.get("content-length")
+        known = int(length) if length is not None and length.isdecimal() else None
+        self._holding = self._budget.open(known)
 
     async def __call__(self) -> Message:
         if self._complete:
@@ -161,6 +185,11 @@ class _Limited:
             self._received += len(message.get("body", b""))
             if self._received > MAX_BODY:
                 raise stashed(TooLarge("body: more than the limit of 32 MiB"))
+            if self._holding is not None:
+                try:
+                    self._holding.grow(self._received)
+                except Overloaded as error:
+                    raise stashed(error) from None
         return message
 
 

@@ -30,10 +30,10 @@ _MEDIA_TYPES = {"image/jpeg": "jpeg", "image/png": "png", "image/webp": "webp"}
 class Painter:
     """Answers requests for pictures."""
 
-    def __init__(self, resolver: Resolver, gateway: Gateway) -> None:
+    def __init__(self, resolver: Resolver, gateway: Gateway, preparations: Preparations) -> None:
         self._resolver = resolver
         self._gateway = gateway
-        self.preparations = Preparations(gateway)
+        self._preparations = preparations
 
     async def answer(self, request: GenerateRequest, http: Request) -> Response | GenerateResponse:
         """The picture as JSON, as itself if the caller accepts a picture type, or an error."""
@@ -52,7 +52,7 @@ class Painter:
             painted_as = replace(resolved.job, output_format=_MEDIA_TYPES[media_type])
             resolved = replace(resolved, job=painted_as)
         account.resolved(resolved.job.model)
-        prepared = await self.preparations.prepare(
+        prepared = await self._preparations.prepare(
             request, resolved, account.traceparent, http.is_disconnected
         )
         job = prepared.job
@@ -73,7 +73,9 @@ class Painter:
         account: Account = http.state.account
         resolved = self._resolver.resolve(request, request_id, arrived, previews=True)
         account.resolved(resolved.job.model)
-        prepared = await self.preparations.prepare(request, resolved, account.traceparent)
+        prepared = await self._preparations.prepare(
+            request, resolved, account.traceparent, http.is_disconnected
+        )
         job = prepared.job
         events = self._gateway.events(job)
         try:
@@ -99,7 +101,7 @@ class Painter:
 
     async def cancel(self, order: CancelOrder) -> tuple[str, ...]:
         """End what the order names, whether its depth map is still being decoded or it runs."""
-        ids = self.preparations.cancel(order)
+        ids = self._preparations.cancel(order)
         return tuple(dict.fromkeys((*ids, *await self._gateway.cancel(order))))
 
 

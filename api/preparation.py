@@ -5,23 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from api.errors import Conflict, InvalidRequest
-from api.gateway import Gateway, HasLeft
-from api.images import (
-    DepthMap,
-    Photograph,
-    adjusted_depth,
-    decode_depth,
-    decode_image,
-    encode_depth,
-    mock_depth,
-)
+from api.gateway import Gateway, HasLeft, watched
+from api.images.decoder_pool import DecoderPool
+from api.images.decoding import DepthMap, Photograph, adjusted_depth, encode_depth, mock_depth
 from api.provenance import parameters
 from api.requests import EstimateRequest, GenerateRequest
 from api.resolve import Resolved
@@ -29,8 +22,9 @@ from runners.messages import CancelOrder, EstimateJob, PaintJob
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
-_DECODERS = 2
+_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,36 +39,74 @@ class Prepared:
     depth_png: bytes | None = None
 
 
-@dataclass(slots=True, eq=False)
 class _Preparation:
     """A job that the runner does not know yet."""
 
-    job: PaintJob | EstimateJob
-    cancelled: bool = False
+    def __init__(self, job: PaintJob | EstimateJob) -> None:
+        self.job = job
+        self._cancelled = False
+        self._work: asyncio.Future[Any] | None = None
+
+    async def result(self, work: Coroutine[Any, Any, T], has_left: HasLeft) -> T:
+        """The result of some work, which ends when its caller leaves or it is cancelled.
+
+        Raises:
+            Conflict: either was so.
+        """
+        self._work = asyncio.ensure_future(work)
+        try:
+            return await watched(self._work, has_left)
+        except asyncio.CancelledError:
+            self.check()
+            raise
+        finally:
+            self._work.cancel()
+
+    def cancel(self) -> None:
+        """End it."""
+        self._cancelled = True
+        if self._work is not None:
+            self._work.cancel()
 
     def check(self) -> None:
         """Conflict, once it was cancelled."""
-        if self.cancelled:
+        if self._cancelled:
             raise Conflict("the request was cancelled", code="cancelled")
 
 
 class Preparations:
     """The requests whose pictures are being decoded; they can be cancelled like any other."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, most: int) -> None:
+        """`most` pictures may wait for their decoder."""
         self._gateway = gateway
-        # Decoding a large picture takes tens of megabytes; two at once keep both cores busy.
-        self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
+        self._decoders = DecoderPool(most)
+        self._threads = ThreadPoolExecutor(_THREADS, "depth")
         self._under_way: list[_Preparation] = []
+
+    @property
+    def decoding(self) -> int:
+        """Pictures that are being decoded, or wait for it."""
+        return self._decoders.waiting
+
+    async def close(self) -> None:
+        """End the processes that decode."""
+        await self._decoders.close()
 
     async def prepare(
         self,
         request: GenerateRequest,
         resolved: Resolved,
         traceparent: str,
-        has_left: HasLeft | None = None,
+        has_left: HasLeft,
     ) -> Prepared:
         """Decode the request's pictures, estimate its depth where that is asked for.
+
+        Args:
+            request: whose pictures they are.
+            resolved: what is known of the job without them.
+            traceparent: of the request's trace; empty without one.
+            has_left: whether the caller has; its work ends then.
 
         Raises:
             ApiError: a picture that cannot be decoded, a full queue, a failed estimate, or
@@ -87,13 +119,11 @@ class Preparations:
             # One with an id may join another, one of a session may take another's place.
             if request.request_id is None and request.session is None:
                 await self._gateway.refuse_if_full()
-            photograph = await self._photograph(request, job)
-            preparation.check()
+            photograph, depth = await preparation.result(self._decoded(request, job), has_left)
             if resolved.depth_estimator is not None and photograph is not None:
+                preparation.check()
                 wanted = _estimate_job(resolved.depth_estimator, photograph, job, traceparent)
-                depth: DepthMap | None = await self._estimated(wanted, request, has_left or _stays)
-            else:
-                depth = await self._depth(request, job)
+                depth = await self._estimated(wanted, request, has_left)
             png = None
             if request.return_depth and depth is not None:
                 png = await self.off_loop(encode_depth, depth.pixels, job.width, job.height)
@@ -127,10 +157,8 @@ class Preparations:
         """
         with self._noted(job) as preparation:
             await self._gateway.refuse_if_full()
-            photograph = await self.off_loop(
-                decode_image, request.image_b64, request.width, request.height
-            )
-            preparation.check()
+            decoded = self._decoders.decode_image(request.image_b64, request.width, request.height)
+            photograph = await preparation.result(decoded, has_left)
             width, height = photograph.width, photograph.height
             whole = replace(job, image=photograph.pixels, width=width, height=height)
             return await self._estimated(whole, request, has_left), width, height
@@ -140,19 +168,29 @@ class Preparations:
     ) -> R:
         """Work on pictures on one of few threads, in the order in which it is asked for."""
         call = partial(contextvars.copy_context().run, function, *arguments, **settings)
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, call)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def cancel(self, order: CancelOrder) -> list[str]:
         """End what the order names; returns the request ids."""
         named = [each for each in self._under_way if order.names(each.job)]
         for each in named:
-            each.cancelled = True
+            each.cancel()
         return [each.job.request_id for each in named]
 
-    async def _photograph(self, request: GenerateRequest, job: PaintJob) -> Photograph | None:
-        if request.image_b64 is None:
-            return None
-        return await self.off_loop(decode_image, request.image_b64, job.width, job.height)
+    async def _decoded(
+        self, request: GenerateRequest, job: PaintJob
+    ) -> tuple[Photograph | None, DepthMap | None]:
+        """The photograph and the depth map that the request sends, None for what it does not."""
+        photograph, depth = None, None
+        size = (job.width, job.height)
+        switches = {"invert": request.invert_depth, "normalize": request.normalize_depth}
+        if request.image_b64 is not None:
+            photograph = await self._decoders.decode_image(request.image_b64, *size)
+        if request.depth_map_b64 is not None:
+            depth = await self._decoders.decode_depth(request.depth_map_b64, *size, **switches)
+        elif request.mock_depth:
+            depth = await self.off_loop(mock_depth, *size, **switches)
+        return photograph, depth
 
     async def _estimated(
         self, job: EstimateJob, request: GenerateRequest | EstimateRequest, has_left: HasLeft
@@ -161,16 +199,6 @@ class Preparations:
         pixels = await self._gateway.estimate(job, has_left)
         switches = {"invert": request.invert_depth, "normalize": request.normalize_depth}
         return await self.off_loop(adjusted_depth, pixels, job.width, job.height, **switches)
-
-    async def _depth(self, request: GenerateRequest, job: PaintJob) -> DepthMap | None:
-        """The depth map that the request sends, None where it sends none."""
-        size = (job.width, job.height)
-        switches = {"invert": request.invert_depth, "normalize": request.normalize_depth}
-        if request.depth_map_b64 is not None:
-            return await self.off_loop(decode_depth, request.depth_map_b64, *size, **switches)
-        if request.mock_depth:
-            return await self.off_loop(mock_depth, *size, **switches)
-        return None
 
     @contextlib.contextmanager
     def _noted(self, job: PaintJob | EstimateJob) -> Iterator[_Preparation]:
@@ -197,8 +225,3 @@ def _estimate_job(
         arrived=job.arrived,
         traceparent=traceparent,
     )
-
-
-async def _stays() -> bool:
-    """For callers whose leaving cancels the task that works for them."""
-    return False

@@ -19,8 +19,15 @@ from models.store import default_name
 from runners.messages import LoadOutcome, RunnerStatus
 
 
-def health_of(resolver: Resolver, status: RunnerStatus, started: float) -> Health:
-    """The health answer; `started` is on `time.monotonic()`'s clock."""
+def health_of(resolver: Resolver, status: RunnerStatus, decoding: int, started: float) -> Health:
+    """The health answer.
+
+    Args:
+        resolver: knows the catalog and the store.
+        status: what the runner has told of itself.
+        decoding: requests whose pictures are being decoded, which the runner does not know yet.
+        started: when the service did, on `time.monotonic()`'s clock.
+    """
     problems = [status.startup_error, *status.load_errors.values()]
     return Health(
         status=status.state,
@@ -31,7 +38,7 @@ def health_of(resolver: Resolver, status: RunnerStatus, started: float) -> Healt
         controlnets_available=list(resolver.inventory.controlnets),
         memory_usage=MemoryUsage(ram_mb=round(status.ram_mb, 1), gpu_memory=status.gpu_memory),
         queue=QueueState(
-            waiting=status.waiting,
+            waiting=status.waiting + decoding,
             running=status.running,
             estimated_seconds=round(status.estimated_seconds, 2),
         ),

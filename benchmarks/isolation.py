@@ -42,7 +42,7 @@ Body = dict[str, Any]
 def paint_alone(body: Body) -> list[bytes]:
     """What the runner paints for one request and nothing else; meant for a fresh process."""
     # Imported here, so that nothing of the runner exists before the process has its task.
-    from api.images import decode_depth
+    from api.images.decoding import decode_depth
     from api.requests import GenerateRequest
     from api.resolve import Resolver
     from models.shelf import Shelf
@@ -56,7 +56,7 @@ def paint_alone(body: Body) -> list[bytes]:
     resolver = Resolver(demo_catalog(), shelf)
     request = GenerateRequest.model_validate(body)
     job = resolver.resolve(request, "alone", time.monotonic(), previews=False).job
-    depth = decode_depth(body["depth_map_b64"], job.width, job.height)
+    depth = decode_depth(body["depth_map_b64"].encode(), job.width, job.height)
     device = Device.best()
     loader = Loader(Residency(demo_catalog(), shelf, device))
     engine = Engine(loader, device)

@@ -33,7 +33,7 @@ from fastapi import FastAPI, HTTPException
 from PIL import Image
 from pydantic import BaseModel
 
-from api.images import mock_depth
+from api.images.decoding import mock_depth
 from benchmarks.workbench import CONTROLNET, component_folders, demo_catalog
 from models.sources import parse_source
 from runners.device import Device

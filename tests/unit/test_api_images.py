@@ -15,11 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from api.errors import ApiError, InvalidDepthMap, InvalidImage, TooLarge
-from api.images import decode_depth, decode_image, mock_depth
+from api.images import decoding
+from api.images.decoding import DepthMap, Photograph, mock_depth
+from api.images.inspection import PictureTooLargeError, UnreadablePictureError
 from tests.pictures import encoded, hill
 
 HILL = hill()
+
+
+def decode_depth(text: str, width: int, height: int) -> DepthMap:
+    return decoding.decode_depth(text.encode("ascii", "replace"), width, height)
+
+
+def decode_image(text: str, width: int | None, height: int | None) -> Photograph:
+    return decoding.decode_image(text.encode("ascii", "replace"), width, height)
 
 
 def decoded(text: str, width: int = 64, height: int = 48) -> np.ndarray[Any, Any]:
@@ -53,7 +62,7 @@ def test_float_and_32_bit_tiff() -> None:
     wide = Image.fromarray(HILL.astype(np.int32) * 257)
     assert np.abs(decoded(encoded(wide, "TIFF")).astype(int) - HILL).max() <= 1
     broken = Image.fromarray(np.full((8, 8), np.nan, np.float32))
-    with pytest.raises(InvalidDepthMap):
+    with pytest.raises(UnreadablePictureError):
         decode_depth(encoded(broken, "TIFF"), 8, 8)
 
 
@@ -82,8 +91,8 @@ def test_the_first_frame_of_an_animation_counts() -> None:
         ((4096, 3072), (None, None), (2048, 1536)),
         ((64, 48), (None, None), (344, 256)),
         ((1, 1), (None, None), (256, 256)),
-        ((3000, 1), (None, None), (2048, 256)),
-        ((1, 3000), (None, None), (256, 2048)),
+        ((3000, 100), (None, None), (2048, 256)),
+        ((100, 3000), (None, None), (256, 2048)),
         ((640, 480), (320, None), (320, 256)),
         ((640, 480), (1280, None), (1280, 960)),
         ((640, 480), (None, 960), (1280, 960)),
@@ -118,7 +127,7 @@ def huge_png() -> bytes:
 
 
 def test_a_bomb_is_refused_by_its_header() -> None:
-    with pytest.raises(TooLarge, match="64 megapixels"):
+    with pytest.raises(PictureTooLargeError, match="64 megapixels"):
         decode_depth(base64.b64encode(huge_png()).decode(), 256, 256)
 
 
@@ -136,10 +145,10 @@ def gif() -> str:
     ["", "   ", "%%%", "https://example.org/depth.png", "data:image/png;base64,", "AAAA",
      truncated(), gif(), base64.b64encode(b"\x89PNG\r\n\x1a\n").decode(), "Ω" * 10],
 )  # fmt: skip
-def test_what_is_no_picture_is_an_error_that_says_what_is_accepted(text: str) -> None:
-    with pytest.raises(InvalidDepthMap, match="PNG, JPEG, WebP or TIFF") as caught:
-        decode_depth(text, 256, 256)
-    assert caught.value.detail[0].field == "depth_map_b64"
+def test_what_is_no_picture(text: str) -> None:
+    for decode in (decode_depth, decode_image):
+        with pytest.raises(UnreadablePictureError, match=r"empty|not base64|not a picture|damaged"):
+            decode(text, 256, 256)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -159,7 +168,7 @@ def test_damaged_files_never_raise_anything_else(noise: bytes, kind: str, place:
     for decode, channels in ((decode_depth, 1), (decode_image, 3)):
         try:
             assert len(decode(text, 64, 48).pixels) == 64 * 48 * channels
-        except ApiError:
+        except (UnreadablePictureError, PictureTooLargeError):
             continue
 
 
@@ -198,21 +207,14 @@ def test_an_orientation_that_is_no_number() -> None:
     unit = struct.pack(">HHI", ExifTags.Base.ResolutionUnit, 3, 1)
     assert unit in content
     broken = content.replace(unit, struct.pack(">HHI", ExifTags.Base.ResolutionUnit, 2, 1))
-    with pytest.raises(InvalidImage, match="damaged"):
+    with pytest.raises(UnreadablePictureError, match="damaged"):
         decode_image(base64.b64encode(broken).decode(), 64, 48)
-
-
-@pytest.mark.parametrize("text", ["", "AAAA", truncated(), gif()])
-def test_what_is_no_photograph_is_named(text: str) -> None:
-    with pytest.raises(InvalidImage, match="PNG, JPEG, WebP or TIFF") as caught:
-        decode_image(text, 256, 256)
-    assert caught.value.detail[0].field == "image_b64"
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_decoded_or_refused(text: str) -> None:
-    with pytest.raises(InvalidDepthMap):
+    with pytest.raises(UnreadablePictureError):
         decode_depth(text, 64, 48)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api.images import decode_depth, decode_image
+from api.images.decoding import decode_depth, decode_image
 from experimance import Picture
 from experimance.errors import InvalidInput
 from experimance.inputs import encoded, file_of
@@ -26,7 +26,7 @@ RAMP = np.linspace(0, 1, 64 * 48, dtype=np.float32).reshape(48, 64)
 
 def depth_read(picture: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """As the service reads what the client sends."""
-    pixels = decode_depth(encoded(picture, "depth"), 64, 48).pixels
+    pixels = decode_depth(encoded(picture, "depth").encode(), 64, 48).pixels
     return np.frombuffer(pixels, np.uint8).reshape(48, 64)
 
 
@@ -64,7 +64,8 @@ def test_floats_keep_sixteen_bits() -> None:
 def test_colour_arrives_as_it_was(kind: Any) -> None:
     colour = np.random.default_rng(1).integers(0, 256, (48, 64, 3)).astype(np.uint8)
     scale = {np.uint8: 1, np.uint16: 257, np.float64: 1 / 255}[kind]
-    pixels = decode_image(encoded((colour * float(scale)).astype(kind), "image"), 64, 48).pixels
+    sent = encoded((colour * float(scale)).astype(kind), "image").encode()
+    pixels = decode_image(sent, 64, 48).pixels
     assert np.frombuffer(pixels, np.uint8).reshape(48, 64, 3).tolist() == colour.tolist()
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api.depth import Grey, adjusted, suspicions
-from api.images import adjusted_depth, decode_depth, mock_depth
+from api.images.decoding import adjusted_depth, decode_depth, mock_depth
+from api.images.depth_checks import Grey, adjusted, suspicions
 from models.demo.terrain import make_terrain
 from tests.pictures import encoded, hill
 
@@ -69,10 +69,10 @@ def test_sixteen_bits_cut_to_eight() -> None:
 
 def test_sixteen_bits_that_hold_less() -> None:
     eight_in_sixteen = Image.fromarray(hill(64, 64).astype(np.uint16))
-    depth = decode_depth(encoded(eight_in_sixteen), 64, 64)
+    depth = decode_depth(encoded(eight_in_sixteen).encode(), 64, 64)
     (text,) = depth.warnings
     assert "16 bits reach only 0.4%" in text
-    stretched = decode_depth(encoded(eight_in_sixteen), 64, 64, normalize=True)
+    stretched = decode_depth(encoded(eight_in_sixteen).encode(), 64, 64, normalize=True)
     assert stretched.warnings == ()
     np.testing.assert_array_equal(
         np.frombuffer(stretched.pixels, np.uint8).reshape(64, 64), adjusted_hill()

@@ -12,23 +12,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from api.depth import Grey, adjusted, suspicions
-from api.errors import ApiError, InvalidDepthMap, InvalidImage, InvalidRequest, TooLarge
+from api.images.depth_checks import Grey, adjusted, suspicions
+from api.images.inspection import (
+    Outline,
+    PictureTooLargeError,
+    UnreadablePictureError,
+    check_size,
+    inspect,
+)
 
-MAX_PIXELS = 64_000_000
 MIN_SIDE, MAX_SIDE, SIDE_STEP = 256, 2048, 8
 """What an output's width and height may be."""
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
-_ACCEPTED = "a base64 or data URL of a PNG, JPEG, WebP or TIFF is accepted"
-_DATA_URL = re.compile(r"data:[\w.+/-]*(;[\w=.+-]+)*;base64,", re.ASCII)
+
+ORDINARY_WORK = 8_000_000
+"""Pixels, times scans, of a picture that takes a fraction of a second."""
+
+_DATA_URL = re.compile(rb"data:[\w.+/-]*(;[\w=.+-]+)*;base64,", re.ASCII)
+_WHITE_SPACE = b" \t\n\r\f\v"
 _SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
 _TRANSPARENT = {"RGBA", "LA", "PA", "P"}
 
 # Pillow's own guard is a warning at a smaller size and an exception at a larger one; the limit
 # is checked here, from the header, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
+
+
+class LaboriousPictureError(Exception):
+    """A picture that may be decoded, and takes long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,13 @@ class Photograph:
 
 
 def decode_depth(
-    text: str, width: int, height: int, *, invert: bool = False, normalize: bool = False
+    text: bytes,
+    width: int,
+    height: int,
+    *,
+    invert: bool = False,
+    normalize: bool = False,
+    max_work: int | None = None,
 ) -> DepthMap:
     """Decode a depth map, change it as asked, and resize it to the output.
 
@@ -68,15 +86,16 @@ def decode_depth(
         height: of the result, in pixels.
         invert: turn near and far round.
         normalize: stretch the map's values over the whole range; 16 bit keep their precision.
+        max_work: pixels times scans beyond which it is not decoded.
 
     Raises:
-        InvalidDepthMap: not base64, not a picture of an accepted format, damaged.
-        TooLarge: more than 64 megapixels.
+        UnreadablePictureError: not base64, not a picture of an accepted format, damaged.
+        PictureTooLargeError: more than 64 megapixels.
+        LaboriousPictureError: more than `max_work`.
     """
-    field = "depth_map_b64"
-    content = _decode_base64(text, field, InvalidDepthMap)
-    picture = _open(content, field, InvalidDepthMap)
-    with _damage_told(field, InvalidDepthMap):
+    content = _decode_base64(text)
+    picture = _open(content, max_work)
+    with _damage_told():
         grey = _to_grey(picture)
     # What a switch mends is no matter for a warning.
     changed = adjusted(grey, invert, normalize)
@@ -85,7 +104,9 @@ def decode_depth(
     return DepthMap(pixels, odd, hashlib.sha256(content).hexdigest())
 
 
-def decode_image(text: str, width: int | None, height: int | None) -> Photograph:
+def decode_image(
+    text: bytes, width: int | None, height: int | None, *, max_work: int | None = None
+) -> Photograph:
     """Decode a photograph and resize it to the output, like the depth map beside it.
 
     Transparency is laid over black; the camera's orientation is respected.
@@ -94,15 +115,16 @@ def decode_image(text: str, width: int | None, height: int | None) -> Photograph
         text: base64, with or without a `data:` prefix; white space is ignored.
         width: of the result, in pixels; without it what keeps the photograph's proportions.
         height: of the result, likewise; without both its own size, within the output's bounds.
+        max_work: pixels times scans beyond which it is not decoded.
 
     Raises:
-        InvalidImage: not base64, not a picture of an accepted format, damaged.
-        TooLarge: more than 64 megapixels.
+        UnreadablePictureError: not base64, not a picture of an accepted format, damaged.
+        PictureTooLargeError: more than 64 megapixels.
+        LaboriousPictureError: more than `max_work`.
     """
-    field = "image_b64"
-    content = _decode_base64(text, field, InvalidImage)
-    picture = _open(content, field, InvalidImage)
-    with _damage_told(field, InvalidImage):
+    content = _decode_base64(text)
+    picture = _open(content, max_work)
+    with _damage_told():
         colour = _to_colour(picture)
     size = _output_size(*colour.size, width, height)
     if colour.size != size:
@@ -136,40 +158,40 @@ def mock_depth(
     return DepthMap(_resized(adjusted(gradient, invert, normalize), width, height))
 
 
-def _decode_base64(text: str, field: str, invalid: type[InvalidRequest]) -> bytes:
-    prefix = _DATA_URL.match(text.lstrip()[:128])
-    payload = text.lstrip()[prefix.end() :] if prefix else text
-    payload = "".join(payload.split())
+def _decode_base64(text: bytes) -> bytes:
+    prefix = _DATA_URL.match(text[:256].lstrip(_WHITE_SPACE))
+    start = text.index(b",") + 1 if prefix else 0
+    payload = text[start:].translate(None, _WHITE_SPACE)
     if not payload:
-        raise invalid.field(field, f"empty; {_ACCEPTED}")
+        raise UnreadablePictureError("empty")
     try:
-        return base64.b64decode(payload + "=" * (-len(payload) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid.field(field, f"not base64; {_ACCEPTED}") from None
+        return base64.b64decode(payload + b"=" * (-len(payload) % 4), validate=True)
+    except binascii.Error:
+        raise UnreadablePictureError("not base64") from None
 
 
-def _open(content: bytes, field: str, invalid: type[InvalidRequest]) -> Image.Image:
-    """The decoded picture; its size is looked at before."""
-    with _damage_told(field, invalid):
-        picture = Image.open(io.BytesIO(content), formats=FORMATS)
-        if picture.width * picture.height > MAX_PIXELS:
-            raise TooLarge(f"{field}: {picture.width}x{picture.height} exceeds 64 megapixels")
+def _open(content: bytes, max_work: int | None) -> Image.Image:
+    """The decoded picture; what it is made of is looked at before."""
+    outline = inspect(content)
+    if max_work is not None and outline.work > max_work:
+        raise LaboriousPictureError
+    with _damage_told():
+        picture = Image.open(io.BytesIO(content), formats=[outline.format])
+        check_size(Outline(outline.format, *picture.size))
         picture.load()
         return picture
 
 
 @contextlib.contextmanager
-def _damage_told(field: str, invalid: type[InvalidRequest]) -> Iterator[None]:
-    """Pillow's many errors as one of the contract's."""
+def _damage_told() -> Iterator[None]:
+    """Pillow's many errors as one."""
     try:
         yield
-    except ApiError:
+    except (UnreadablePictureError, PictureTooLargeError, MemoryError):
         raise
-    except UnidentifiedImageError:
-        raise invalid.field(field, f"not a picture; {_ACCEPTED}") from None
     except Exception:
         # What damaged files raise has no common class: struct.error and TypeError were seen too.
-        raise invalid.field(field, f"the picture is damaged or truncated; {_ACCEPTED}") from None
+        raise UnreadablePictureError("the picture is damaged or truncated") from None
 
 
 def _to_grey(picture: Image.Image) -> Grey:
@@ -189,19 +211,20 @@ def _to_grey(picture: Image.Image) -> Grey:
 
 def _to_colour(picture: Image.Image) -> Image.Image:
     """RGB, upright."""
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode in _SIXTEEN_BIT or upright.mode in {"I", "F"}:
-        return Image.fromarray(_to_grey(upright).round().astype(np.uint8)).convert("RGB")
-    return _opaque(upright).convert("RGB")
+    ImageOps.exif_transpose(picture, in_place=True)
+    if picture.mode in _SIXTEEN_BIT or picture.mode in {"I", "F"}:
+        return Image.fromarray(_to_grey(picture).round().astype(np.uint8)).convert("RGB")
+    return _opaque(picture).convert("RGB")
 
 
 def _opaque(picture: Image.Image) -> Image.Image:
     """The picture over black where it is transparent."""
     if picture.mode not in _TRANSPARENT and "transparency" not in picture.info:
         return picture
-    rgba = picture.convert("RGBA")
-    black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
-    return Image.alpha_composite(black, rgba)
+    rgba = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+    black = Image.new("RGB", rgba.size)
+    black.paste(rgba, mask=rgba)
+    return black
 
 
 def _output_size(

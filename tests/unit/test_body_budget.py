@@ -1,0 +1,80 @@
+"""Bodies that wait for their answers: bounded all together, small ones apart from large ones."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from api.body_budget import SMALL_BODY, BodyBudget
+from api.errors import Overloaded
+from api.middleware import MAX_BODY, ContractMiddleware
+
+MIB = 2**20
+JSON = {"Content-Type": "application/json"}
+
+
+def test_what_is_closed_may_be_taken_again() -> None:
+    budget = BodyBudget(small=10, large=10)
+    first = budget.open(6)
+    with pytest.raises(Overloaded) as refused:
+        budget.open(6)
+    assert refused.value.retry_after
+    first.close()
+    budget.open(10).close()
+
+
+def test_large_bodies_keep_no_small_one_out() -> None:
+    budget = BodyBudget(small=SMALL_BODY, large=2 * MAX_BODY)
+    held = [budget.open(MAX_BODY), budget.open(MAX_BODY)]
+    with pytest.raises(Overloaded, match="large bodies"):
+        budget.open(SMALL_BODY + 1)
+    small = budget.open(SMALL_BODY)
+    with pytest.raises(Overloaded, match="small bodies"):
+        budget.open(1)
+    for holding in (*held, small):
+        holding.close()
+
+
+def test_a_body_that_says_no_length_counts_as_it_comes() -> None:
+    budget = BodyBudget(small=10, large=10)
+    growing = budget.open(None)
+    growing.grow(4)
+    growing.grow(9)
+    with pytest.raises(Overloaded):
+        growing.grow(11)
+    growing.close()
+    budget.open(None).grow(10)
+
+
+async def test_fifty_bodies_of_31_mib() -> None:
+    """Those beyond the bound are refused before they are read, and a small one gets through."""
+    ready = asyncio.Event()
+
+    async def wait(request: Request) -> Response:
+        await request.body()
+        if b"small" not in await request.body():
+            await ready.wait()
+        return JSONResponse({})
+
+    app = ContractMiddleware(Starlette(routes=[Route("/wait", wait, methods=["POST"])]))
+    body = b'{"a": "' + b"x" * (31 * MIB) + b'"}'
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://test", headers=JSON
+    ) as client:
+        large = [asyncio.ensure_future(client.post("/wait", content=body)) for _ in range(50)]
+        for answer in itertools.islice(asyncio.as_completed(large), 44):
+            assert (await answer).status_code == 429
+        small = await client.post("/wait", content=b'{"a": "small"}')
+        assert small.status_code == 200
+        ready.set()
+        statuses = [answer.status_code for answer in await asyncio.gather(*large)]
+        assert (statuses.count(200), statuses.count(429)) == (6, 44)
+        # All of it was given back.
+        assert (await client.post("/wait", content=body)).status_code == 200
