@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from api.access import Access
+from api.browsers import Sites
 from api.documentation import documented
 from api.errors import ApiError, Unauthorized
 from api.estimation import Estimation
@@ -134,6 +135,7 @@ class ImageService:
         """Stop the start with one line where the catalog or its weights do not suffice."""
         try:
             Access(settings)
+            Sites(settings)
             catalog = load_catalog(settings.catalog)
             there = catalog.models if settings.fetch_missing else require(catalog).models
             wanted = settings.preload_model

@@ -11,6 +11,7 @@ from prometheus_client import Counter, Histogram, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
 from api.errors import STATUSES
+from api.metrics_files import keep_metrics_files_bounded
 from runners.messages import RunnerStatus
 
 SUCCESS = "success"
@@ -21,6 +22,8 @@ _MEGABYTE = 1e6
 _REQUEST_SECONDS = (
     0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 60.0, 120.0,
 )  # fmt: skip
+
+keep_metrics_files_bounded()
 
 REQUESTS = Counter(
     "experimance_requests",

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.access import Access
 from api.account import ACCOUNTED_ROUTES, Account
 from api.body_budget import BodyBudget, Holding
+from api.browsers import CrossOrigin, Sites
 from api.errors import (
     ApiError,
     FieldProblem,
@@ -56,8 +57,11 @@ class ContractMiddleware:
     """
 
     def __init__(self, app: ASGIApp) -> None:
+        settings = load_settings()
         self._app = app
-        self._access = Access(load_settings())
+        self._access = Access(settings)
+        self._sites = Sites(settings)
+        self._outermost = CrossOrigin(self._handle, self._sites)
         self._rest = Rest()
         self._budget = BodyBudget()
 
@@ -66,6 +70,9 @@ class ContractMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        await self._outermost(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if re.fullmatch(REQUEST_ID, given) else uuid.uuid4().hex
@@ -125,6 +132,7 @@ class ContractMiddleware:
 
     def _check(self, scope: Scope, headers: Headers) -> str:
         """Refuse what is not to be read, or give its media type."""
+        self._sites.check(scope["method"], scope["path"], headers)
         if scope["method"] == "OPTIONS":
             return ""
         if len(headers.raw) > _MAX_HEADERS:

@@ -36,6 +36,15 @@ class Settings(BaseSettings):
         None, description="bearer tokens asked of /preload, /unload and /cancel of everything"
     )
     admin_token_file: Path | None = Field(None, description="further ones, as for API_TOKEN_FILE")
+    allowed_hosts: str | None = Field(
+        None,
+        description="names by which the service is known beside `localhost`, by commas; `*`: any",
+    )
+    cors_origins: str | None = Field(
+        None,
+        description="sites whose pages may use the service, by commas, like `https://example.org`; "
+        "`*`: any",
+    )
     fetch_missing: bool = Field(
         False, description="import weights that are not in the model store at start"
     )

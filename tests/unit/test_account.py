@@ -61,7 +61,7 @@ def caller() -> httpx.AsyncClient:
     ]
     app = ContractMiddleware(Starlette(routes=routes))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
 
 @pytest.mark.parametrize(

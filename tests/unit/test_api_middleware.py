@@ -77,7 +77,7 @@ def make_client(monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> ht
     routes += [Route("/plain", lambda _: PlainTextResponse("no", 418), methods=methods)]
     app = ContractMiddleware(Starlette(routes=routes))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
 
 @pytest.fixture

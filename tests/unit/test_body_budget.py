@@ -66,7 +66,7 @@ async def test_fifty_bodies_of_31_mib() -> None:
     app = ContractMiddleware(Starlette(routes=[Route("/wait", wait, methods=["POST"])]))
     body = b'{"a": "' + b"x" * (31 * MIB) + b'"}'
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://test", headers=JSON
+        transport=httpx.ASGITransport(app), base_url="http://localhost", headers=JSON
     ) as client:
         large = [asyncio.ensure_future(client.post("/wait", content=body)) for _ in range(50)]
         for answer in itertools.islice(asyncio.as_completed(large), 44):

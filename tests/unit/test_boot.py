@@ -205,7 +205,7 @@ async def test_a_runner_that_does_not_answer_yet_is_not_ready(
     monkeypatch.delenv("API_TOKEN", raising=False)
     app = ContractMiddleware(Starlette(routes=[Route("/readyz", silent), Route("/x", silent)]))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as web:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as web:
         answer = await web.get("/readyz")
         assert (answer.status_code, answer.json()["error"]) == (503, "not_ready")
         assert answer.headers["Retry-After"] == "1"

@@ -35,10 +35,10 @@ async def test_the_token_opens_the_service(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("API_TOKEN", "right")
     app = ContractMiddleware(Starlette(routes=[Route("/generate", generate, methods=["POST"])]))
     transport = httpx2.ASGITransport(app)
-    async with AsyncClient("http://service", token="right", transport=transport) as client:
+    async with AsyncClient("http://localhost", token="right", transport=transport) as client:
         assert (await client.generate("hills", "mock")).seed == 7
     for token in (None, "wrong"):
-        async with AsyncClient("http://service", token=token, transport=transport) as client:
+        async with AsyncClient("http://localhost", token=token, transport=transport) as client:
             with pytest.raises(errors.Unauthorized, match="bearer token") as raised:
                 await client.generate("hills", "mock")
             assert raised.value.request_id

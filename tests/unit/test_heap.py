@@ -95,7 +95,7 @@ async def test_a_public_process_without_requests_for_pictures_does_so_once(
 
     routes = [Route("/generate", answer, methods=["POST"]), Route("/healthcheck", answer)]
     transport = httpx.ASGITransport(ContractMiddleware(Starlette(routes=routes)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as web:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as web:
         long = asyncio.create_task(web.post("/generate?seconds=1.5"))
         assert (await web.post("/generate")).status_code == 200
         await asyncio.sleep(0.5)

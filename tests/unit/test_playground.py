@@ -33,13 +33,13 @@ async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncCl
     monkeypatch.setenv("API_TOKEN", "needed")
     app = ContractMiddleware(Starlette(routes=playground_routes()))
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test/deep/") as made:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost/deep/") as made:
         yield made
 
 
 @pytest.mark.parametrize("path", FILES, ids=label)
 async def test_every_file_is_served_without_a_token(path: Path, client: httpx.AsyncClient) -> None:
-    answer = await client.get(f"http://test/playground/{label(path)}")
+    answer = await client.get(f"http://localhost/playground/{label(path)}")
     assert answer.status_code == 200
     assert answer.content == CONTENTS[path]
     kinds = {".js": "javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg"}
@@ -47,7 +47,7 @@ async def test_every_file_is_served_without_a_token(path: Path, client: httpx.As
 
 
 async def test_headers_forbid_what_the_page_does_not_need(client: httpx.AsyncClient) -> None:
-    answer = await client.get("http://test/playground/")
+    answer = await client.get("http://localhost/playground/")
     policy = dict(
         part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";")
     )
@@ -61,22 +61,22 @@ async def test_headers_forbid_what_the_page_does_not_need(client: httpx.AsyncCli
 
 
 async def test_an_unchanged_file_is_not_sent_again(client: httpx.AsyncClient) -> None:
-    first = await client.get("http://test/playground/app.js")
+    first = await client.get("http://localhost/playground/app.js")
     again = await client.get(
-        "http://test/playground/app.js", headers={"If-None-Match": first.headers["etag"]}
+        "http://localhost/playground/app.js", headers={"If-None-Match": first.headers["etag"]}
     )
     assert (again.status_code, again.content) == (304, b"")
 
 
 async def test_head_answers_without_a_body(client: httpx.AsyncClient) -> None:
-    answer = await client.head("http://test/playground/")
+    answer = await client.head("http://localhost/playground/")
     assert (answer.status_code, answer.content) == (200, b"")
     assert int(answer.headers["content-length"]) == len(CONTENTS[FOLDER / "index.html"])
 
 
 async def test_the_folder_is_reached_behind_a_prefix_too(client: httpx.AsyncClient) -> None:
     for method in ("GET", "HEAD"):
-        answer = await client.request(method, "http://test/playground?kiosk=1&era=ruins")
+        answer = await client.request(method, "http://localhost/playground?kiosk=1&era=ruins")
         assert answer.status_code == 307
         assert answer.headers["location"] == "playground/?kiosk=1&era=ruins"
 
@@ -90,7 +90,7 @@ async def test_the_folder_is_reached_behind_a_prefix_too(client: httpx.AsyncClie
     ],
 )  # fmt: skip
 async def test_other_paths_are_not_found(path: str, client: httpx.AsyncClient) -> None:
-    request = client.build_request("GET", "http://test/")
+    request = client.build_request("GET", "http://localhost/")
     request.url = request.url.copy_with(raw_path=f"/playground/{path}".encode())
     answer = await client.send(request)
     assert answer.status_code == 404, answer.text
@@ -98,7 +98,7 @@ async def test_other_paths_are_not_found(path: str, client: httpx.AsyncClient) -
 
 
 async def test_nothing_is_written_to_the_page(client: httpx.AsyncClient) -> None:
-    answer = await client.post("http://test/playground/app.js")
+    answer = await client.post("http://localhost/playground/app.js")
     assert answer.status_code == 405
     assert answer.json()["error"] == "method_not_allowed"
 

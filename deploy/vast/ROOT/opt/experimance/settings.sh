@@ -13,10 +13,12 @@
 # Not a choice: what reaches the service from outside comes through the portal's proxy, or the
 # serverless worker.
 MODEL_SERVER_HOST=127.0.0.1
+# The proxy and its tunnels have names that nobody knows before, and ask for the instance's token.
+: "${ALLOWED_HOSTS:=*}"
 : "${MODEL_SERVER_URL:=http://$MODEL_SERVER_HOST:$MODEL_SERVER_PORT}"
 : "${MODEL_LOG:=/var/log/portal/experimance.log}"
 export CATALOG FETCH_MISSING WORKSPACE BENTOML_HOME MODELS_DIR BENTOML_DO_NOT_TRACK
-export MODEL_SERVER_HOST MODEL_SERVER_PORT MODEL_SERVER_URL MODEL_LOG
+export MODEL_SERVER_HOST MODEL_SERVER_PORT MODEL_SERVER_URL MODEL_LOG ALLOWED_HOSTS
 
 wait_for_provisioning() {
     while [[ -e /.provisioning ]]; do
