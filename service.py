@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
-from api.access import Access
+from api.access import Access, owned
 from api.browsers import Sites
 from api.documentation import documented
 from api.errors import ApiError, Unauthorized
@@ -186,7 +186,10 @@ class ImageService:
         try:
             if fields["all"] and not current_request().state.manages:
                 raise Unauthorized("all: the operator's bearer token is needed")
-            ids = await self._painter.cancel(CancelOrder(**fields))
+            owner = current_request().state.owner
+            session = owned(fields["session"], owner)
+            order = CancelOrder(fields["request_id"], session, fields["all"], owner=owner)
+            ids = await self._painter.cancel(order)
         except ApiError as error:
             return _refusal(error)
         return CancelResponse(cancelled=list(ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from pathlib import Path
 
@@ -16,6 +17,7 @@ log = structlog.get_logger(__name__)
 OPEN_ROUTES = {"/livez", "/readyz", "/healthcheck"}
 # Files that hold no secret; what they call carries the token that somebody enters in the page.
 _PLAYGROUND = "/playground"
+_OWNER_DIGITS = 16
 _MANAGEMENT_ROUTES = {"/preload", "/unload"}
 
 
@@ -89,11 +91,22 @@ class Access:
             return False
         return not self._callers.configured or self._callers.admits(_bearer(headers))
 
+    def owner(self, headers: Headers) -> str:
+        """Whose a request is: the same text for the same token, empty where none is asked for."""
+        if not (self._callers.configured or self._admins.configured):
+            return ""
+        return hashlib.sha256(_bearer(headers)).hexdigest()[:_OWNER_DIGITS]
+
     def manages(self, headers: Headers) -> bool:
         """Whether a request may do what only the operator may, where there is one."""
         if self._admins.configured:
             return self._admins.admits(_bearer(headers))
         return not self._callers.configured or self._callers.admits(_bearer(headers))
+
+
+def owned(session: str | None, owner: str) -> str | None:
+    """A session under a name that no other owner can give it."""
+    return session if session is None or not owner else f"{owner}/{session}"
 
 
 def _bearer(headers: Headers) -> bytes:

@@ -50,6 +50,7 @@ class Estimation:
             height=0,
             arrived=arrived,
             traceparent=account.traceparent,
+            owner=http.state.owner,
         )
         depth, width, height = await self._preparations.estimate(request, job, http.is_disconnected)
         png = await self._preparations.off_loop(encode_depth, depth.pixels, width, height)

@@ -244,7 +244,7 @@ class Gateway:
 
     def _leave(self, job: PaintJob | EstimateJob) -> None:
         """Tell the runner, without waiting: the caller's own task is being cancelled."""
-        order = CancelOrder(request_id=job.request_id, subscriber=job.subscriber)
+        order = CancelOrder.leaving(job)
 
         async def tell() -> None:
             with contextlib.suppress(ApiError):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 
 import structlog
 from pydantic import ValidationError
 from structlog.types import EventDict, Processor, WrappedLogger
 
+from api.log_text import GuardedStream, escape_event, escape_records
 from api.settings import Settings
 
 # Those that BentoML gives handlers of their own.
@@ -32,6 +34,7 @@ def configure_logs(settings: Settings, process: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        escape_event,
     ]
     as_json = settings.log_format == "json"
     renderer: Processor = (
@@ -47,6 +50,11 @@ def configure_logs(settings: Settings, process: str) -> None:
         logger_factory=lambda *_: _Lines(),
         cache_logger_on_first_use=True,
     )
+    escape_records()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, GuardedStream):
+            setattr(sys, name, GuardedStream(stream))
     for handler in logging.getLogger("bentoml").handlers:
         handler.addFilter(_is_no_validation_error)
     if as_json:

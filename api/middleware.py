@@ -80,6 +80,7 @@ class ContractMiddleware:
         request = Request(scope, limited)
         request.state.id = request_id
         request.state.error = None
+        request.state.owner = self._access.owner(headers)
         request.state.manages = self._access.manages(headers)
         counts = scope["path"] in ACCOUNTED_ROUTES and scope["method"] == "POST"
         request.state.account = Account(headers, scope["path"]) if counts else None

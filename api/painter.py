@@ -47,7 +47,7 @@ class Painter:
         arrived = time.monotonic()
         account: Account = http.state.account
         media_type = accepted_picture(http, _MEDIA_TYPES)
-        resolved = self._resolver.resolve(request, request_id, arrived, previews=False)
+        resolved = self._resolver.resolve(request, request_id, arrived, False, http.state.owner)
         if media_type is not None:
             painted_as = replace(resolved.job, output_format=_MEDIA_TYPES[media_type])
             resolved = replace(resolved, job=painted_as)
@@ -71,7 +71,7 @@ class Painter:
         arrived = time.monotonic()
         request_id = _identified(request, http)
         account: Account = http.state.account
-        resolved = self._resolver.resolve(request, request_id, arrived, previews=True)
+        resolved = self._resolver.resolve(request, request_id, arrived, True, http.state.owner)
         account.resolved(resolved.job.model)
         prepared = await self._preparations.prepare(
             request, resolved, account.traceparent, http.is_disconnected

@@ -222,6 +222,7 @@ def _estimate_job(
         width=job.width,
         height=job.height,
         session=job.session,
+        owner=job.owner,
         arrived=job.arrived,
         traceparent=traceparent,
     )

@@ -19,8 +19,9 @@ def announce_ready() -> None:
     # A full disk does not make it less ready.
     with contextlib.suppress(OSError):
         # In one write, newline included, so that no other process's line gets into it.
-        sys.stdout.write(f"{READY_LINE}\n")
-        sys.stdout.flush()
+        stream = getattr(sys.stdout, "unguarded", sys.stdout)
+        stream.write(f"{READY_LINE}\n")
+        stream.flush()
 
 
 def refuse_start(reason: object) -> NoReturn:

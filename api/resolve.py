@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from api.access import owned
 from api.errors import InvalidRequest, Unavailable, UnknownName
 from api.requests import GenerateRequest
 from models.catalog import Catalog
@@ -47,7 +48,12 @@ class Resolver:
         return self._shelf.inventory
 
     def resolve(
-        self, request: GenerateRequest, request_id: str, arrived: float, previews: bool
+        self,
+        request: GenerateRequest,
+        request_id: str,
+        arrived: float,
+        previews: bool,
+        owner: str = "",
     ) -> Resolved:
         """Make the job.
 
@@ -94,7 +100,8 @@ class Resolver:
             decoder=self._decoder(request, model),
             enable_deepcache=request.enable_deepcache,
             loras=loras,
-            session=request.session,
+            session=owned(request.session, owner),
+            owner=owner,
             arrived=arrived,
             deadline=request.deadline_ms and arrived + request.deadline_ms / 1000,
             previews=previews,

@@ -113,9 +113,9 @@ class Engine:
         """End what the order names, before the next step; returns the request ids."""
         return self._queue.cancel(order)
 
-    def knows(self, request_id: str) -> bool:
+    def knows(self, job: PaintJob) -> bool:
         """Whether a request of this id has not ended."""
-        return self._queue.knows(request_id)
+        return self._queue.knows(job)
 
     def supersede(self, session: str, arrived: float) -> None:
         """End what a session's request replaces that another engine paints."""

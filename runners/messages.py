@@ -32,7 +32,8 @@ class PaintJob:
     `depth` is uint8 of `height * width` bytes, near = bright, or empty where there is none to
     follow; `image`, what image-to-image starts from, is uint8 of `height * width * 3` bytes, or
     empty.
-    `subscriber` tells apart the callers that have joined one request id.
+    `subscriber` tells apart the callers that have joined one request id, `owner` those who may: ids
+    and sessions are an owner's own.
     """
 
     request_id: str
@@ -61,6 +62,7 @@ class PaintJob:
     session: str | None = None
     arrived: float = 0.0
     deadline: float | None = None
+    owner: str = ""
     previews: bool = False
     parameters: dict[str, Any] = field(default_factory=dict)
     """What the caller is told of the picture; written into it too if `embed_parameters`."""
@@ -129,19 +131,29 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class CancelOrder:
-    """What to cancel: exactly one of the fields; `subscriber` narrows a request id to one
-    caller, so that the work goes on for the others that have joined it."""
+    """What to cancel: an owner's request or session, or everything; `subscriber` narrows a request
+    id to one caller, so that the work goes on for the others that have joined it."""
 
     request_id: str | None = None
     session: str | None = None
     all: bool = False
     subscriber: str | None = None
+    owner: str = ""
+
+    @classmethod
+    def leaving(cls, job: PaintJob | EstimateJob) -> CancelOrder:
+        """What the caller of a job says who no longer waits for it."""
+        return cls(request_id=job.request_id, subscriber=job.subscriber, owner=job.owner)
 
     def names(self, job: PaintJob | EstimateJob) -> bool:
         """Whether the order is about this job, whoever its subscribers are."""
+        if self.all:
+            return True
+        if self.owner != job.owner:
+            return False
         if self.request_id is not None:
             return self.request_id == job.request_id
-        return self.all or (self.session is not None and self.session == job.session)
+        return self.session is not None and self.session == job.session
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +225,7 @@ class EstimateJob:
     session: str | None = None
     arrived: float = 0.0
     traceparent: str = ""
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

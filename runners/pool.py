@@ -25,7 +25,7 @@ class Pool:
     def submit(self, job: PaintJob, emit: Emit) -> None:
         """Queue a job, or join the one of the same id that still runs."""
         for station in self.stations:
-            if station.engine.knows(job.request_id):
+            if station.engine.knows(job):
                 station.engine.submit(job, emit)
                 return
         chosen = min(self.stations, key=lambda station: station.seconds_until(job))

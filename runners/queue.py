@@ -43,7 +43,7 @@ class TaskQueue:
         """
         with self.lock:
             for task in self.alive():
-                if task.job.request_id == job.request_id:
+                if _is_same(task.job, job):
                     task.join(job.subscriber, emit)
                     return
             task = Task(job, now, emit)
@@ -70,9 +70,9 @@ class TaskQueue:
             long = ahead > 0 and ahead + more > self._max_seconds
             return max(1.0, ahead) if many or long else None
 
-    def knows(self, request_id: str) -> bool:
-        """Whether a request of this id has not ended."""
-        return any(task.job.request_id == request_id for task in self.alive())
+    def knows(self, job: PaintJob) -> bool:
+        """Whether a request of its owner's has its id and has not ended."""
+        return any(_is_same(task.job, job) for task in self.alive())
 
     def supersede(self, session: str, arrived: float) -> None:
         """End what a session's request that is painted elsewhere replaces."""
@@ -172,3 +172,7 @@ class TaskQueue:
             changed = self._changed.wait_for(lambda: self._signal, timeout)
             self._signal = False
             return changed
+
+
+def _is_same(first: PaintJob, second: PaintJob) -> bool:
+    return (first.owner, first.request_id) == (second.owner, second.request_id)

@@ -74,9 +74,7 @@ class SDXLRunner:
                 if isinstance(event, Done | Failed):
                     return
         finally:
-            self._host.pool.cancel(
-                CancelOrder(request_id=order.request_id, subscriber=order.subscriber)
-            )
+            self._host.pool.cancel(CancelOrder.leaving(order))
 
     @bentoml.api
     async def estimate(self, job: bytes) -> bytes:
@@ -96,9 +94,7 @@ class SDXLRunner:
         try:
             return pack(await answer)
         finally:
-            self._host.pool.cancel(
-                CancelOrder(request_id=order.request_id, subscriber=order.subscriber)
-            )
+            self._host.pool.cancel(CancelOrder.leaving(order))
 
     @bentoml.api
     async def cancel(self, order: bytes) -> bytes:

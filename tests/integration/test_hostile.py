@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.ready import READY_LINE
 from tests.integration.harm import JSON, ROUTES, VALID, Bomb, refused
 
 
@@ -226,6 +227,27 @@ def test_other_sites_may_not_read(client: httpx.Client, origin: str) -> None:
         client.get("/models", headers={"Origin": origin}),
     ):
         assert not [name for name in response.headers if name.startswith("access-control-")]
+
+
+def test_paths_and_headers_do_not_write_lines(client: httpx.Client, service_log: Path) -> None:
+    before = len(service_log.read_bytes())
+    ready = READY_LINE.replace(" ", "%20")
+    for path in (
+        "/x%0aforged",
+        "/x%1b[31mforged",
+        f"/{ready}",
+        "/x%e2%80%a8forged",
+        "/" + "x" * 60_000,
+    ):
+        assert client.get(path).status_code in {404, 431}
+    strange = {"Content-Type": b"text/\xff\xfe", "Referer": "\x1b[31m", "User-Agent": READY_LINE}
+    assert client.post("/generate", content=b"{}", headers=strange).status_code == 415
+    said = service_log.read_bytes()[before:].decode(errors="replace")
+    assert not [line for line in said.splitlines() if line.lstrip().startswith("forged")]
+    assert "\x1b" not in said
+    assert READY_LINE not in said
+    assert "Traceback" not in said
+    assert len(said) < 20_000
 
 
 def test_the_runners_socket_is_for_its_user_only(service_url: str) -> None:

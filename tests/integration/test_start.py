@@ -62,10 +62,11 @@ def test_a_token_and_json_logs_and_a_stop_that_lets_work_finish(
     demo_home: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    settings = {"API_TOKEN": "s3cret", "LOG_FORMAT": "json"}
+    settings = {"API_TOKEN": "s3cret,another", "LOG_FORMAT": "json"}
     answers: list[httpx.Response] = []
     with started_service(demo_home, log, settings) as url:
         body = {"prompt": "x", "mock_depth": True, "steps": 12, "request_id": "last-words"}
+        body["session"] = "table"
         assert httpx.get(f"{url}/healthcheck").status_code == 200
         assert httpx.post(f"{url}/generate", json=body).status_code == 401
         assert httpx.get(f"{url}/models").status_code == 401
@@ -78,6 +79,11 @@ def test_a_token_and_json_logs_and_a_stop_that_lets_work_finish(
         thread.start()
         while not httpx.get(f"{url}/healthcheck").json()["queue"]["running"]:
             pass
+        # Ids and sessions are those of the token that made them.
+        stranger = {"Authorization": "Bearer another"}
+        for named in ({"request_id": "last-words"}, {"session": "table"}):
+            answer = httpx.post(f"{url}/cancel", json=named, headers=stranger)
+            assert answer.json() == {"cancelled": []}
     thread.join()
     assert [answer.status_code for answer in answers] == [200]
     text = log.read_text(errors="replace")

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 from starlette.datastructures import Headers
 
-from api.access import Access, TokenSet
+from api.access import Access, TokenSet, owned
 from api.settings import Settings, SettingsError
 
 
@@ -104,3 +104,15 @@ def test_a_file_without_tokens_stops_the_start(tmp_path: Path, content: str | No
         file.write_text(content)
     with pytest.raises(SettingsError, match="ADMIN_TOKEN_FILE: "):
         TokenSet("ADMIN_TOKEN", SecretStr("x"), file)
+
+
+def test_owners_are_told_apart_by_their_tokens() -> None:
+    guarded = access(api_token="one,two", admin_token="boss")
+    owners = [guarded.owner(bearer(token)) for token in ("one", "two", "boss")]
+    assert len(set(owners)) == 3
+    assert guarded.owner(bearer("one")) == owners[0]
+    assert not [owner for owner in owners if "one" in owner or "two" in owner]
+    assert access().owner(bearer("one")) == access().owner(NOBODY) == ""
+    assert owned("table", owners[0]) != owned("table", owners[1])
+    assert owned("table", "") == "table"
+    assert owned(None, owners[0]) is None

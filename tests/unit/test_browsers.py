@@ -103,6 +103,16 @@ async def test_named_sites_may_read_every_answer(
         assert refused(foreign, "Origin")
 
 
+async def test_options_redirects_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with web(monkeypatch) as client:
+        for path in ("/cancel/", "//evil.example", "//evil.example/..", "/cancel//"):
+            answer = await client.options(path, headers={"Host": "evil.example"})
+            assert refused(answer, "Host")
+            assert "location" not in answer.headers
+            answer = await client.options(path)
+            assert "evil.example" not in answer.headers.get("location", "")
+
+
 async def test_any_site(monkeypatch: pytest.MonkeyPatch) -> None:
     async with web(monkeypatch, cors_origins="*") as client:
         answer = await client.post("/cancel", headers={"Origin": "https://any.example"})

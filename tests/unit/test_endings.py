@@ -94,6 +94,21 @@ def test_equal_ids_join_and_one_leaving_leaves_the_other(
     assert batches == [["same"], ["same"]]
 
 
+def test_ids_and_sessions_are_their_owners(engine: Engine, batches: list[list[str]]) -> None:
+    mine, theirs = Listener(), Listener()
+    engine.submit(job("same", owner="me", session="me/table", steps=3), mine)
+    engine.tick()
+    engine.submit(job("same", owner="they", session="they/table", steps=2), theirs)
+    for stranger in ("they", "", "me/"):
+        order = CancelOrder(request_id="same", owner=stranger, subscriber="nobody")
+        assert engine.cancel(order) == ()
+    assert engine.cancel(CancelOrder(session="me/table", owner="they")) == ()
+    finish(engine)
+    assert pictures(mine)
+    assert pictures(theirs)
+    assert sum(len(batch) for batch in batches) == 5, "neither joined the other"
+
+
 def test_the_last_caller_to_leave_ends_the_work(engine: Engine, batches: list[list[str]]) -> None:
     engine.submit(job("left", subscriber="only", steps=20), Listener())
     engine.tick()
