@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import traceback
-from typing import Any, TextIO
-
-from structlog.types import EventDict, WrappedLogger
+from typing import TYPE_CHECKING, Any, TextIO
 
 from api.ready import READY_LINE
+
+if TYPE_CHECKING:
+    # Not in the environment of the serverless worker.
+    from structlog.types import EventDict, WrappedLogger
 
 MAX_CHARACTERS = 2_000
 """Of a message or a value; a traceback has ten times as many."""

@@ -17,7 +17,14 @@ Flavour = Literal["full", "slim"]
 
 HERE = Path(__file__).parent
 # What the worker's programs import beside each other.
-_WORKER = ("api/__init__.py", "api/ready.py", "deploy/__init__.py", "deploy/vast/__init__.py")
+_WORKER = (
+    "api/__init__.py",
+    "api/json_outline.py",
+    "api/log_text.py",
+    "api/ready.py",
+    "deploy/__init__.py",
+    "deploy/vast/__init__.py",
+)
 _NOT_THE_WORKERS = {
     "base.py",
     "context.py",

@@ -21,7 +21,10 @@ from aiohttp import (
     TCPConnector,
     web,
 )
+from vastai.serverless.server.lib.data_types import AuthData, JsonDataException
 from yarl import URL
+
+from api.json_outline import MAX_BYTES, TooLongError, outline
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -37,15 +40,44 @@ _SERVER_ERROR = 500
 _caller: ContextVar[dict[str, str]] = ContextVar("caller")
 
 
-def relayed(handler: Handler) -> Handler:
-    """A handler of the platform's package that bounds the body and keeps the caller's headers."""
+def relayed(handler: Handler, is_signed: Callable[[AuthData], bool]) -> Handler:
+    """A handler of the platform's package that gets what is small enough and signed, no more.
+
+    The package itself would parse a body of any size before it looks at the signature.
+
+    Args:
+        handler: the package's.
+        is_signed: whether the platform's router has signed what a request says of itself.
+    """
 
     async def handle(request: web.Request) -> web.StreamResponse:
         kept = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
         _caller.set(kept)
-        return await handler(request.clone(client_max_size=LARGEST_BODY))
+        bounded = request.clone(client_max_size=LARGEST_BODY)
+        if (length := bounded.content_length or 0) > LARGEST_BODY:
+            raise web.HTTPRequestEntityTooLarge(LARGEST_BODY, length)
+        try:
+            said = outline(await bounded.read())
+            auth = AuthData.from_json_msg(said["auth_data"])
+        except TooLongError:
+            return _error(422, f"more than {MAX_BYTES // 2**10} kB beside the pictures")
+        except (JsonDataException, ValueError, KeyError, TypeError):
+            return _error(422, "JSON with auth_data and payload is needed")
+        if not _is_well_formed(auth) or not is_signed(auth):
+            return _error(401, "not signed by the router")
+        return await handler(bounded)
 
     return handle
+
+
+def _is_well_formed(auth: AuthData) -> bool:
+    # Longer texts are empty in an outline.
+    texts = isinstance(auth.url, str) and isinstance(auth.signature, str)
+    return texts and type(auth.reqnum) is int and type(auth.request_idx) is int
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=status)
 
 
 def unwrapped(payload: dict[str, Any]) -> dict[str, Any]:
@@ -60,9 +92,13 @@ def unwrapped(payload: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-async def no_sessions(_: web.Request) -> web.Response:
-    """Refuse: the package would make one for anybody, and call any address when it ends."""
-    return web.json_response({"error": "not_found"}, status=404)
+async def not_found(_: web.Request) -> web.Response:
+    """Refuse, without a look at the body.
+
+    The package's own routes make sessions for anybody, call any address when one ends, read bodies
+    of any size, and mark the worker for an update that this image does not do.
+    """
+    return _error(404, "not_found")
 
 
 def service_session(url: str, token: str | None) -> ClientSession:

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from vastai import BenchmarkConfig, HandlerConfig, LogActionConfig, Worker, WorkerConfig
 
+from api.log_text import escape_records
 from api.ready import CONFIGURATION_ERROR, READY_LINE
 from deploy.vast import relay
 from deploy.vast.workload import Workload
@@ -34,6 +35,13 @@ MAX_QUEUE_SECONDS = 10.0
 """A caller of the installation waits 12 s; who would wait longer than this is sent elsewhere."""
 
 _HEALTH = "/healthcheck"
+_UNSIGNED_ROUTES = (
+    "session_create_handler",
+    "session_end_handler",
+    "session_get_handler",
+    "session_health_handler",
+    "pyworker_update_handler",
+)
 # Enough at once to keep the device busy while pictures are encoded and sent; 13 pictures in all,
 # so that measuring takes seconds.
 _BENCHMARK_AT_ONCE, _BENCHMARK_RUNS = 4, 3
@@ -136,10 +144,19 @@ async def serve(settings: Settings) -> None:
     worker = Worker(configuration(settings, Workload.of_catalog(settings.catalog)))
     # The package sets DEBUG, which prints its report every second.
     logging.getLogger().setLevel(settings.log_level)
+    # It logs what requests say, signatures that are none above all.
+    escape_records()
     backend = worker.backend
     backend.session = relay.service_session(settings.url, settings.token)
-    backend.session_create_handler = relay.no_sessions
-    worker.routes = [web.post(route.path, relay.relayed(route.handler)) for route in worker.routes]
+    for name in _UNSIGNED_ROUTES:
+        if not hasattr(backend, name):
+            raise AttributeError(f"vastai's backend has no {name} any more")
+        setattr(backend, name, relay.not_found)
+    # The package's own check, which it makes too late.
+    is_signed = backend._Backend__check_signature
+    worker.routes = [
+        web.post(route.path, relay.relayed(route.handler, is_signed)) for route in worker.routes
+    ]
     async with backend.session, asyncio.TaskGroup() as tasks:
         tasks.create_task(worker.run_async())
         tasks.create_task(_report_failed_start(settings.url, backend.backend_errored))

@@ -156,9 +156,39 @@ def test_a_request_that_the_router_did_not_sign(chain: Chain) -> None:
     assert httpx.post(f"{chain.worker}/generate", json=QUICK).status_code == 422
 
 
-def test_nobody_can_open_a_session(chain: Chain) -> None:
+@pytest.mark.parametrize(
+    "route",
+    ["/session/create", "/session/end", "/session/get", "/session/health", "/pyworker/update"],
+)
+def test_the_packages_own_routes_are_not_there(chain: Chain, route: str) -> None:
     body = {"auth_data": {}, "payload": {"on_close_route": chain.platform.url}}
-    assert httpx.post(f"{chain.worker}/session/create", json=body).status_code == 404
+    assert httpx.post(f"{chain.worker}{route}", json=body).status_code == 404
+    assert httpx.post(f"{chain.worker}{route}", content=b"[" * 10**7).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"[" * 30_000_000,
+        b'{"auth_data": {' + b'"a": [],' * 3_000_000 + b'"b": 1}}',
+        b'{"auth_data": {"cost": 1, "endpoint": "", "reqnum": 1, "request_idx": 1, "url": "x", '
+        b'"signature": "' + b"A" * 30_000_000 + b'"}, "payload": {}}',
+        b'{"auth_data": {"cost": 1, "endpoint": "", "reqnum": "1", "request_idx": [], "url": 7, '
+        b'"signature": "forged\\nexperimance-controlnet ready\\u001b"}, "payload": {}}',
+        b'{"auth_data": null}', b"null", b"", b"{",
+    ],
+)  # fmt: skip
+def test_what_is_not_signed_costs_nothing(chain: Chain, said: bytes) -> None:
+    before = chain.log.stat().st_size
+    began = time.monotonic()
+    answer = httpx.post(f"{chain.worker}/generate", content=said, timeout=60)
+    assert answer.status_code in {401, 422}
+    assert len(answer.content) < 200
+    assert time.monotonic() - began < 10
+    logged = chain.log.read_bytes()[before:]
+    assert len(logged) < 10_000
+    assert b"\nforged" not in logged
+    assert b"\x1b" not in logged
 
 
 def test_a_body_beyond_the_limit(chain: Chain) -> None:

@@ -53,6 +53,7 @@ def _boot() -> None:
         checks.check_portal(machine)
         checks.check_others(machine)
         checks.check_serves(machine, _FOLDER / "picture.png")
+        checks.check_users(machine)
         checks.check_rotation(machine)
         say("when it is broken:")
         checks.check_runner_restart(machine)

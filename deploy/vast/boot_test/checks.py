@@ -56,6 +56,22 @@ def check_serves(machine: Machine, picture: Path) -> None:
     say("  listens on 127.0.0.1 only")
 
 
+def check_users(machine: Machine) -> None:
+    """The service is not root, and cannot become it."""
+    for pid in machine.serving():
+        status = machine.read(f"/proc/{pid}/status")
+        said = {key: value.split() for key, _, value in (
+            line.partition(":") for line in status.splitlines())}  # fmt: skip
+        if not said:
+            # It has ended meanwhile.
+            continue
+        _expect("0" not in said["Uid"] + said["Gid"], f"{pid} is root's: {said['Uid']}")
+        _expect(said["NoNewPrivs"] == ["1"], f"{pid} may get new privileges")
+        for kind in ("CapPrm", "CapEff", "CapBnd"):
+            _expect(int(said[kind][0], 16) == 0, f"{pid} has capabilities: {said[kind]}")
+    say("  runs as a user without privileges, and without a way to any")
+
+
 def check_portal(machine: Machine) -> None:
     """The portal's file has what the template declares."""
     written: dict[str, Any] = yaml.safe_load(machine.read("/etc/portal.yaml"))["applications"]
@@ -163,6 +179,8 @@ def check_serverless(machine: Machine) -> None:
         "the worker listens", lambda: port in machine.shell("cat /proc/net/tcp /proc/net/tcp6")
     )
     check_equal("state", machine.state(WORKER), "RUNNING")
+    user = machine.shell("ps -o user:32= -C python -o args= | grep deploy.vast.worker").split()[0]
+    check_equal("the worker's user", user, WORKER)
     machine.shell('echo MODEL_SERVER_URL=nowhere >> "$WORKSPACE/.env"')
     machine.shell(f"supervisorctl restart {WORKER}")
     machine.await_that("it ends", lambda: machine.state(WORKER) == "EXITED")

@@ -26,3 +26,21 @@ wait_for_provisioning() {
         sleep 2
     done
 }
+
+# as USER [SETPRIV_OPTION…] COMMAND…: run a command as a user that has no way back to root.
+as() {
+    local user=$1 home
+    shift
+    home=$(getent passwd "$user" | cut -d: -f6)
+    HOME=$home USER=$user LOGNAME=$user setpriv --reuid "$user" --regid "$user" --init-groups \
+        --inh-caps=-all --bounding-set=-all --no-new-privs "$@"
+}
+
+# own FOLDER…: make folders the service's, what an earlier image left in them as root included.
+own() {
+    local folder
+    for folder; do
+        mkdir -p "$folder"
+        [[ $(stat -c %U "$folder") == experimance ]] || chown -R experimance: "$folder"
+    done
+}

@@ -23,7 +23,11 @@ wait_for_provisioning
 # The folder also keeps what the worker measured of this machine, for its next start.
 cd /opt/experimance/worker || exit 78
 SECONDS=0
-/opt/experimance/worker-venv/bin/python -m deploy.vast.worker
+# The instance's key is root's alone; the worker speaks TLS with it.
+if [[ -e /etc/instance.key ]]; then
+    chgrp experimance-worker /etc/instance.key && chmod g+r /etc/instance.key
+fi
+as experimance-worker /opt/experimance/worker-venv/bin/python -m deploy.vast.worker
 status=$?
 # A wrong setting; supervisor would take a sooner end for a failed start, and try again.
 ((status == 78 && SECONDS < 6)) && sleep 6

@@ -40,13 +40,13 @@ end_leftovers() {
 wait_for_provisioning
 end_leftovers
 SECONDS=0
-mkdir -p "$BENTOML_HOME" "$MODELS_DIR"
+own "$BENTOML_HOME" "$MODELS_DIR"
 cd "$WORKSPACE" || exit "$configuration_error"
 
 # Should this script be killed, the kernel tells the server to stop. In a process group of its own,
 # so that supervisor's SIGKILL to this one's leaves it the time to stop its workers.
 set -m
-EXPERIMANCE_SERVER=$$ setpriv --pdeathsig TERM \
+EXPERIMANCE_SERVER=$$ as experimance --pdeathsig TERM \
     /venv/main/bin/python -m bentoml serve /opt/experimance/bento \
     --host "$MODEL_SERVER_HOST" --port "$MODEL_SERVER_PORT" &
 server=$!
