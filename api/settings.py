@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     fetch_missing: bool = Field(
         False, description="import weights that are not in the model store at start"
     )
+    trust_first_use: bool = Field(
+        False, description="FETCH_MISSING takes files that neither lock file nor commit pins"
+    )
     models_dir: Path | None = Field(
         None, description="where downloads lie until they are in the model store"
     )

@@ -1,8 +1,8 @@
 """Configurations of components, in one spelling: equal networks have equal files.
 
 Exporters differ in what they leave out and what they add. Here every setting is spelt out, with
-diffusers' and transformers' defaults (sdxl/defaults.json) for those that are not given, and what
-says nothing about the network is dropped.
+diffusers' and transformers' defaults (sdxl/defaults.json) for those that are not given. What is no
+setting of the network's class is dropped: some names make a library fetch or run something.
 """
 
 from __future__ import annotations
@@ -30,8 +30,17 @@ _CLASSES = {
 }
 DEPTH_MODELS = frozenset({"depth_anything", "depth_pro", "dpt", "glpn", "zoedepth"})
 """transformers' kinds of depth model that take a photograph and nothing else."""
-_KEPT_PRIVATE = "_class_name"
-_NOISE = {"architectures", "dtype", "torch_dtype", "transformers_version", "return_dict"}
+_LABEL = "_class_name"
+# transformers takes these for any model: what they load, and how, is not a file's to say.
+_NEVER = frozenset({
+    "architectures", "attn_implementation", "auto_map", "backbone", "backbone_kwargs",
+    "custom_pipelines", "dtype", "id2label", "label2id", "name_or_path", "quantization_config",
+    "return_dict", "torch_dtype", "transformers_version", "use_kernels", "use_pretrained_backbone",
+    "use_timm_backbone",
+})  # fmt: skip
+_BACKBONES = frozenset({"beit", "bit", "dinov2", "dinov2_with_registers", "swin", "swinv2", "vit"})
+_LONGEST = 256
+"""Of a setting's text or list."""
 
 
 def read_config(kind: str, folder: Path) -> dict[str, Any]:
@@ -70,16 +79,15 @@ def complete(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         WeightsError: it describes another kind of network, or a UNet that is not SDXL's.
     """
-    label = "model_type" if kind.startswith("text_encoder") else _KEPT_PRIVATE
+    label = "model_type" if kind.startswith("text_encoder") else _LABEL
     expected = _CLASSES[kind]
     if (found := config.get(label, expected)) != expected:
         raise WeightsError(f"{kind}: its configuration is one of {found}, not {expected}")
     defaults = _defaults()[expected]
-    made = {
-        **defaults,
-        **{key: value for key, value in config.items() if not _is_noise(key)},
-        label: expected,
-    }
+    given = {key: value for key, value in config.items() if key in defaults}
+    for key, value in given.items():
+        _check_plain(kind, key, value)
+    made = {**defaults, **given, label: expected}
     for key, default in defaults.items():
         # Older exporters wrote null for a switch that is off.
         if default is False and made[key] is None:
@@ -107,14 +115,45 @@ def _estimator(config: Mapping[str, Any]) -> dict[str, Any]:
         raise WeightsError(
             f"depth_estimator: its configuration is one of {found}; accepted: {accepted}"
         )
-    kept = {key: value for key, value in config.items() if not _is_noise(key)}
-    # Weights come from the store alone, never from where a backbone was once taken.
-    kept.pop("use_pretrained_backbone", None)
-    return dict(sorted(kept.items()))
+    return _settings_of(config)
 
 
-def _is_noise(key: str) -> bool:
-    return key in _NOISE or (key.startswith("_") and key != _KEPT_PRIVATE)
+def _settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a model that transformers knows, and of the models within it; sorted."""
+    # Takes a second; catalogs without estimators do without.
+    from transformers import CONFIG_MAPPING
+
+    if config.get("backbone") is not None and not config.get("backbone_config"):
+        raise WeightsError(
+            "depth_estimator: its configuration names a backbone that lies elsewhere (backbone); "
+            "only one that it describes itself is accepted (backbone_config)"
+        )
+    known = CONFIG_MAPPING[config["model_type"]]().to_dict().keys() - _NEVER
+    kept: dict[str, Any] = {}
+    for key in sorted(config.keys() & known):
+        value = config[key]
+        if isinstance(value, dict) and key.endswith("_config"):
+            if value.get("model_type") not in _BACKBONES:
+                raise WeightsError(
+                    f"depth_estimator: {key} is one of {value.get('model_type')!r}; accepted: "
+                    f"{', '.join(sorted(_BACKBONES))}"
+                )
+            kept[key] = _settings_of(value)
+        elif not key.startswith("_"):
+            _check_plain("depth_estimator", key, value)
+            kept[key] = value
+    return kept
+
+
+def _check_plain(kind: str, key: str, value: object) -> None:
+    """Check that a setting is a number, a short text or a list of such."""
+    if isinstance(value, list):
+        if len(value) > _LONGEST:
+            raise WeightsError(f"{kind}: {key} has more than {_LONGEST} values")
+        for each in value:
+            _check_plain(kind, key, each)
+    elif not isinstance(value, str | int | float | None) or len(str(value)) > _LONGEST:
+        raise WeightsError(f"{kind}: {key} is no number, short text or list of such")
 
 
 def _check_unet(config: Mapping[str, Any]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from models.bucket import Bucket
 from models.hub import Hub
 from models.local import local_files
-from models.pins import Pin, Pins
+from models.pins import Pin, PinError, Pins
 from models.progress import Progress
 from models.sources import (
     DEFAULT_STORAGE_BASE,
@@ -24,28 +24,48 @@ from models.sources import (
 from models.staging import store_root
 from models.transfer import TransferOptions, crc32c_of, sha256_of
 
+TRUSTED = "TRUSTED"
+"""Begins the line that tells of files of which nothing says what they must be."""
+
 
 @dataclass(frozen=True, slots=True)
 class FetchOptions:
     """Where downloads lie until they are in the store, and how they are made.
 
-    `storage_base` is the public HTTPS form of the bucket, ending in its name.
+    `storage_base` is the public HTTPS form of the bucket, ending in its name. With
+    `trusts_first_use`, a remote file that is pinned by nothing is taken as it is found, and pinned.
     """
 
     downloads: Path
     storage_base: str = DEFAULT_STORAGE_BASE
+    trusts_first_use: bool = True
     transfer: TransferOptions = field(default_factory=TransferOptions)
 
     @classmethod
-    def of(cls, downloads: Path | None, storage_base: str = DEFAULT_STORAGE_BASE) -> FetchOptions:
+    def of(
+        cls,
+        downloads: Path | None,
+        storage_base: str = DEFAULT_STORAGE_BASE,
+        trusts_first_use: bool = True,
+    ) -> FetchOptions:
         """By default downloads lie beside the store, on its disk."""
-        return cls(downloads or store_root().parent / "downloads", storage_base)
+        folder = downloads or store_root().parent / "downloads"
+        return cls(folder, storage_base, trusts_first_use)
 
 
 class Fetcher:
     """The sources of one catalog. For one thread; the downloads of a file use several."""
 
-    def __init__(self, folder: Path, pins: Pins, options: FetchOptions, progress: Progress) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pins: Pins,
+        options: FetchOptions,
+        progress: Progress,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._say = say
+        self._trusted: set[str] = set()
         self._folder = folder
         self._pins = pins
         self._options = options
@@ -119,6 +139,7 @@ class Fetcher:
         shutil.rmtree(self._downloads(text), ignore_errors=True)
 
     def _bring_file(self, source: Source, file: SourceFile, target: Path) -> None:
+        self._require_pin(source, file.name)
         self._pins.enforce_size(source.text, file.name, file.size)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_file() and not _matches(file, target):
@@ -132,6 +153,23 @@ class Fetcher:
             target.unlink()
             raise SourceError(f"{source.text}: {file.name} does not match its published SHA-256")
         self._pins.enforce(source.text, file.name, found)
+
+    def _require_pin(self, source: Source, name: str) -> None:
+        """Refuse a file of which nothing says what it must be, or say that it is trusted."""
+        if source.revision is not None or name in self._pins.of(source.text):
+            return
+        if not self._options.trusts_first_use:
+            raise PinError(
+                f"{source.text}: {name} is pinned by neither {self._pins.name} nor a commit, so "
+                "that nothing tells whether it is the right one. Ship the lock file of an import "
+                "with python -m models import, or set TRUST_FIRST_USE=1 to take what is found"
+            )
+        if source.text not in self._trusted:
+            self._trusted.add(source.text)
+            self._say(
+                f"{TRUSTED}  {source.text}: nothing tells what its files must be; what is found "
+                f"now is taken, and pinned in {self._pins.name}"
+            )
 
     def _downloads(self, text: str) -> Path:
         return self._options.downloads / hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -17,12 +17,15 @@ from models.sources import Source, SourceError, SourceFile, check_name
 
 
 class Hub:
-    """Files of a repository at the head of its main branch; `HF_TOKEN` gives access to more."""
+    """Files of a repository, at the source's commit or the head of its main branch.
+
+    `HF_TOKEN` gives access to more.
+    """
 
     def files(self, source: Source) -> list[SourceFile]:
         """The file, or the files below the path; SourceError when there is none."""
         with _translated(source.text):
-            info = HfApi().model_info(source.root, files_metadata=True)
+            info = HfApi().model_info(source.root, revision=source.revision, files_metadata=True)
         prefix = "" if source.is_file or not source.path else f"{source.path}/"
         found = []
         for entry in info.siblings or []:

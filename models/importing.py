@@ -102,7 +102,7 @@ def import_catalog(
             pins = Pins.beside(catalog.file)
         if repin:
             pins.forget()
-        fetcher = Fetcher(catalog.folder, pins, options, progress)
+        fetcher = Fetcher(catalog.folder, pins, options, progress, say)
         return _Importer(catalog, fetcher, options, progress, say).run()
 
 

@@ -46,6 +46,11 @@ class Pins:
         """The pins of the catalog in that file."""
         return cls(catalog_file.with_suffix(".lock.json"))
 
+    @property
+    def name(self) -> str:
+        """The lock file's."""
+        return self._path.name
+
     def of(self, source: str) -> Mapping[str, Pin]:
         """The pinned files of a source, by name; empty when it was never imported."""
         return self._pins.get(source, {})

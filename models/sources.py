@@ -20,7 +20,8 @@ class Source:
     """A parsed source.
 
     `root` is a bucket (`gs`), a repository (`hf`) or nothing (`file`); `path` lies within it, or
-    is the local path. `endpoint` is the host of a bucket's public HTTPS form, if not the usual.
+    is the local path. `endpoint` is the host of a bucket's public HTTPS form, if not the usual;
+    `revision` the commit of a repository, if the source names one.
     """
 
     text: str
@@ -28,6 +29,7 @@ class Source:
     root: str
     path: str
     endpoint: str | None = None
+    revision: str | None = None
 
     @property
     def is_file(self) -> bool:
@@ -74,11 +76,11 @@ FILE_SUFFIXES = PICKLE_SUFFIXES | {".safetensors"}
 GOOGLE_STORAGE = "https://storage.googleapis.com"
 DEFAULT_STORAGE_BASE = f"{GOOGLE_STORAGE}/experimance_models/"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([0-9a-f]{40}))?")
 
 
 def parse_source(text: str, folder: Path, storage_base: str = DEFAULT_STORAGE_BASE) -> Source:
-    """Parse `gs://bucket/path`, `hf://owner/repo[/path]`, `file:path`, or the public https form.
+    """Parse `gs://bucket/path`, `hf://owner/repo[@commit][/path]`, `file:path`, or the https form.
 
     Args:
         text: as the catalog has it.
@@ -98,11 +100,11 @@ def parse_source(text: str, folder: Path, storage_base: str = DEFAULT_STORAGE_BA
         return _public_form(text, storage_base)
     if scheme == "gs" and len(parts) >= 2 and _BUCKET.fullmatch(parts[0]):
         return Source(text, "gs", parts[0], "/".join(parts[1:]))
-    if scheme == "hf" and len(parts) >= 2 and _REPOSITORY.fullmatch("/".join(parts[:2])):
-        return Source(text, "hf", "/".join(parts[:2]), "/".join(parts[2:]))
+    if scheme == "hf" and (named := _REPOSITORY.fullmatch("/".join(parts[:2]))):
+        return Source(text, "hf", named[1], "/".join(parts[2:]), revision=named[2])
     raise SourceError(
-        f"{text}: not a source: give gs://bucket/path, hf://owner/repository[/path], file:path, or "
-        f"an address under {storage_base}"
+        f"{text}: not a source: give gs://bucket/path, hf://owner/repository[@commit][/path] (a "
+        f"commit has 40 digits), file:path, or an address under {storage_base}"
     )
 
 

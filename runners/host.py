@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
@@ -159,6 +160,7 @@ class EngineHost:
             if self._shelf.growing:
                 self._fetch()
                 self._clock.finish("fetch")
+            go_offline()
             self._load_first()
             self._warm_up()
         except (LoadError, WarmUpError) as error:
@@ -175,9 +177,13 @@ class EngineHost:
         from models.fetching import FetchOptions
         from models.importing import ImportingError, import_catalog
 
-        options = FetchOptions.of(self._settings.models_dir, self._settings.google_storage_base)
+        options = FetchOptions.of(
+            self._settings.models_dir,
+            self._settings.google_storage_base,
+            self._settings.trust_first_use,
+        )
         try:
-            new = import_catalog(self._catalog, options, self._progress)
+            new = import_catalog(self._catalog, options, self._progress, _say)
             log.info("fetched", entries=new)
         except ImportingError as error:
             log.error("fetch failed", reason=str(error))
@@ -213,3 +219,19 @@ class EngineHost:
     def _fail(self, reason: str) -> None:
         log.error("not ready", reason=reason)
         self._state, self._startup_error = "error", reason
+
+
+def go_offline() -> None:
+    """Have every library of this process take what the hub has from this machine alone."""
+    # Both have read their environment when they were imported.
+    from huggingface_hub import constants
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = True
+
+
+def _say(line: str) -> None:
+    """What an import tells, in the log."""
+    from models.fetching import TRUSTED
+
+    (log.warning if line.startswith(TRUSTED) else log.info)(line)

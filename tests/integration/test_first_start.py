@@ -28,6 +28,7 @@ def settings(bucket: FaultyBucket, site: Site) -> dict[str, str]:
     return {
         "CATALOG": str(site.catalog.file),
         "FETCH_MISSING": "1",
+        "TRUST_FIRST_USE": "1",
         "STORAGE_EMULATOR_HOST": bucket.url,
         "MODELS_DIR": str(site.downloads),
     }
@@ -90,3 +91,16 @@ def test_a_fetch_that_fails_is_told(bucket: FaultyBucket, tmp_path: Path) -> Non
             assert httpx.get(f"{url}/readyz").status_code == 503
     finally:
         bucket.faults = []
+
+
+def test_what_nothing_pins_is_not_fetched_unless_somebody_says_so(
+    bucket: FaultyBucket, tmp_path: Path
+) -> None:
+    site = Site(tmp_path / "site")
+    careful = {**settings(bucket, site), "TRUST_FIRST_USE": "0"}
+    with started_service(site.folder, tmp_path / "log", careful, ready=False) as url:
+        health = until(url, {"ready", "error"})
+    assert health["status"] == "error"
+    said = (tmp_path / "log").read_text()
+    assert "is pinned by neither" in said
+    assert "TRUST_FIRST_USE=1" in said

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from benchmarks.sdxl_set import write_configurations
-from models.component_config import SDXL
+from models.component_config import SDXL, complete
 from models.convert import (
     CHECKPOINT_PARTS,
     Dtype,
@@ -316,7 +316,14 @@ def test_an_estimator_keeps_what_it_is_without_noise(tmp_path: Path) -> None:
         "architectures": ["DPTForDepthEstimation"],
         "torch_dtype": "float32",
         "use_pretrained_backbone": True,
-        "backbone_config": {"hidden_size": 32},
+        "attn_implementation": "somebody/kernels",
+        "quantization_config": {"quant_method": "x"},
+        "backbone_config": {
+            "model_type": "dinov2",
+            "hidden_size": 32,
+            "attn_implementation": "a/b",
+            "new": {"x": 1},
+        },
     }
     folder = folder_with(tmp_path, config, "model.safetensors")
     (folder / "preprocessor_config.json").write_text('{"size": 64,  "do_pad": true}')
@@ -324,10 +331,43 @@ def test_an_estimator_keeps_what_it_is_without_noise(tmp_path: Path) -> None:
     files = {path.name for path in (tmp_path / "t").iterdir()}
     assert files == {"config.json", "model.safetensors", "preprocessor_config.json"}
     made = json.loads((tmp_path / "t" / "config.json").read_text())
-    assert made == {"model_type": "dpt", "backbone_config": {"hidden_size": 32}}
+    assert made == {
+        "model_type": "dpt",
+        "backbone_config": {"model_type": "dinov2", "hidden_size": 32},
+    }
     (folder / "preprocessor_config.json").write_text("[]")
     with pytest.raises(WeightsError, match=r"preprocessor_config.json is not an object"):
         normalize_component("depth_estimator", folder, tmp_path / "u", None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "somebody/network"}, "names a backbone that lies elsewhere"),
+        ({"backbone_config": {"model_type": "timm_backbone"}}, "backbone_config is one of"),
+        ({"backbone_config": {}}, "backbone_config is one of None"),
+        ({"backbone_config": {"model_type": "swin", "depths": {"a": 1}}}, "depths is no number"),
+        ({"neck_hidden_sizes": [1] * 1000}, "more than 256 values"),
+        ({"readout_type": "x" * 1000}, "readout_type is no number"),
+        ({"auto_map": {"AutoConfig": "x.Y"}}, "auto_map"),
+    ],
+)
+def test_what_an_estimators_configuration_may_not_say(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    folder = folder_with(tmp_path, {"model_type": "dpt", **changes}, "model.safetensors")
+    (folder / "preprocessor_config.json").write_text("{}")
+    with pytest.raises(WeightsError, match=message):
+        normalize_component("depth_estimator", folder, tmp_path / "t", None)
+
+
+def test_what_is_no_setting_of_a_network_is_dropped() -> None:
+    config = {"attn_implementation": "a/b", "use_kernels": True, "new": {"code": "x"}}
+    made = complete("vae", {**config, "latent_channels": 4})
+    assert not made.keys() & config.keys()
+    assert made["latent_channels"] == 4
+    with pytest.raises(WeightsError, match="act_fn is no number"):
+        complete("vae", {"act_fn": {"import": "os"}})
 
 
 def test_embedded_configurations_are_where_conversion_looks() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     published: ClassVar[dict[str, str]] = {}
+    asked: ClassVar[list[str]] = []
 
     def do_HEAD(self) -> None:
         self._serve(head=True)
@@ -34,6 +36,7 @@ class HubHandler(BaseHTTPRequestHandler):
         self._serve(head=False)
 
     def _serve(self, head: bool) -> None:
+        self.asked.append(self.path)
         if self.path.startswith("/api/models/owner/repo"):
             siblings = [self._sibling(name) for name in FILES]
             answer = {"id": "owner/repo", "sha": COMMIT, "siblings": siblings}
@@ -75,6 +78,7 @@ def hub() -> Iterator[str]:
     server.shutdown()
     server.server_close()
     HubHandler.published = {}
+    HubHandler.asked.clear()
 
 
 CODE = """
@@ -84,10 +88,11 @@ from models.fetching import Fetcher, FetchOptions
 from models.pins import PinError, Pins
 from models.progress import Progress
 from models.sources import SourceError
-folder, source, *names = sys.argv[1:]
+folder, trusting, source, *names = sys.argv[1:]
 folder = Path(folder)
 progress = Progress()
-fetcher = Fetcher(folder, Pins(folder / "x.lock.json"), FetchOptions(folder / "d"), progress)
+options = FetchOptions(folder / "d", trusts_first_use=trusting == "True")
+fetcher = Fetcher(folder, Pins(folder / "x.lock.json"), options, progress, print)
 try:
     print(sorted(fetcher.files(source)))
     brought = fetcher.bring(source, names)
@@ -100,10 +105,12 @@ for file in progress.snapshot():
 """
 
 
-def bring(hub: str, folder: Path, source: str, *names: str) -> subprocess.CompletedProcess[str]:
+def bring(
+    hub: str, folder: Path, source: str, *names: str, trusting: bool = True
+) -> subprocess.CompletedProcess[str]:
     # In a process of its own: the hub's client reads its address when it is imported.
     return subprocess.run(
-        [sys.executable, "-c", CODE, str(folder), source, *names],
+        [sys.executable, "-c", CODE, str(folder), str(trusting), source, *names],
         cwd=ROOT,
         env={**os.environ, "HF_ENDPOINT": hub, "HF_HUB_DISABLE_XET": "1"},
         capture_output=True,
@@ -114,13 +121,56 @@ def bring(hub: str, folder: Path, source: str, *names: str) -> subprocess.Comple
 def test_a_folder_of_a_repository(hub: str, tmp_path: Path) -> None:
     done = bring(hub, tmp_path, "hf://owner/repo/vae", "model.safetensors")
     assert done.returncode == 0, done.stderr
-    listed, file, progress = done.stdout.splitlines()
+    listed, trusted, file, progress = done.stdout.splitlines()
+    assert trusted.startswith("TRUSTED  hf://owner/repo/vae: nothing tells")
     assert listed == "['model.safetensors']"
     assert file == "model.safetensors 300000"
     assert progress == "hf://owner/repo/vae/model.safetensors 100.0"
     lock = json.loads((tmp_path / "x.lock.json").read_text())
     pinned = lock["hf://owner/repo/vae"]["model.safetensors"]
     assert pinned == {"sha256": hashlib.sha256(WEIGHTS).hexdigest(), "size": 300_000}
+
+
+def test_what_nothing_pins_is_taken_only_where_that_is_wanted(hub: str, tmp_path: Path) -> None:
+    source, name = "hf://owner/repo/vae", "model.safetensors"
+    refused = bring(hub, tmp_path, source, name, trusting=False)
+    assert refused.returncode == 1
+    assert "pinned by neither x.lock.json nor a commit" in refused.stderr
+    assert "TRUST_FIRST_USE=1" in refused.stderr
+    assert not [path for path in HubHandler.asked if "/resolve/" in path]
+    assert bring(hub, tmp_path, source, name).returncode == 0
+    shutil.rmtree(tmp_path / "d")
+    again = bring(hub, tmp_path, source, name, trusting=False)
+    assert again.returncode == 0
+    assert "TRUSTED" not in again.stdout
+
+
+def test_a_commit_pins_a_repository(hub: str, tmp_path: Path) -> None:
+    source = f"hf://owner/repo@{COMMIT}/vae"
+    done = bring(hub, tmp_path, source, "model.safetensors", trusting=False)
+    assert done.returncode == 0, done.stderr
+    assert "TRUSTED" not in done.stdout
+    listed = [path for path in HubHandler.asked if path.startswith("/api/models/")]
+    assert listed
+    assert all(f"/revision/{COMMIT}" in path for path in listed)
+
+
+def test_a_runner_that_serves_asks_no_hub(hub: str, tmp_path: Path) -> None:
+    code = """
+from huggingface_hub import hf_hub_download
+from runners.host import go_offline
+go_offline()
+try:
+    hf_hub_download("owner/repo", "config.json")
+except Exception as error:
+    print(type(error).__name__)
+"""
+    environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.strip() in {"LocalEntryNotFoundError", "OfflineModeIsEnabled"}, done.stderr
+    assert HubHandler.asked == []
 
 
 def test_a_file_that_is_not_what_the_hub_published_is_refused(hub: str, tmp_path: Path) -> None:

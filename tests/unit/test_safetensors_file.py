@@ -161,3 +161,27 @@ def test_a_tensor_that_is_not_as_long_as_it_says_leaves_no_file(tmp_path: Path) 
     with pytest.raises(WeightsError, match="12 bytes"):
         write_file(tmp_path / "short", {"a": short})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"a":[' + b"[]," * 8_000_000 + b"[]]}",
+        b'{"a":{"shape":[' + b"1," * 12_000_000 + b"1]}}",
+        b"{" + b",".join(b'"t%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % n
+                         for n in range(150_000)) + b"}",
+        b'{"__metadata__":{' + b'"a":"",' * 3_000_000 + b'"b":""}}',
+    ],
+    ids=["brackets", "dimensions", "tensors", "metadata"],
+)  # fmt: skip
+def test_headers_made_to_be_slow_are_not_parsed(
+    tmp_path: Path, header: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parse(*_: object, **__: object) -> None:
+        raise AssertionError("it was given to a parser")
+
+    monkeypatch.setattr("models.safetensors_file.json.loads", parse)
+    path = tmp_path / "slow.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(WeightsError, match="more than 65536 tensors"):
+        read_header(path)

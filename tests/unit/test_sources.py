@@ -42,6 +42,13 @@ def test_the_forms(text: str, scheme: str, root: str, path: str, is_file: bool) 
     assert source.endpoint is None
 
 
+def test_a_commit_of_a_repository() -> None:
+    commit = "0123456789" * 4
+    source = parse_source(f"hf://owner/repo@{commit}/x", HERE)
+    assert (source.root, source.revision, source.path) == ("owner/repo", commit, "x")
+    assert parse_source("hf://owner/repo/x", HERE).revision is None
+
+
 def test_a_mirror_of_the_bucket_has_its_own_endpoint() -> None:
     source = parse_source("https://mirror.test/models/x", HERE, "https://mirror.test/models")
     assert (source.root, source.path, source.endpoint) == ("models", "x", "https://mirror.test")
@@ -60,6 +67,8 @@ def test_a_mirror_of_the_bucket_has_its_own_endpoint() -> None:
         ("gs://bucket", "not a source"),
         ("gs://B/x", "not a source"),
         ("hf://owner", "not a source"),
+        ("hf://owner/repo@main", "not a source"),
+        ("hf://owner/repo@abc123", "not a source"),
         ("ftp://x/y", "not a source"),
     ],
 )
