@@ -47,15 +47,21 @@ class _Preparation:
         self._cancelled = False
         self._work: asyncio.Future[Any] | None = None
 
-    async def result(self, work: Coroutine[Any, Any, T], has_left: HasLeft) -> T:
-        """The result of some work, which ends when its caller leaves or it is cancelled.
+    async def result(self, work: Coroutine[Any, Any, T], has_left: HasLeft | None = None) -> T:
+        """The result of some work, which ends when it is cancelled, or its caller leaves.
+
+        Args:
+            work: what to do.
+            has_left: whether the caller has; None where the work itself looks after it.
 
         Raises:
             Conflict: either was so.
         """
         self._work = asyncio.ensure_future(work)
+        if self._cancelled:
+            self._work.cancel()
         try:
-            return await watched(self._work, has_left)
+            return await (watched(self._work, has_left) if has_left else self._work)
         except asyncio.CancelledError:
             self.check()
             raise
@@ -121,9 +127,9 @@ class Preparations:
                 await self._gateway.refuse_if_full()
             photograph, depth = await preparation.result(self._decoded(request, job), has_left)
             if resolved.depth_estimator is not None and photograph is not None:
-                preparation.check()
                 wanted = _estimate_job(resolved.depth_estimator, photograph, job, traceparent)
-                depth = await self._estimated(wanted, request, has_left)
+                estimated = self._estimated(wanted, request, has_left)
+                depth = await preparation.result(estimated)
             png = None
             if request.return_depth and depth is not None:
                 png = await self.off_loop(encode_depth, depth.pixels, job.width, job.height)
@@ -161,7 +167,10 @@ class Preparations:
             photograph = await preparation.result(decoded, has_left)
             width, height = photograph.width, photograph.height
             whole = replace(job, image=photograph.pixels, width=width, height=height)
-            return await self._estimated(whole, request, has_left), width, height
+            estimated = self._estimated(whole, request, has_left)
+            depth = await preparation.result(estimated)
+        preparation.check()
+        return depth, width, height
 
     async def off_loop(
         self, function: Callable[P, R], *arguments: P.args, **settings: P.kwargs

@@ -103,7 +103,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "JPEG filled with escaped 0xFF": lambda: jpeg_with(b"\xff\0" * 11_000_000),
     "JPEG filled with junk": lambda: jpeg_with(b"\xff\xfe\0\2" + b"\x11" * 23_000_000),
     "JPEG of millions of comments": lambda: jpeg_with(b"\xff\xfe\0\2" * 5_500_000),
-    "JPEG of EXIF that shares its bytes": lambda: jpeg_with(_app1(exif_of(1000, 30_000))),
+    "JPEG of EXIF that shares its bytes": lambda: jpeg_with(app1(exif_of(1000, 30_000))),
     "PNG of millions of chunks": lambda: png(256, 256, png_chunk(b"tEXt", b"a\0b") * 1_500_000),
     "PNG of 20 MB of EXIF": lambda: png(256, 256, png_chunk(b"eXIf", exif_of(1000, 20 * 2**20))),
     "PNG with an EXIF profile as text": lambda: png(256, 256, png_chunk(b"zTXt", _raw_exif())),
@@ -134,7 +134,8 @@ def _repeated_baseline(side: int, scans: int) -> bytes:
     return content[:first] + content[first:-2] * scans + content[-2:]
 
 
-def _app1(exif: bytes) -> bytes:
+def app1(exif: bytes) -> bytes:
+    """EXIF as a segment of a JPEG."""
     return b"\xff\xe1" + struct.pack(">H", len(exif) + 8) + b"Exif\0\0" + exif
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +114,7 @@ def test_a_full_queue_is_told_before_the_depth_map_is_decoded(own_url: str) -> N
 def test_a_stream_that_nobody_reads_holds_nobody_up(own_url: str) -> None:
     body = json.dumps({**LONG, "steps": 20, "request_id": "unread"}).encode()
     head = (
-        f"POST /generate_stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"POST /generate_stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     with socket.socket() as connection:
@@ -152,7 +154,7 @@ def test_streams_that_are_left_leave_nothing_open(own_url: str) -> None:
 
 
 def test_a_body_that_never_ends_holds_nobody_up(own_url: str) -> None:
-    head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", port_of(own_url))) as connection:
         connection.sendall(head + b'Content-Length: 1000\r\n\r\n{"prompt":')
         assert httpx.post(f"{own_url}/generate", json=SHORT, timeout=60).status_code == 200
@@ -221,10 +223,14 @@ def test_a_stop_finishes_what_runs_takes_nothing_more_and_ends_with_0(
 
 def test_an_idle_connection_is_not_closed_under_its_caller(service_url: str) -> None:
     """uvicorn's own five seconds are those of common clients, which then lose a request."""
-    host, port = service_url.removeprefix("http://").split(":")
-    asked = f"GET /livez HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    connection = HTTPConnection(service_url.removeprefix("http://"), timeout=60)
+    with contextlib.closing(connection):
+        connection.connect()
+        # Another one would be made without a word.
+        connection.auto_open = False
         for pause in (0, 6):
             time.sleep(pause)
-            connection.sendall(asked)
-            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+            connection.request("GET", "/livez")
+            answer = connection.getresponse()
+            assert (answer.status, answer.will_close) == (200, False)
+            answer.read()

@@ -41,6 +41,8 @@ HILL = Image.fromarray(hill())
 PICTURES: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "more pixels than allowed": (png_bomb(8001, 8001), (413,)),
     "a side of two billion": (png_bomb(2**31 - 1, 1)[:64], (400, 413)),
+    "64 million pixels in a row": (png_bomb(64_000_000, 1)[:64], (413,)),
+    "sixteen thousand pixels by four": (saved(Image.new("L", (16_000, 4)), "PNG"), (400,)),
     "no pixels at all": (png_bomb(0, 0), (400,)),
     "fewer rows than it says": (png_bomb(7000, 7000), (400,)),
     "text chunk that unpacks": (

@@ -1,0 +1,238 @@
+"""What hostile requests cost everybody else: /livez, the next honest caller, memory, the log.
+
+    python -m benchmarks.abuse [--only WORD] [--list]
+
+Starts the service on the demo set with a token, and for each attack of `abuse_cases` has another
+process send it while /livez is asked every 20 ms and the installation's own request (two LoRAs,
+guidance, control) is painted again and again. Holds if, during every attack, /livez answers within
+100 ms (p99), an honest request takes no more than twice as long as the one before the attack, the
+log grows by at most twice the bytes that were received, and no answer to the attack is a fault. An
+attacker's own computing is no part of what is measured: both run on the same cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+
+from benchmarks.abuse_cases import ATTACKS, Attack, Call
+from benchmarks.process_state import processes_of
+from benchmarks.report import finish
+from benchmarks.server import ROOT, import_demo, started_service
+
+LIVEZ_BAR, HONEST_BAR, LOG_BAR = 0.1, 2.0, 2.0
+TOKEN = "abuse"
+HONEST = {
+    "prompt": "aerial photograph of a coast, late afternoon", "negative_prompt": "blurry",
+    "mock_depth": True, "model": "base", "steps": 6, "cfg": 2.0, "controlnet_strength": 0.8,
+    "loras": [{"name": "drone", "strength": 0.8}, {"name": "experimance", "strength": 0.6}],
+    "seed": 7,
+}  # fmt: skip
+_BEARER = {"Authorization": f"Bearer {TOKEN}"}
+_LIVEZ_EVERY, _MEMORY_EVERY = 0.02, 0.05
+# Lines of ordinary requests are part of the log too.
+_LOG_ALLOWANCE = 20_000
+_BASELINES = 3
+
+
+@dataclass(slots=True)
+class Toll:
+    """What an attack cost: seconds, bytes, and the answers that it got."""
+
+    name: str
+    livez_p99: float
+    honest_ratio: float
+    peak_bytes: int
+    log_per_byte: float
+    seconds: float
+    answers: dict[str, int]
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is within the bars."""
+        faults = [status for status in self.answers if status >= "500" and status != "503"]
+        return (
+            self.livez_p99 <= LIVEZ_BAR
+            and self.honest_ratio <= HONEST_BAR
+            and self.log_per_byte <= LOG_BAR
+            and not faults
+        )
+
+
+async def attack(url: str, chosen: Attack) -> None:
+    """Be the attacker: make the requests, wait for a line, send them, print what they got."""
+    calls = list(chosen.calls())
+    answers: Counter[str] = Counter()
+    gate = asyncio.Semaphore(chosen.at_once)
+    print(sum(len(call.body) + len(call.path) for call in calls), flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    limits = httpx.Limits(max_connections=None)
+
+    async def send(client: httpx.AsyncClient, call: Call) -> None:
+        headers = call.headers | (_BEARER if call.has_token else {})
+        async with gate:
+            try:
+                answer = await client.request(
+                    call.method, call.path, content=call.body, headers=headers
+                )
+                answers[str(answer.status_code)] += 1
+            except httpx.TransportError as error:
+                answers[type(error).__name__] += 1
+
+    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
+        await asyncio.gather(*(send(client, call) for call in calls))
+    print(json.dumps(answers))
+
+
+class Watch:
+    """What is seen of the service while it is attacked."""
+
+    def __init__(self, url: str) -> None:
+        self._port = int(url.rsplit(":", 1)[1])
+        self._url = url
+        self.livez: list[float] = []
+        self.peak = 0
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Ask until the context is left."""
+        tasks = [asyncio.create_task(self._ask()), asyncio.create_task(self._weigh())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ask(self) -> None:
+        async with httpx.AsyncClient(base_url=self._url, timeout=60) as client:
+            while True:
+                asked = time.monotonic()
+                (await client.get("/livez")).raise_for_status()
+                self.livez.append(time.monotonic() - asked)
+                await asyncio.sleep(_LIVEZ_EVERY)
+
+    async def _weigh(self) -> None:
+        """The public process and its decoders; what the runner holds is its weights."""
+        api = processes_of(self._port)["api"]
+        while True:
+            with contextlib.suppress(psutil.Error):
+                family = [api, *api.children(recursive=True)]
+                self.peak = max(self.peak, sum(each.memory_info().rss for each in family))
+            await asyncio.sleep(_MEMORY_EVERY)
+
+
+async def honest(client: httpx.AsyncClient) -> float:
+    """Seconds of the installation's own request."""
+    began = time.monotonic()
+    (await client.post("/generate", json=HONEST, headers=_BEARER)).raise_for_status()
+    return time.monotonic() - began
+
+
+async def toll_of(name: str, url: str, log: Path) -> Toll:
+    """Have one attack made, and measure."""
+    attacker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.abuse", "--attack", name, "--url", url),
+        cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert attacker.stdin is not None
+    assert attacker.stdout is not None
+    received = int(await attacker.stdout.readline())
+    async with httpx.AsyncClient(base_url=url, timeout=300) as client:
+        alone = float(np.median([await honest(client) for _ in range(_BASELINES)]))
+        watch = Watch(url)
+        logged = _size(log)
+        began = time.monotonic()
+        async with watch.watching():
+            attacker.stdin.write(b"\n")
+            said = asyncio.create_task(attacker.stdout.readline())
+            slowest = 0.0
+            while not said.done() or slowest == 0.0:
+                slowest = max(slowest, await honest(client))
+            seconds = time.monotonic() - began
+        answers: dict[str, int] = json.loads(await said)
+    await attacker.wait()
+    grown = max(0, _size(log) - logged - _LOG_ALLOWANCE)
+    return Toll(
+        name, round(float(np.percentile(watch.livez, 99)), 4), round(slowest / alone, 2),
+        watch.peak, round(grown / received, 3), round(seconds, 1), answers,
+    )  # fmt: skip
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size
+
+
+async def measure(names: list[str], url: str, log: Path) -> list[Toll]:
+    """The tolls of several attacks, a line each."""
+    tolls = []
+    print(f"{'':44}{'livez p99':>10}{'honest':>8}{'peak MB':>9}{'log/byte':>9}{'s':>7}  answers")
+    for name in names:
+        toll = await toll_of(name, url, log)
+        tolls.append(toll)
+        figures = (
+            f"{toll.livez_p99 * 1000:8.0f}ms{toll.honest_ratio:7.2f}x{toll.peak_bytes / 1e6:9.0f}"
+        )
+        answers = " ".join(f"{key}:{count}" for key, count in sorted(toll.answers.items()))
+        mark = "" if toll.holds else "  <-- beyond a bar"
+        print(
+            f"{toll.name[:43]:44}{figures}{toll.log_per_byte:9.3f}{toll.seconds:7.1f}  "
+            f"{answers}{mark}",
+            flush=True,
+        )
+    return tolls
+
+
+def main() -> None:
+    """Start, attack, and finish with the worst figures against their bars."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", help="attacks whose names have this in them")
+    parser.add_argument("--list", action="store_true", help="name them and end")
+    parser.add_argument("--attack", help=argparse.SUPPRESS)
+    parser.add_argument("--url", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.attack:
+        asyncio.run(attack(options.url, ATTACKS[options.attack]))
+        return
+    names = [name for name in ATTACKS if options.only.lower() in name.lower()]
+    if options.list:
+        print(*names, sep="\n")
+        return
+    with tempfile.TemporaryDirectory(prefix="experimance-") as folder:
+        home, log = Path(folder, "bentoml"), Path(folder, "log")
+        import_demo(home)
+        # An honest caller must not be refused for his own queue.
+        settings = {"API_TOKEN": TOKEN, "MAX_QUEUE_SECONDS": "3600"}
+        with started_service(home, log, settings) as url:
+            tolls = asyncio.run(measure(names, url, log))
+    worst: dict[str, Any] = {
+        "livez_p99": max(toll.livez_p99 for toll in tolls),
+        "honest_ratio": max(toll.honest_ratio for toll in tolls),
+        "peak_bytes": max(toll.peak_bytes for toll in tolls),
+        "log_per_byte": max(toll.log_per_byte for toll in tolls),
+    }
+    beyond = [asdict(toll) for toll in tolls if not toll.holds]
+    bars = {"livez_p99": LIVEZ_BAR, "honest_ratio": HONEST_BAR, "log_per_byte": LOG_BAR}
+    finish(worst, bars, not beyond, attacks=len(tolls), beyond=beyond)
+
+
+if __name__ == "__main__":
+    main()
