@@ -8,7 +8,7 @@ SMALL_BODY = 4 * 2**20
 """Bytes up to which a body that says its length counts as small: a depth map's does."""
 
 _SMALL_BYTES = 128 * 2**20
-_LARGE_BYTES = 192 * 2**20
+_LARGE_BYTES = 96 * 2**20
 _RETRY_SECONDS = 2.0
 
 

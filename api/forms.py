@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.datastructures import MutableHeaders, UploadFile
@@ -32,8 +34,8 @@ async def form_as_json(scope: Scope, receive: Receive, max_part: int) -> tuple[S
     Raises:
         InvalidRequest: no form, too many parts, or a part that is not text.
     """
-    fields = await _fields(Request(scope, receive), max_part)
-    body = json.dumps(fields).encode()
+    contents = await _contents(Request(scope, receive), max_part)
+    body = await asyncio.to_thread(_as_json, contents)
     headers = MutableHeaders(raw=list(scope["headers"]))
     headers["content-type"] = _JSON
     headers["content-length"] = str(len(body))
@@ -50,18 +52,27 @@ async def form_as_json(scope: Scope, receive: Receive, max_part: int) -> tuple[S
     return {**scope, "headers": headers.raw}, replay
 
 
-async def _fields(request: Request, max_part: int) -> dict[str, Any]:
+async def _contents(request: Request, max_part: int) -> dict[str, bytes]:
     try:
         async with request.form(
             max_files=_MAX_PARTS, max_fields=_MAX_PARTS, max_part_size=max_part
         ) as form:
-            return {name: _value(name, await _content(part)) for name, part in form.items()}
+            return {name: await _content(part) for name, part in form.items()}
     except (MultiPartException, HTTPException, KeyError, ValueError):
         raise InvalidRequest(f"body: not a form of at most {_MAX_PARTS} parts") from None
 
 
 async def _content(part: UploadFile | str) -> bytes:
     return part.encode() if isinstance(part, str) else await part.read()
+
+
+def _as_json(contents: Mapping[str, bytes]) -> bytes:
+    """One object; made in pieces, between which the loop's thread has its turn."""
+    pieces = (
+        f"{json.dumps(name)}: {json.dumps(_value(name, content))}".encode()
+        for name, content in contents.items()
+    )
+    return b"{" + b", ".join(pieces) + b"}"
 
 
 def _value(name: str, content: bytes) -> Any:

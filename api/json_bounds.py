@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.types import Message, Receive
 
 from api.errors import FieldProblem, InvalidRequest
 from api.json_outline import MAX_BYTES, TooLongError, outline
 
 MAX_FIELDS = 100
+_LARGE = 2**18
 
 
 def check_json(body: bytes) -> None:
@@ -28,30 +31,59 @@ def check_json(body: bytes) -> None:
         raise InvalidRequest(f"body: {len(content)} fields, {MAX_FIELDS} are accepted")
 
 
-async def bounded_json(receive: Receive) -> Receive:
-    """Receive a JSON body and check it; returns a channel that gives it once more, in one piece.
+class JsonReader:
+    """Receives JSON bodies for an application that parses them on the event loop.
 
-    Raises:
-        InvalidRequest: see `check_json`.
+    Large ones are checked on a thread and handed over one by one, each in a turn of the loop of its
+    own: what else waits for the loop waits for one of them at most.
     """
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            # The caller has left in the middle.
-            break
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            break
+
+    def __init__(self) -> None:
+        self._turns = asyncio.Lock()
+
+    async def bounded(self, receive: Receive) -> Receive:
+        """Receive a body and check it; returns a channel that gives it once more, in one piece.
+
+        Raises:
+            InvalidRequest: see `check_json`.
+        """
+        parts: list[bytes] = []
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                # The caller has left in the middle.
+                break
+            parts.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                break
+        is_whole = message["type"] == "http.request"
+        is_large = sum(map(len, parts)) > _LARGE
+        body = b""
+        if is_whole and is_large:
+            async with self._turns:
+                body = await asyncio.to_thread(_checked, parts)
+        elif is_whole:
+            body = _checked(parts)
+        first: list[Message] = [message]
+        if is_whole:
+            first = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            if not first:
+                return await receive()
+            if is_large:
+                await self._turns.acquire()
+                # Once what the application does with it now, without a pause, is done.
+                asyncio.get_running_loop().call_soon(self._turns.release)
+            return first.pop()
+
+        return replay
+
+
+def _checked(parts: list[bytes]) -> bytes:
+    """The body that the parts make; they are taken out of their list."""
     body = b"".join(parts)
     parts.clear()
-    if body and message["type"] == "http.request":
+    if body:
         check_json(body)
-    first: list[Message] = [message]
-    if message["type"] == "http.request":
-        first = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replay() -> Message:
-        return first.pop() if first else await receive()
-
-    return replay
+    return body

@@ -7,17 +7,15 @@ string it takes none.
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Iterator
 from typing import Any
 
 MAX_BYTES = 64 * 2**10
 """Of everything in a body but its long strings."""
 
 _LONG = 2048
-# Every quote that is reached begins a match, to the end of the body if nothing closes it, so that
-# no byte is looked at twice.
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.|\\\Z)*+(?:"|\Z)', re.DOTALL)
-# Each takes some 70 ns. Pictures whose slashes and line ends are escaped have 30,000 in a megabyte.
+_QUOTE = b'"'
+# Parsers take 20 ns for each. Pictures whose slashes and line ends are escaped have 30,000 in a MB.
 _MAX_ESCAPES = 2**20
 
 
@@ -33,12 +31,35 @@ def outline(body: bytes) -> Any:
         ValueError: it is not JSON.
     """
     # Every string has two quotes; beyond this many the rest is too long in any case.
-    if body.count(b'"') > MAX_BYTES or body.count(b"\\") > _MAX_ESCAPES:
+    if body.count(_QUOTE) > MAX_BYTES or body.count(b"\\") > _MAX_ESCAPES:
         raise TooLongError
-    short = _STRING.sub(lambda match: match[0] if len(match[0]) < _LONG else b'""', body)
+    short = b"".join(_shortened(body))
     if len(short) > MAX_BYTES:
         raise TooLongError
     try:
         return json.loads(short)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _shortened(body: bytes) -> Iterator[bytes]:
+    """What lies between strings, and the strings, long ones empty. Looks at no byte twice."""
+    rest = 0
+    while (start := body.find(_QUOTE, rest)) >= 0:
+        yield body[rest:start]
+        end = _end_of_string(body, start)
+        yield body[start:end] if end - start < _LONG else b'""'
+        rest = end
+    yield body[rest:]
+
+
+def _end_of_string(body: bytes, start: int) -> int:
+    """Where the string has ended whose first quote is at `start`; raises ValueError if nowhere."""
+    seen = start + 1
+    while (quote := body.find(_QUOTE, seen)) >= 0:
+        before = body[seen:quote]
+        escapes = len(before) - len(before.rstrip(b"\\"))
+        seen = quote + 1
+        if escapes % 2 == 0:
+            return seen
+    raise ValueError("a string without an end")

@@ -50,8 +50,12 @@ def escape_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     }
 
 
-def escape_records() -> None:
-    """Have the standard library's logging of this process escape every record that it makes."""
+def escape_records(*dropped: type[BaseException]) -> None:
+    """Have the standard library's logging of this process escape every record that it makes.
+
+    Args:
+        dropped: exceptions whose records a filter drops; to make their tracebacks may take long.
+    """
     original = logging.getLogRecordFactory()
     if getattr(original, "escapes", False):
         return
@@ -63,7 +67,8 @@ def escape_records() -> None:
         except (TypeError, ValueError):
             # A message whose arguments do not fit: logging itself tells of it.
             return record
-        if record.exc_info and record.exc_info[0] is not None:
+        kind = record.exc_info[0] if record.exc_info else None
+        if record.exc_info and kind is not None and not issubclass(kind, dropped):
             lines = traceback.format_exception(*record.exc_info)
             record.exc_text = printable_trace("".join(lines))
         return record

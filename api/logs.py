@@ -50,7 +50,7 @@ def configure_logs(settings: Settings, process: str) -> None:
         logger_factory=lambda *_: _Lines(),
         cache_logger_on_first_use=True,
     )
-    escape_records()
+    escape_records(ValidationError)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, GuardedStream):

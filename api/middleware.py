@@ -31,7 +31,7 @@ from api.errors import (
     from_status,
 )
 from api.forms import FORM, form_as_json
-from api.json_bounds import bounded_json
+from api.json_bounds import JsonReader
 from api.requests import REQUEST_ID
 from api.rest import Rest
 from api.settings import load_settings
@@ -64,6 +64,7 @@ class ContractMiddleware:
         self._outermost = CrossOrigin(self._handle, self._sites)
         self._rest = Rest()
         self._budget = BodyBudget()
+        self._json = JsonReader()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request; other protocols pass through."""
@@ -109,7 +110,7 @@ class ContractMiddleware:
             if media_type == FORM:
                 scope, receive = await form_as_json(scope, receive, MAX_BODY)
             if media_type and scope["method"] == "POST":
-                receive = await bounded_json(receive)
+                receive = await self._json.bounded(receive)
             # BentoML waits for a runner that is being started; who asks wants to know now.
             patience = _READINESS_SECONDS if scope["path"] == _READINESS else None
             async with asyncio.timeout(patience):

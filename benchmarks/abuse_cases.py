@@ -176,8 +176,10 @@ def _small_idats() -> bytes:
 def _picture(make: Callable[[], bytes]) -> Attack:
     def calls() -> Iterator[Call]:
         text = base64.b64encode(make()).decode()
-        depth = {"prompt": "hills", "depth_map_b64": text, "steps": 1, "width": 256, "height": 256}
-        bodies = [("/generate", depth), ("/estimate_depth", {"image_b64": text})]
+        # To be decoded and no more: what is painted is any caller's to ask for.
+        size = {"width": 256, "height": 256}
+        depth = {"prompt": "hills", "depth_map_b64": text, "deadline_ms": 1, **size}
+        bodies = [("/generate", depth), ("/estimate_depth", {"image_b64": text, **size})]
         encoded = [(path, json.dumps(body).encode()) for path, body in bodies]
         return (Call(path, body) for _ in range(2) for path, body in encoded)
 

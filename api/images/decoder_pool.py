@@ -17,8 +17,9 @@ import structlog
 
 import api
 from api.errors import Internal, InvalidDepthMap, InvalidImage, InvalidRequest, Overloaded, TooLarge
-from api.images.decoding import ORDINARY_WORK, DepthMap, Photograph
+from api.images.decoding import ORDINARY_WORK, DepthMap, Photograph, check_beginning
 from api.images.frames import Frame, frame_of, next_frame
+from api.images.inspection import UnreadablePictureError
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +31,7 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _FIRST_GUESS, _NEWEST_SHARE = 0.05, 0.1
 """Of the seconds from one decoded picture to the next: the first, and how fast it follows."""
 
-_READ_AHEAD = 2**20
+_PIECE = _READ_AHEAD = 2**20
 _PATIENCE = 10
 """Seconds on the clock for each second that a decoder may work, when the machine is busy."""
 
@@ -111,6 +112,10 @@ class DecoderPool:
     async def _decoded(
         self, order: dict[str, Any], text: str, field: str, invalid: type[InvalidRequest]
     ) -> Frame:
+        try:
+            check_beginning(text)
+        except UnreadablePictureError as error:
+            raise invalid.field(field, f"{error}; {_ACCEPTED}") from None
         if self._waiting >= self._most:
             message = f"{self._waiting} pictures wait to be decoded"
             raise Overloaded(message, retry_after=self._waiting * self._seconds)
@@ -127,7 +132,7 @@ class DecoderPool:
         self, order: dict[str, Any], text: str, field: str, invalid: type[InvalidRequest]
     ) -> Frame:
         # What is not ASCII becomes something else that is not base64.
-        content = text.encode("ascii", "replace")
+        content = await asyncio.to_thread(text.encode, "ascii", "replace")
         for lane in self._lanes:
             try:
                 header, pixels = await lane.decode(order, content)
@@ -224,8 +229,11 @@ class _Decoder:
                     sock=self._socket, limit=_READ_AHEAD
                 )
             reader, writer = self._streams
-            writer.write(frame_of(order, content))
-            await writer.drain()
+            # In pieces, between which the loop has its turn: a picture may have 31 MB.
+            frame = memoryview(await asyncio.to_thread(frame_of, order, content))
+            for start in range(0, len(frame), _PIECE):
+                writer.write(frame[start : start + _PIECE])
+                await writer.drain()
             outcome = await next_frame(reader)
             self.is_free = True
             return outcome

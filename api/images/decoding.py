@@ -21,6 +21,7 @@ from api.images.inspection import (
     UnreadablePictureError,
     check_size,
     inspect,
+    is_picture,
 )
 
 MIN_SIDE, MAX_SIDE, SIDE_STEP = 256, 2048, 8
@@ -30,6 +31,9 @@ ORDINARY_WORK = 8_000_000
 """Pixels, times scans, of a picture that takes a fraction of a second."""
 
 _DATA_URL = re.compile(rb"data:[\w.+/-]*(;[\w=.+-]+)*;base64,", re.ASCII)
+_BEGINNING, _TELLING = 512, 16
+"""Characters of a text that are looked at first; of base64 that tell whether it is a picture."""
+
 _WHITE_SPACE = b" \t\n\r\f\v"
 _SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
 _TRANSPARENT = {"RGBA", "LA", "PA", "P"}
@@ -132,6 +136,17 @@ def decode_image(
     return Photograph(colour.tobytes(), hashlib.sha256(content).hexdigest(), *size)
 
 
+def check_beginning(text: str) -> None:
+    """Check by its first characters that a text may be a picture, before it is sent anywhere.
+
+    Raises:
+        UnreadablePictureError: it is none.
+    """
+    beginning = _payload(text[:_BEGINNING].encode("ascii", "replace"))
+    if len(beginning) >= _TELLING and not is_picture(_unpacked(beginning[:_TELLING])):
+        raise UnreadablePictureError("not a picture")
+
+
 def adjusted_depth(
     pixels: bytes, width: int, height: int, *, invert: bool, normalize: bool
 ) -> DepthMap:
@@ -159,13 +174,22 @@ def mock_depth(
 
 
 def _decode_base64(text: bytes) -> bytes:
-    prefix = _DATA_URL.match(text[:256].lstrip(_WHITE_SPACE))
-    start = text.index(b",") + 1 if prefix else 0
-    payload = text[start:].translate(None, _WHITE_SPACE)
+    payload = _payload(text)
     if not payload:
         raise UnreadablePictureError("empty")
+    return _unpacked(payload + b"=" * (-len(payload) % 4))
+
+
+def _payload(text: bytes) -> bytes:
+    """What follows a `data:` prefix, without white space."""
+    prefix = _DATA_URL.match(text[:256].lstrip(_WHITE_SPACE))
+    start = text.index(b",") + 1 if prefix else 0
+    return text[start:].translate(None, _WHITE_SPACE)
+
+
+def _unpacked(payload: bytes) -> bytes:
     try:
-        return base64.b64decode(payload + b"=" * (-len(payload) % 4), validate=True)
+        return base64.b64decode(payload, validate=True)
     except binascii.Error:
         raise UnreadablePictureError("not base64") from None
 

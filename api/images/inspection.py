@@ -34,9 +34,8 @@ MAX_ENTRIES = 1_024
 _MAX_JUNK = 2**16
 _MAX_OVERLAP = 4
 _PNG = b"\x89PNG\r\n\x1a\n"
-# What follows a segment up to the next marker: in compressed data, escaped 0xFF and restarts too.
-# Possessive throughout, so that no byte is looked at twice.
-_MARKER = re.compile(rb"(?:[^\xff]++|\xff++[\x00\xd0-\xd7])*+(\xff++)(.)", re.DOTALL)
+# Not an escaped 0xFF, nor a restart, which compressed data may have; nor 0xFF that fills.
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _START_OF_SCAN, _END_OF_IMAGE, _APP1 = 0xDA, 0xD9, 0xE1
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -70,6 +69,15 @@ class Outline:
         return self.width * self.height * self.scans
 
 
+def is_picture(beginning: bytes) -> bool:
+    """Whether a file that begins so may be a picture of an accepted format; 12 bytes tell."""
+    try:
+        _reader(beginning)
+    except UnreadablePictureError:
+        return False
+    return True
+
+
 def inspect(content: bytes) -> Outline:
     """Walk over a file's parts and check them against the limits.
 
@@ -100,15 +108,15 @@ def _reader(content: bytes) -> Callable[[bytes], Outline]:
 def check_size(outline: Outline) -> None:
     """Check a picture's size, and its scans at that size; raises what `inspect` does."""
     width, height = outline.width, outline.height
-    size = f"{width}x{height}"
+    size = f"{width} by {height} pixels"
     if width * height > MAX_PIXELS:
-        raise PictureTooLargeError(f"{size} exceeds 64 megapixels")
+        raise PictureTooLargeError(f"{size} exceed 64 megapixels")
     if max(width, height) > MAX_SIDE:
-        raise PictureTooLargeError(f"{size} exceeds {MAX_SIDE} pixels a side")
+        raise PictureTooLargeError(f"{size} exceed {MAX_SIDE} a side")
     if min(width, height) < 1:
         raise UnreadablePictureError("the picture is damaged or truncated")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise UnreadablePictureError(f"{size} is narrower than 1 to {MAX_ASPECT}")
+        raise UnreadablePictureError(f"{size} are narrower than 1 to {MAX_ASPECT}")
     if outline.scans > MAX_SCANS or outline.work > MAX_WORK:
         most = min(MAX_SCANS, MAX_WORK // (width * height))
         raise UnreadablePictureError(f"a JPEG of more than {most} scans, at {size}")
@@ -134,13 +142,18 @@ def _jpeg(content: bytes) -> Outline:
     size, scans, parts, junk = (0, 0), 0, 0, 0
     exif: list[bytes] = []
     position = 2
-    while (found := _MARKER.match(content, position)) is not None:
-        marker = found[2][0]
-        junk += len(found[1]) - 1 if scans else found.end() - 2 - position
+    while True:
+        # Before the first scan Pillow looks at every byte by itself.
+        end = len(content) if scans else position + _MAX_JUNK - junk
+        found = _MARKER.search(content, position, end)
+        if (found is None and end < len(content)) or parts > MAX_PARTS:
+            raise UnreadablePictureError("a JPEG of filling instead of a picture")
+        if found is None:
+            break
+        marker = found[1][0]
+        junk += 0 if scans else found.start() - position
         parts += 1
         position = found.end()
-        if parts > MAX_PARTS or junk > _MAX_JUNK:
-            raise UnreadablePictureError("a JPEG of filling instead of a picture")
         if marker == _END_OF_IMAGE:
             break
         if marker in _WITHOUT_LENGTH:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.errors import FieldProblem, InvalidRequest
-from api.json_bounds import MAX_BYTES, MAX_FIELDS, bounded_json, check_json
+from api.json_bounds import MAX_BYTES, MAX_FIELDS, JsonReader, check_json
 
 PICTURE = "iVBORw0KGgo" * 300_000
 
@@ -89,9 +91,31 @@ async def test_a_body_is_given_once_more_in_one_piece() -> None:
     async def receive() -> Any:
         return parts.pop(0)
 
-    again = await bounded_json(receive)
+    again = await JsonReader().bounded(receive)
     assert await again() == {"type": "http.request", "body": b'{"a": 1}', "more_body": False}
     assert await again() == {"type": "http.disconnect"}
+
+
+async def test_between_large_bodies_others_have_their_turn() -> None:
+    """An application that holds the loop while it parses holds it for one body at a time."""
+    body = json.dumps({"depth_map_b64": PICTURE}).encode()
+    reader, order = JsonReader(), list[str]()
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def parse() -> None:
+        again = await reader.bounded(receive)
+        assert (await again())["body"] == body
+        order.append("body")
+
+    async def tick() -> None:
+        while order.count("body") < 4:
+            await asyncio.sleep(0)
+            order.append("other")
+
+    await asyncio.gather(tick(), *(parse() for _ in range(4)))
+    assert not [pair for pair in itertools.pairwise(order) if pair == ("body", "body")]
 
 
 async def test_a_caller_who_leaves_in_the_middle_is_passed_on() -> None:
@@ -103,7 +127,7 @@ async def test_a_caller_who_leaves_in_the_middle_is_passed_on() -> None:
     async def receive() -> Any:
         return parts.pop(0)
 
-    again = await bounded_json(receive)
+    again = await JsonReader().bounded(receive)
     assert await again() == {"type": "http.disconnect"}
 
 
