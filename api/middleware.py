@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import uuid
@@ -117,6 +118,8 @@ class ContractMiddleware:
                 await self._app(scope, receive, answer)
         except ApiError as error:
             request.state.error = error
+            if isinstance(error, Overloaded):
+                await limited.discard()
         except Exception:
             if scope["path"] == _READINESS and not answer.started:
                 # BentoML asks the runner, which cannot answer while it imports, or after a crash.
@@ -179,6 +182,18 @@ class _Limited:
         length = headers.get("content-length")
         known = int(length) if length is not None and length.isdecimal() else None
         self._holding = self._budget.open(known)
+
+    async def discard(self) -> None:
+        """Receive the rest of a refused body and keep none of it.
+
+        Who is still sending when the connection is closed never reads the answer.
+        """
+        if self._holding is not None:
+            self._holding.close()
+            self._holding = None
+        with contextlib.suppress(ApiError):
+            while not self._complete:
+                await self()
 
     async def __call__(self) -> Message:
         if self._complete:

@@ -1,6 +1,6 @@
 """What hostile requests cost everybody else: /livez, the next honest caller, memory, the log.
 
-    python -m benchmarks.abuse [--only WORD] [--list]
+    python -m benchmarks.abuse [--only EXPRESSION] [--list]
 
 Starts the service on the demo set with a token, and for each attack of `abuse_cases` has another
 process send it while /livez is asked every 20 ms and the installation's own request (two LoRAs,
@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import re
 import sys
 import tempfile
 import time
@@ -216,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="", help="attacks whose names have this in them")
+    parser.add_argument("--only", default="", help="attacks whose names this expression is found in")
     parser.add_argument("--list", action="store_true", help="name them and end")
     parser.add_argument("--attack", help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
@@ -224,7 +225,7 @@ def main() -> None:
     if options.attack:
         asyncio.run(attack(options.url, ATTACKS[options.attack]))
         return
-    names = [name for name in ATTACKS if options.only.lower() in name.lower()]
+    names = [name for name in ATTACKS if re.search(options.only, name, re.I)]
     if options.list:
         print(*names, sep="\n")
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Any
 
 import httpx
 import pytest
@@ -78,3 +79,27 @@ async def test_fifty_bodies_of_31_mib() -> None:
         assert (statuses.count(200), statuses.count(429)) == (3, 47)
         # All of it was given back.
         assert (await client.post("/wait", content=body)).status_code == 200
+
+
+async def test_who_is_refused_can_read_why() -> None:
+    """The body is received to its end: a connection that is closed before loses the answer."""
+    app = ContractMiddleware(Starlette())
+    held = [app._budget.open(MAX_BODY) for _ in range(3)]
+    left, answers = 40, list[Any]()
+
+    async def receive() -> Any:
+        nonlocal left
+        left -= 1
+        return {"type": "http.request", "body": bytes(2**16), "more_body": left > 0}
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % (5 * MIB))]
+    scope = {"type": "http", "method": "POST", "path": "/generate", "headers": headers,
+             "query_string": b""}  # fmt: skip
+    await app(scope, receive, send)
+    assert answers[0]["status"] == 429
+    assert left == 0
+    for holding in held:
+        holding.close()
