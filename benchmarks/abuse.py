@@ -217,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="", help="attacks whose names this expression is found in")
+    parser.add_argument("--only", default="", help="attacks whose names match an expression")
     parser.add_argument("--list", action="store_true", help="name them and end")
     parser.add_argument("--attack", help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
