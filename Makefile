@@ -33,7 +33,7 @@ BACKEND ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
 export CATALOG
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: setup develop serve import shipped backend bento image container-test fresh-test vast-test monitoring-test test docs fuzz check audit lock sbom format demo-train bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-abuse bench-soak bench-contention gpu-report clean
+.PHONY: setup develop serve import shipped backend bento image container-test fresh-test vast-test monitoring-test test test-all docs fuzz check audit lock sbom format demo-train bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-abuse bench-soak bench-contention gpu-report clean
 
 ENVIRONMENT = @python=$$(deploy/setup/find_python.sh $(if $(PYTHON),"$(PYTHON)")) && \
 	"$$python" -m deploy.setup --torch "$(TORCH)" --torch-index "$(TORCH_INDEX)"
@@ -90,9 +90,14 @@ container-test: setup
 fresh-test: develop
 	@$(BIN)/python -m deploy.fresh $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
 
+# Two processes with a thread each: teams of threads that share cores wait for one another.
+SUITE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 test: develop
-	@# Two processes with a thread each: teams of threads that share cores wait for one another.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(SUITE) -m "not slow"
+
+test-all: develop
+	$(SUITE)
 
 docs: develop
 	$(BIN)/python -m docs_build
@@ -100,7 +105,8 @@ docs: develop
 	@echo "Look at build/site/index.html, or serve it: $(BIN)/python -m http.server --directory build/site"
 
 fuzz: develop
-	FUZZ_EXAMPLES=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration/test_fuzz.py
+	FUZZ_EXAMPLES=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration/test_fuzz.py \
+		tests/integration/test_mutated_pictures.py
 
 audit: develop
 	$(BIN)/python -m deploy.supply.lock --check

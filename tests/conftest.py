@@ -28,6 +28,17 @@ structlog.configure(
 )
 
 
+_QUICK_INTEGRATION = {"test_service.py", "test_requests.py", "test_hostile.py", "test_control.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts further processes than the one service, or a browser, as slow."""
+    for item in items:
+        folder, name = item.path.parent.name, item.path.name
+        if folder == "e2e" or (folder == "integration" and name not in _QUICK_INTEGRATION):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Bento home that holds the demo set."""

@@ -131,11 +131,9 @@ class DecoderPool:
     async def _outcome(
         self, order: dict[str, Any], text: str, field: str, invalid: type[InvalidRequest]
     ) -> Frame:
-        # What is not ASCII becomes something else that is not base64.
-        content = await asyncio.to_thread(text.encode, "ascii", "replace")
         for lane in self._lanes:
             try:
-                header, pixels = await lane.decode(order, content)
+                header, pixels = await lane.decode(order, text)
             except _TooLaboriousError:
                 continue
             except _CrashError:
@@ -161,7 +159,7 @@ class _Lane:
         self._idle = [_Decoder(limits) for _ in range(limits.processes)]
         self._busy: set[_Decoder] = set()
 
-    async def decode(self, order: dict[str, Any], content: bytes) -> Frame:
+    async def decode(self, order: dict[str, Any], text: str) -> Frame:
         """An order's outcome; raises _TooLaboriousError where the limits do not suffice."""
         limits = self._limits
         async with self._places:
@@ -171,7 +169,7 @@ class _Lane:
             self._busy.add(decoder)
             try:
                 async with asyncio.timeout(limits.seconds * _PATIENCE):
-                    outcome = await decoder.ask({**order, "max_work": limits.max_work}, content)
+                    outcome = await decoder.ask({**order, "max_work": limits.max_work}, text)
             except (OSError, asyncio.IncompleteReadError, TimeoutError):
                 raise await decoder.ending() from None
             finally:
@@ -216,7 +214,7 @@ class _Decoder:
         """Whether the process has not ended."""
         return self._process.poll() is None
 
-    async def ask(self, order: dict[str, Any], content: bytes) -> Frame:
+    async def ask(self, order: dict[str, Any], text: str) -> Frame:
         """An order's outcome; a decoder that was not heard out is killed.
 
         Raises:
@@ -230,7 +228,7 @@ class _Decoder:
                 )
             reader, writer = self._streams
             # In pieces, between which the loop has its turn: a picture may have 31 MB.
-            frame = memoryview(await asyncio.to_thread(frame_of, order, content))
+            frame = memoryview(await asyncio.to_thread(_frame_of_text, order, text))
             for start in range(0, len(frame), _PIECE):
                 writer.write(frame[start : start + _PIECE])
                 await writer.drain()
@@ -262,3 +260,8 @@ class _Decoder:
             self._socket.close()
         else:
             self._streams[1].close()
+
+
+def _frame_of_text(order: dict[str, Any], text: str) -> bytes:
+    # What is not ASCII becomes something else that is not base64.
+    return frame_of(order, text.encode("ascii", "replace"))

@@ -27,14 +27,9 @@ readonly grace=75
 readonly crashes=/run/experimance-crashes
 
 # BentoML's workers are sessions of their own and outlive a killed server, with the port and the
-# GPU's memory; they are known by what the server's environment was marked with.
+# GPU's memory; nothing else is this user's.
 end_leftovers() {
-    local file
-    while read -r file; do
-        file=${file#/proc/}
-        kill -KILL "${file%/environ}" 2>/dev/null
-    done < <(grep --files-with-matches --null-data --no-messages \
-        '^EXPERIMANCE_SERVER=' /proc/[0-9]*/environ)
+    pkill -KILL --uid experimance
 }
 
 wait_for_provisioning
@@ -46,7 +41,7 @@ cd "$WORKSPACE" || exit "$configuration_error"
 # Should this script be killed, the kernel tells the server to stop. In a process group of its own,
 # so that supervisor's SIGKILL to this one's leaves it the time to stop its workers.
 set -m
-EXPERIMANCE_SERVER=$$ as experimance --pdeathsig TERM \
+as experimance --pdeathsig TERM \
     /venv/main/bin/python -m bentoml serve /opt/experimance/bento \
     --host "$MODEL_SERVER_HOST" --port "$MODEL_SERVER_PORT" &
 server=$!
