@@ -27,12 +27,13 @@ wait_for_provisioning() {
     done
 }
 
-# as USER [SETPRIV_OPTION…] COMMAND…: run a command as a user that has no way back to root.
+# as USER [SETPRIV_OPTION…] COMMAND…: become a command of a user that has no way back to root. The shell
+# is replaced, so that signals reach the command: call it in the background or in parentheses.
 as() {
     local user=$1 home
     shift
     home=$(getent passwd "$user" | cut -d: -f6)
-    HOME=$home USER=$user LOGNAME=$user setpriv --reuid "$user" --regid "$user" --init-groups \
+    HOME=$home USER=$user LOGNAME=$user exec setpriv --reuid "$user" --regid "$user" --init-groups \
         --inh-caps=-all --bounding-set=-all --no-new-privs "$@"
 }
 

@@ -27,7 +27,7 @@ SECONDS=0
 if [[ -e /etc/instance.key ]]; then
     chgrp experimance-worker /etc/instance.key && chmod g+r /etc/instance.key
 fi
-as experimance-worker /opt/experimance/worker-venv/bin/python -m deploy.vast.worker
+(as experimance-worker /opt/experimance/worker-venv/bin/python -m deploy.vast.worker)
 status=$?
 # A wrong setting; supervisor would take a sooner end for a failed start, and try again.
 ((status == 78 && SECONDS < 6)) && sleep 6
