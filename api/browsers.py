@@ -21,7 +21,6 @@ from api.settings import Settings, SettingsError
 
 ANY = "*"
 _PROBES = frozenset({"/livez", "/readyz"})
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _OWN_SITES = frozenset({"same-origin", "none"})
 _EXPOSED = ("X-Request-Id", "X-Seed", "X-Model", "X-Timings", "X-Depth-Estimator", "Retry-After")
 _PREFLIGHT_SECONDS = 600
@@ -50,7 +49,7 @@ class Sites:
                     f"ALLOWED_HOSTS: {name!r} is neither {ANY} nor a name or an address"
                 )
         listens = settings.model_server_host
-        self._names = names | _LOOPBACK | {listens.lower()}
+        self._names = names | {"localhost", listens.lower()}
         # Who listens on every address is known by all of them, and cannot know those of a NAT.
         self._any_address = listens in {"0.0.0.0", "::"}  # noqa: S104
 

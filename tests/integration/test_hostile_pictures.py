@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import base64
-import io
 import pickle
 import struct
 import time
 import zlib
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
+from benchmarks.hostile_pictures import png_chunk, saved
 from tests.integration.harm import VALID, Bomb, refused
 from tests.pictures import hill
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png_bomb(width: int, height: int) -> bytes:
     """A valid header, and pixels that unpack to a thousand times their bytes."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     rows = zlib.compress(b"\0" * (width + 1) * min(height, 2000), 9)[:-8]
-    parts = [_chunk(b"IHDR", header), _chunk(b"IDAT", rows), _chunk(b"IEND", b"")]
+    parts = [png_chunk(b"IHDR", header), png_chunk(b"IDAT", rows), png_chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 HILL = Image.fromarray(hill())
@@ -46,7 +35,7 @@ PICTURES: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "no pixels at all": (png_bomb(0, 0), (400,)),
     "fewer rows than it says": (png_bomb(7000, 7000), (400,)),
     "text chunk that unpacks": (
-        saved(HILL, "PNG")[:33] + _chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x" * 80_000_000)),
+        saved(HILL, "PNG")[:33] + png_chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x" * 80_000_000)),
         (400,),
     ),
     "truncated PNG": (saved(HILL, "PNG")[:-200], (400,)),

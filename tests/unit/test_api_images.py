@@ -18,6 +18,7 @@ from PIL import ExifTags, Image
 from api.images import decoding
 from api.images.decoding import DepthMap, Photograph, mock_depth
 from api.images.inspection import PictureTooLargeError, UnreadablePictureError
+from benchmarks.hostile_pictures import png_chunk
 from tests.pictures import encoded, hill
 
 HILL = hill()
@@ -115,15 +116,9 @@ def test_resized_to_the_output() -> None:
 
 def huge_png() -> bytes:
     """A PNG whose header claims 100,000 x 100,000 pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
     packed = zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed)
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", packed)
 
 
 def test_a_bomb_is_refused_by_its_header() -> None:
