@@ -83,10 +83,10 @@ class Sites:
         if not host or ANY in self._names:
             return True
         try:
-            name = urlsplit(f"//{host}").hostname or ""
+            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
         except ValueError:
             return False
-        if name.rstrip(".") in self._names:
+        if name in self._names:
             return True
         try:
             address = ipaddress.ip_address(name)
