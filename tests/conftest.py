@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import structlog
+from huggingface_hub import constants as hub
 
 from benchmarks.server import import_demo, started_service
 
@@ -37,6 +39,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder, name = item.path.parent.name, item.path.name
         if folder == "e2e" or (folder == "integration" and name not in _QUICK_INTEGRATION):
             item.add_marker("slow")
+
+
+@pytest.fixture(autouse=True)
+def environment_as_it_was() -> Iterator[None]:
+    """Undo what a test did to the environment: a runner in this process goes offline for good."""
+    before, offline = dict(os.environ), hub.HF_HUB_OFFLINE
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+    hub.HF_HUB_OFFLINE = offline
 
 
 @pytest.fixture(scope="session")
