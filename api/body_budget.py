@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from api.errors import Overloaded
 
 SMALL_BODY = 4 * 2**20
@@ -10,6 +12,7 @@ SMALL_BODY = 4 * 2**20
 _SMALL_BYTES = 128 * 2**20
 _LARGE_BYTES = 96 * 2**20
 _RETRY_SECONDS = 2.0
+_DISCARDED_PER_SECOND = 64 * 2**20
 
 
 class BodyBudget:
@@ -21,6 +24,7 @@ class BodyBudget:
     def __init__(self, small: int = _SMALL_BYTES, large: int = _LARGE_BYTES) -> None:
         self._most = {True: small, False: large}
         self._held = {True: 0, False: 0}
+        self._turns = asyncio.Lock()
 
     def open(self, length: int | None) -> Holding:
         """A body's part, with room for the length that it says; None where it says none.
@@ -41,6 +45,15 @@ class BodyBudget:
                 retry_after=_RETRY_SECONDS,
             )
         self._held[is_small] += size
+
+    async def pace(self, size: int) -> None:
+        """Wait for as long as the discarding of so many bytes may take.
+
+        However many bodies are refused, receiving what nobody reads leaves the processor to those
+        whose pictures are painted; the senders wait.
+        """
+        async with self._turns:
+            await asyncio.sleep(size / _DISCARDED_PER_SECOND)
 
     def give(self, is_small: bool, size: int) -> None:
         """Count them no more."""

@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from typing import Any
 
 from starlette.types import Message, Receive
 
 from api.errors import FieldProblem, InvalidRequest
-from api.json_outline import MAX_BYTES, TooLongError, outline
+from api.json_outline import MAX_BYTES, TooLongError, long_bytes, outline
 
 MAX_FIELDS = 100
+PICTURE_FIELDS = {"depth_map_b64", "image_b64"}
 _LARGE = 2**18
 
 
 def check_json(body: bytes) -> None:
-    """Check that what a body says beside its long strings is small.
+    """Check that what a body says beside its pictures is small.
 
     Raises:
         InvalidRequest: it is not, has too many fields, or is not JSON at all.
     """
+    too_long = InvalidRequest(f"body: more than {MAX_BYTES // 2**10} kB beside the pictures")
     try:
         content = outline(body)
     except TooLongError:
-        raise InvalidRequest(
-            f"body: more than {MAX_BYTES // 2**10} kB beside the pictures"
-        ) from None
+        raise too_long from None
     except ValueError:
         raise InvalidRequest.of([FieldProblem("", "the body is not valid JSON")]) from None
+    if sum(map(long_bytes, _beside_pictures(content))) > MAX_BYTES:
+        raise too_long
     if isinstance(content, dict) and len(content) > MAX_FIELDS:
         raise InvalidRequest(f"body: {len(content)} fields, {MAX_FIELDS} are accepted")
+
+
+def _beside_pictures(content: Any) -> Iterator[Any]:
+    """Every key and value but those of the picture fields."""
+    waiting = [content]
+    if isinstance(content, dict):
+        waiting = [value for name, value in content.items() if name not in PICTURE_FIELDS]
+        yield from content
+    while waiting:
+        value = waiting.pop()
+        yield value
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list):
+            waiting += value
 
 
 class JsonReader:

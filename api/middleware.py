@@ -193,7 +193,8 @@ class _Limited:
             self._holding = None
         with contextlib.suppress(ApiError):
             while not self._complete:
-                await self()
+                message = await self()
+                await self._budget.pace(len(message.get("body", b"")))
 
     async def __call__(self) -> Message:
         if self._complete:

@@ -204,8 +204,9 @@ class _Decoder:
                 stdout=theirs.fileno(),
                 cwd=_ROOT,
                 env=environment | _ONE_THREAD,
-                # What a terminal sends to the service's group, Ctrl-C above all, is not for it.
-                process_group=0,
+                # What a terminal sends to the service's group, Ctrl-C above all, is not for it,
+                # and its priority is told by session.
+                start_new_session=True,
             )
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 

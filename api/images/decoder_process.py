@@ -9,6 +9,7 @@ MEGABYTES what it may allocate. Its environment has no token and no other secret
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -53,6 +54,14 @@ def _limit_memory(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+def _give_way(niceness: int) -> None:
+    os.nice(niceness)
+    # Where Linux groups processes by session, a nice value counts within the session alone, and
+    # the runner is in another. The session here is this process' own, so its group can give way.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
+
+
 def _serve(orders: BinaryIO, outcomes: BinaryIO, seconds: float) -> None:
     while (frame := read_frame(orders)) is not None:
         # Counts what this process works, and ends it: nothing here handles the signal.
@@ -66,7 +75,7 @@ def _serve(orders: BinaryIO, outcomes: BinaryIO, seconds: float) -> None:
 def main() -> None:
     """Serve orders until there are no more."""
     seconds, megabytes, niceness = sys.argv[1:]
-    os.nice(int(niceness))
+    _give_way(int(niceness))
     # No memory image of somebody's picture, and nothing a library says of one.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit_memory(int(megabytes))

@@ -71,7 +71,7 @@ def relayed(handler: Handler, is_signed: Callable[[AuthData], bool]) -> Handler:
 
 
 def _is_well_formed(auth: AuthData) -> bool:
-    # Longer texts are empty in an outline.
+    # An outline has a note in the place of a longer text, which signs nothing.
     texts = isinstance(auth.url, str) and isinstance(auth.signature, str)
     return texts and type(auth.reqnum) is int and type(auth.request_idx) is int
 

@@ -65,7 +65,7 @@ async def test_fifty_bodies_of_31_mib() -> None:
         return JSONResponse({})
 
     app = ContractMiddleware(Starlette(routes=[Route("/wait", wait, methods=["POST"])]))
-    body = b'{"a": "' + b"x" * (31 * MIB) + b'"}'
+    body = b'{"image_b64": "' + b"x" * (31 * MIB) + b'"}'
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://localhost", headers=JSON
     ) as client:
