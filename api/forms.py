@@ -14,6 +14,8 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
 from api.errors import InvalidRequest
+from api.json_bounds import PICTURE_FIELDS, TOO_LONG
+from api.json_outline import MAX_BYTES
 
 FORM = "multipart/form-data"
 _JSON = "application/json"
@@ -32,9 +34,12 @@ async def form_as_json(scope: Scope, receive: Receive, max_part: int) -> tuple[S
         max_part: bytes of one part.
 
     Raises:
-        InvalidRequest: no form, too many parts, or a part that is not text.
+        InvalidRequest: no form, too many parts, a part that is not text, or more than 64 kB beside
+            the pictures.
     """
     contents = await _contents(Request(scope, receive), max_part)
+    if sum(len(part) for name, part in contents.items() if name not in PICTURE_FIELDS) > MAX_BYTES:
+        raise InvalidRequest(TOO_LONG)
     body = await asyncio.to_thread(_as_json, contents)
     headers = MutableHeaders(raw=list(scope["headers"]))
     headers["content-type"] = _JSON

@@ -13,6 +13,7 @@ from api.json_outline import MAX_BYTES, TooLongError, long_bytes, outline
 
 MAX_FIELDS = 100
 PICTURE_FIELDS = {"depth_map_b64", "image_b64"}
+TOO_LONG = f"body: more than {MAX_BYTES // 2**10} kB beside the pictures"
 _LARGE = 2**18
 
 
@@ -22,7 +23,7 @@ def check_json(body: bytes) -> None:
     Raises:
         InvalidRequest: it is not, has too many fields, or is not JSON at all.
     """
-    too_long = InvalidRequest(f"body: more than {MAX_BYTES // 2**10} kB beside the pictures")
+    too_long = InvalidRequest(TOO_LONG)
     try:
         content = outline(body)
     except TooLongError:

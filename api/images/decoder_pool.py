@@ -47,7 +47,7 @@ class Limits:
     max_work: int | None
 
 
-ORDINARY = Limits(processes=2, seconds=2, megabytes=600, niceness=0, max_work=ORDINARY_WORK)
+ORDINARY = Limits(processes=2, seconds=2, megabytes=600, niceness=5, max_work=ORDINARY_WORK)
 # One at a time and after everything else, so that somebody's poster holds up nobody's sand.
 LABORIOUS = Limits(processes=1, seconds=30, megabytes=2_000, niceness=19, max_work=None)
 

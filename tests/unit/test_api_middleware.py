@@ -241,6 +241,13 @@ async def test_forms_arrive_as_json(web: httpx.AsyncClient) -> None:
     }
 
 
+async def test_a_form_of_long_texts_is_refused(web: httpx.AsyncClient) -> None:
+    fields = {f"f{number}": (None, "[" * 480_000) for number in range(3)}
+    answer = await web.post("/echo", files=fields)
+    assert answer.status_code == 400
+    assert "more than 64 kB beside the pictures" in answer.json()["error_message"]
+
+
 @pytest.mark.parametrize(
     ("content", "boundary"),
     [

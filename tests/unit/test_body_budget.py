@@ -81,6 +81,19 @@ async def test_fifty_bodies_of_31_mib() -> None:
         assert (await client.post("/wait", content=body)).status_code == 200
 
 
+async def test_discarding_is_paced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many discard at once, together they receive 64 MiB a second."""
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("asyncio.sleep", sleep)
+    budget = BodyBudget()
+    await asyncio.gather(*(budget.pace(MIB) for _ in range(64)))
+    assert sum(waited) == 1
+
+
 async def test_who_is_refused_can_read_why() -> None:
     """The body is received to its end: a connection that is closed before loses the answer."""
     app = ContractMiddleware(Starlette())
