@@ -66,7 +66,7 @@ bento: shipped import
 
 ifeq ($(TARGET),vast)
 image: shipped setup
-	@$(BIN)/python -m deploy.vast.image --catalog $(CATALOG) --flavour $(FLAVOUR) \
+	@$(BIN)/python -m deploy.vast.build_image --catalog $(CATALOG) --flavour $(FLAVOUR) \
 		$(if $(BASE),--base $(BASE)) $(if $(BACKEND),--backend $(BACKEND))
 else
 image: backend bento
@@ -82,7 +82,7 @@ monitoring-test: develop
 	promtool check config --syntax-only deploy/monitoring/prometheus.yml
 	promtool check rules deploy/monitoring/rules.yml
 	promtool test rules deploy/monitoring/rules_test.yml
-	$(BIN)/python -m pytest --quiet tests/unit/test_monitoring.py
+	$(BIN)/python -m pytest --quiet tests/unit/deploy/test_monitoring.py
 
 container-test: setup
 	@$(BIN)/python -m deploy.container
@@ -105,8 +105,8 @@ docs: develop
 	@echo "Look at build/site/index.html, or serve it: $(BIN)/python -m http.server --directory build/site"
 
 fuzz: develop
-	FUZZ_EXAMPLES=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration/test_fuzz.py \
-		tests/integration/test_mutated_pictures.py
+	FUZZ_EXAMPLES=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration/service/test_fuzz.py \
+		tests/integration/service/test_mutated_pictures.py
 
 audit: develop
 	$(BIN)/python -m deploy.supply.lock --check
@@ -130,7 +130,7 @@ format: develop
 	$(BIN)/ruff format .
 
 demo-train: develop
-	$(BIN)/python -m models.demo.train
+	$(BIN)/python -m models.demo.training.train
 
 bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-abuse bench-soak bench-contention: develop
 	$(BIN)/python -m benchmarks.$(subst -,_,$(@:bench-%=%))

@@ -1,6 +1,6 @@
-"""The public service: routes and nothing else.
+"""Public BentoML service: routes only.
 
-bentoml serve            (from this folder, in the environment that `make setup` makes)
+Start it with `bentoml serve` in this folder, in the environment that `make setup` creates.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
-from api.access import Access, owned
-from api.browsers import Sites
-from api.documentation import documented
 from api.errors import ApiError, Unauthorized
-from api.estimation import Estimation
-from api.gateway import Gateway
-from api.logs import configure_logs
-from api.metrics import show_zeros, state_of
-from api.middleware import ContractMiddleware, current_request, stashed
-from api.painter import Painter
-from api.playground import playground_routes
-from api.preparation import Preparations
-from api.ready import refuse_start
-from api.requests import CancelRequest, EstimateRequest, GenerateRequest, LoadRequest
-from api.resolve import Resolver
-from api.responses import (
+from api.handlers.estimate_depth import EstimateDepthHandler
+from api.handlers.generate import GenerateHandler
+from api.handlers.prepare import RequestPreparer
+from api.handlers.resolve import RequestResolver
+from api.handlers.status import build_health, build_load_response, build_models_info
+from api.http.auth import Access, owned
+from api.http.middleware import ApiMiddleware, current_request, defer_error
+from api.http.openapi import customize_openapi
+from api.http.origins import Sites
+from api.http.playground import playground_routes
+from api.http.route_labels import label_routes
+from api.observability import initialize_labels, render_runner_gauges
+from api.runner_client import RunnerClient
+from api.schemas.requests import CancelRequest, EstimateRequest, GenerateRequest, LoadRequest
+from api.schemas.responses import (
     CancelResponse,
     ErrorBody,
     EstimateResponse,
@@ -41,69 +41,68 @@ from api.responses import (
     LoadResponse,
     ModelsInfo,
 )
-from api.route_labels import label_routes
-from api.settings import SettingsError, load_settings
-from api.status import health_of, loaded, models_of
-from api.supervisor import keep_supervisor_private, require_runner_socket
-from api.tracing import configure_tracing, flush_traces
-from models.bundle import bundled
+from common.bentoml_patches import keep_supervisor_private, require_runner_socket
+from common.lifecycle import exit_with_config_error
+from common.log_config import configure_logs
+from common.protocol import CancelCommand, LoadCommand
+from common.settings import SettingsError, load_settings
+from common.tracing import configure_tracing, flush_traces
 from models.catalog import CatalogError, load_catalog
-from models.shelf import Shelf
-from models.store import StoreError, require
-from runners.messages import CancelOrder, LoadOrder
-from runners.runner import SDXLRunner
+from models.store.inventory import LiveInventory, bento_models, require_servable
+from models.store.store import StoreError
+from runners.server.service import SDXLRunner
 
 
-class Arguments(BaseModel):
-    """What a Bento was built with: `bentoml build --arg catalog=experimance`."""
+class BuildArguments(BaseModel):
+    """Arguments of `bentoml build`, for example `--arg catalog=experimance`."""
 
     catalog: str = ""
 
 
 if not os.environ.get("CATALOG"):
-    # Every process of the service imports this file, so the runner reads it too.
-    os.environ["CATALOG"] = bentoml.use_arguments(Arguments).catalog
+    # The runner process imports this file too and reads CATALOG from its environment.
+    os.environ["CATALOG"] = bentoml.use_arguments(BuildArguments).catalog
 keep_supervisor_private()
 label_routes()
 try:
     require_runner_socket(os.environ)
     settings = load_settings()
 except SettingsError as bad:
-    refuse_start(bad)
+    exit_with_config_error(bad)
 
-# Scrapers and autoscalers may come often; the runner has other work.
+# Frequent scrapes and autoscaler polls reuse a status of this age, to spare the runner.
 _SCRAPE_SECONDS = 1.0
 
-# Brings the schema of the error body into the documentation.
+# Adds the schema of the error body to the OpenAPI document.
 _ERRORS: dict[int | str, dict[str, Any]] = {500: {"model": ErrorBody}}
 
-reads = FastAPI(title="reads", docs_url=None, redoc_url=None, openapi_url=None)
-reads.router.routes.extend(playground_routes())
+public_app = FastAPI(title="reads", docs_url=None, redoc_url=None, openapi_url=None)
+public_app.router.routes.extend(playground_routes())
 
 
-@reads.get("/healthcheck", response_model=Health, responses=_ERRORS, tags=["Service APIs"])
+@public_app.get("/healthcheck", response_model=Health, responses=_ERRORS, tags=["Service APIs"])
 async def get_health() -> Any:
-    """How the service is; answers within 100 ms whatever the device does. 503 on `error`."""
+    """Return the service's state within 100 ms, even while the device is busy; 503 on `error`."""
     return await bentoml.get_current_service().health()
 
 
-@reads.get("/models", response_model=ModelsInfo, responses=_ERRORS, tags=["Service APIs"])
+@public_app.get("/models", response_model=ModelsInfo, responses=_ERRORS, tags=["Service APIs"])
 async def get_models() -> Any:
-    """What requests may name, with defaults, sources and licences."""
-    return await bentoml.get_current_service().known_models()
+    """Return the names that requests accept, with defaults, sources and licences."""
+    return await bentoml.get_current_service().list_models()
 
 
-@reads.get("/docs.json", include_in_schema=False)
+@public_app.get("/docs.json", include_in_schema=False)
 async def get_documentation() -> Any:
-    """The OpenAPI document."""
+    """Return the OpenAPI document."""
     service: Any = ImageService
-    return documented(service.openapi_spec.asdict())
+    return customize_openapi(service.openapi_spec.asdict())
 
 
-# BentoML's documentation shows a path of a mounted application only with that application's
-# methods. These two are never reached: the service's own POST routes come first.
-reads.post("/healthcheck", response_model=Health, tags=["Service APIs"])(get_health)
-reads.post("/models", response_model=ModelsInfo, tags=["Service APIs"])(get_models)
+# BentoML's OpenAPI document lists a path of a mounted application with that application's methods
+# only. These two are never called, because the service's own POST routes match first.
+public_app.post("/healthcheck", response_model=Health, tags=["Service APIs"])(get_health)
+public_app.post("/models", response_model=ModelsInfo, tags=["Service APIs"])(get_models)
 
 
 @bentoml.service(
@@ -113,72 +112,76 @@ reads.post("/models", response_model=ModelsInfo, tags=["Service APIs"])(get_mode
     http={"host": settings.model_server_host, "port": settings.model_server_port},
     envs=[{"name": "CATALOG", "value": settings.catalog}],
 )
-@bentoml.asgi_app(reads, path="/")
+@bentoml.asgi_app(public_app, path="/")
 class ImageService:
-    """A depth map and a prompt in, an SDXL picture out."""
+    """Generation of SDXL images from a depth map and a prompt."""
 
     runner = bentoml.depends(SDXLRunner)
 
     def __init__(self) -> None:
         configure_logs(settings, "api")
-        # The event loop gives the interpreter up at every system call, and gets it back from a
-        # thread that checks a body after so many seconds; Python's 5 ms add up to 0.1 s a request.
+        # The event loop releases the GIL at every system call. A thread that checks a body then
+        # holds it for one switch interval; Python's 5 ms add up to 0.1 s per request.
         sys.setswitchinterval(0.0005)
         configure_tracing(settings)
         self._started = time.monotonic()
         catalog = load_catalog(settings.catalog)
-        show_zeros((*catalog.models, *catalog.depth_estimators))
-        self._resolver = Resolver(catalog, Shelf(catalog, settings.fetch_missing))
-        self._gateway = Gateway(self.runner)
-        self._preparations = Preparations(self._gateway, settings.max_queue)
-        self._painter = Painter(self._resolver, self._gateway, self._preparations)
-        self._estimation = Estimation(self._resolver, self._preparations)
+        initialize_labels((*catalog.models, *catalog.depth_estimators))
+        self._resolver = RequestResolver(catalog, LiveInventory(catalog, settings.fetch_missing))
+        self._gateway = RunnerClient(self.runner)
+        self._preparations = RequestPreparer(self._gateway, settings.max_queue)
+        self._generation = GenerateHandler(self._resolver, self._gateway, self._preparations)
+        self._estimation = EstimateDepthHandler(self._resolver, self._preparations)
 
     @bentoml.on_deployment
-    def check_start() -> None:
-        """Stop the start with one line where the catalog or its weights do not suffice."""
+    def validate_startup() -> None:
+        """Exit with one line on stderr if the settings, the catalog or its weights are invalid.
+
+        Raises:
+            SystemExit: a setting, the catalog or a required weight is missing or invalid.
+        """
         try:
             Access(settings)
             Sites(settings)
             catalog = load_catalog(settings.catalog)
-            there = catalog.models if settings.fetch_missing else require(catalog).models
-            wanted = settings.preload_model
-            if wanted is not None and wanted not in there:
-                raise SettingsError(f"PRELOAD_MODEL: {wanted} is none of {', '.join(there)}")
+            usable = catalog.models if settings.fetch_missing else require_servable(catalog).models
+            preload = settings.preload_model
+            if preload is not None and preload not in usable:
+                raise SettingsError(f"PRELOAD_MODEL: {preload} is not one of {', '.join(usable)}")
         except (SettingsError, CatalogError, StoreError) as error:
-            refuse_start(error)
+            exit_with_config_error(error)
 
     @bentoml.api(input_spec=GenerateRequest)
     async def generate(self, **fields: Any) -> GenerateResponse:
-        """Paint a picture.
+        """Generate images.
 
-        With `Accept: image/jpeg`, `image/png` or `image/webp` the body is the first picture
-        itself; seed, model, request id and timings are `X-` headers.
+        With `Accept: image/jpeg`, `image/png` or `image/webp` the body is the first image itself.
+        The seed, model, request id and timings are then in `X-` headers.
         """
-        # BentoML sends a Response as it is, beside the annotated model.
-        answer: Any = await self._painter.answer(_validated(fields), current_request())
+        # BentoML sends a Response unchanged, although the annotation is a model.
+        answer: Any = await self._generation.answer(_build_request(fields), current_request())
         return answer
 
     @bentoml.api(input_spec=GenerateRequest)
     async def generate_stream(self, **fields: Any) -> AsyncGenerator[str, None]:
-        """Paint a picture and tell how it goes, as server-sent events.
+        """Generate images and report progress as server-sent events.
 
-        Events: `queued` (position), `started`, `step` (step, steps, at most five times a second
-        preview_b64), then `done` (the answer of /generate) or `error` (the error body). Leaving
-        the stream cancels the work.
+        Events: `queued` (position), `started`, `step` (step, steps and, at most five times a
+        second, preview_b64), then `done` (the response of /generate) or `error` (the error body).
+        Closing the stream cancels the request.
         """
         try:
-            async for event in self._painter.stream(_validated(fields), current_request()):
+            async for event in self._generation.stream(_build_request(fields), current_request()):
                 yield event
         except ApiError as error:
-            raise stashed(error) from None
+            raise defer_error(error) from None
 
     @bentoml.api(input_spec=EstimateRequest)
     async def estimate_depth(self, **fields: Any) -> EstimateResponse:
         """Estimate the depth of a photograph.
 
-        With `Accept: image/png` the body is the map itself, and the estimator's name a header,
-        `X-Depth-Estimator`.
+        With `Accept: image/png` the body is the depth map itself. The header `X-Depth-Estimator`
+        then names the estimator.
         """
         request = EstimateRequest.model_construct(**fields)
         answer: Any = await self._estimation.answer(request, current_request())
@@ -186,93 +189,93 @@ class ImageService:
 
     @bentoml.api(input_spec=CancelRequest)
     async def cancel(self, **fields: Any) -> CancelResponse:
-        """Cancel a request, a session, or everything; the cancelled calls end with 409."""
+        """Cancel a request, a session or all requests; cancelled calls end with 409."""
         try:
-            if fields["all"] and not current_request().state.manages:
-                raise Unauthorized("all: the operator's bearer token is needed")
+            if fields["all"] and not current_request().state.is_admin:
+                raise Unauthorized("all: requires the operator's bearer token")
             owner = current_request().state.owner
             session = owned(fields["session"], owner)
-            order = CancelOrder(fields["request_id"], session, fields["all"], owner=owner)
-            ids = await self._painter.cancel(order)
+            order = CancelCommand(fields["request_id"], session, fields["all"], owner=owner)
+            ids = await self._generation.cancel(order)
         except ApiError as error:
-            return _refusal(error)
+            return _error_response(error)
         return CancelResponse(cancelled=list(ids))
 
     @bentoml.api(input_spec=LoadRequest)
     async def preload(self, **fields: Any) -> LoadResponse:
-        """Load a variant and a ControlNet; other variants' requests go on meanwhile."""
+        """Load a variant and a ControlNet; requests for other variants continue meanwhile."""
         try:
-            order = self._resolver.load_order(_named(fields))
+            order = self._resolver.resolve_load(_build_load_command(fields))
             outcome = await self._gateway.load(order)
         except ApiError as error:
-            return _refusal(error)
-        return loaded(outcome)
+            return _error_response(error)
+        return build_load_response(outcome)
 
     @bentoml.api(input_spec=LoadRequest)
     async def unload(self, **fields: Any) -> LoadResponse:
-        """Forget a variant, a ControlNet, or both; requests that use them finish first."""
+        """Unload a variant, a ControlNet or both; requests that use them finish first."""
         try:
-            order = self._resolver.unload_order(_named(fields))
+            order = self._resolver.resolve_unload(_build_load_command(fields))
             outcome = await self._gateway.unload(order)
         except ApiError as error:
-            return _refusal(error)
-        return loaded(outcome)
+            return _error_response(error)
+        return build_load_response(outcome)
 
     @bentoml.api
     async def healthcheck(self) -> Health:
-        """How the service is, for clients that only post."""
+        """Return the service's state, for clients that only send POST requests."""
         answer: Any = await self.health()
         return answer
 
     @bentoml.api
     async def models(self) -> ModelsInfo:
-        """What requests may name, for clients that only post."""
-        return await self.known_models()
+        """Return the names that requests accept, for clients that only send POST requests."""
+        return await self.list_models()
 
     async def __metrics__(self, counted: str) -> str:
-        """For /metrics: what was counted, and the runner as it is now."""
-        return counted + state_of(await self._gateway.status(max_age=_SCRAPE_SECONDS))
+        """Return the body of /metrics: the counted metrics and the runner's current gauges."""
+        return counted + render_runner_gauges(await self._gateway.status(max_age=_SCRAPE_SECONDS))
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Send the last spans, and end the processes that decode pictures."""
+        """Export the remaining spans and end the decoder processes."""
         flush_traces()
         await self._preparations.close()
 
     async def health(self) -> Response:
-        """The health answer, for both its routes."""
+        """Return the health response for both of its routes."""
         status = await self._gateway.status()
-        health = health_of(self._resolver, status, self._preparations.decoding, self._started)
-        # With its id the middleware takes a 503 for an answer, not for an error to be rewritten.
+        health = build_health(self._resolver, status, self._preparations.decoding, self._started)
+        # The middleware rewrites errors that have no request id; this 503 has its own body.
         request_id = {"X-Request-Id": current_request().state.id}
         status_code = 503 if health.status == "error" else 200
         return JSONResponse(health.model_dump(), status_code, request_id)
 
-    async def known_models(self) -> ModelsInfo:
-        """The models answer, for both its routes."""
-        return models_of(self._resolver, await self._gateway.status())
+    async def list_models(self) -> ModelsInfo:
+        """Return the models response for both of its routes."""
+        return build_models_info(self._resolver, await self._gateway.status())
 
 
-ImageService.add_asgi_middleware(ContractMiddleware)  # type: ignore[attr-defined]
+ImageService.add_asgi_middleware(ApiMiddleware)  # type: ignore[attr-defined]
 with contextlib.suppress(CatalogError):
-    # A catalog that cannot be read stops the start in check_start, with its reason.
-    ImageService.models.extend(bundled(load_catalog(settings.catalog)))
+    # validate_startup reports an unreadable catalog and ends the start.
+    ImageService.models.extend(bento_models(load_catalog(settings.catalog)))
 
 
-def _validated(fields: dict[str, Any]) -> GenerateRequest:
-    """BentoML has validated the fields and hands them over one by one."""
+def _build_request(fields: dict[str, Any]) -> GenerateRequest:
+    """Build a request from fields that BentoML has already validated."""
     return GenerateRequest.model_construct(**fields)
 
 
-def _named(fields: dict[str, Any]) -> LoadOrder:
-    """What to load by body, else by the older clients' query parameters."""
+def _build_load_command(fields: dict[str, Any]) -> LoadCommand:
+    """Build a command from the body, else from the query parameters of older clients."""
     query = current_request().query_params
-    return LoadOrder(
+    return LoadCommand(
         fields["model"] or query.get("model_name"),
         fields["controlnet"] or query.get("controlnet_id"),
     )
 
 
-def _refusal(error: ApiError) -> Any:
-    """BentoML sends a Response as it is, whatever model the route is annotated with."""
+def _error_response(error: ApiError) -> Any:
+    """Return an error response; BentoML sends it unchanged whatever the annotation is."""
     return error.response(current_request().state.id)

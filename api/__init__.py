@@ -1,3 +1,1 @@
-"""What crosses the wire: schemas, settings, errors, pictures and middleware."""
-
-__version__ = "0.1.0"
+"""Public API: HTTP layer, handlers, schemas, image decoding and runner client."""

@@ -1,4 +1,4 @@
-"""Every error of the wire contract.
+"""Errors of the wire contract.
 
 ApiError
 ├── InvalidRequest          400  invalid_request
@@ -26,20 +26,27 @@ from dataclasses import dataclass
 
 from starlette.responses import JSONResponse
 
-from api.responses import ErrorBody, ErrorDetail
-from runners.messages import Failed
+from api.schemas.responses import ErrorBody, ErrorDetail
+from common.protocol import JobFailed
 
 
 @dataclass(frozen=True, slots=True)
-class FieldProblem:
-    """What is wrong with one field, and what it accepts."""
+class FieldError:
+    """Problem with one field and the values that the field accepts."""
 
     field: str
     message: str
 
 
 class ApiError(Exception):
-    """An error that a caller is told of: status, code, and a message for people."""
+    """Error response of the API: HTTP status, error code and message.
+
+    Args:
+        message: description for people.
+        code: error code of the contract; None selects the code of the class.
+        detail: problems by field.
+        retry_after: seconds for the Retry-After header; None omits the header.
+    """
 
     status = 500
     code = "internal"
@@ -49,7 +56,7 @@ class ApiError(Exception):
         message: str,
         *,
         code: str | None = None,
-        detail: Sequence[FieldProblem] = (),
+        detail: Sequence[FieldError] = (),
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
@@ -59,7 +66,7 @@ class ApiError(Exception):
         self.retry_after = retry_after
 
     def response(self, request_id: str) -> JSONResponse:
-        """The contract's error body."""
+        """Return the error body of the contract, with its headers."""
         body = ErrorBody(
             error=self.code,
             error_message=self.message,
@@ -81,18 +88,24 @@ class InvalidRequest(ApiError):
     status, code = 400, "invalid_request"
 
     @classmethod
-    def of(cls, problems: Sequence[FieldProblem]) -> InvalidRequest:
-        """Return one error for the problems of a request; it tells the first ones of many."""
-        told = problems[:_MAX_PROBLEMS]
-        parts = [f"{p.field}: {p.message}" if p.field else p.message for p in told]
-        if len(problems) > len(told):
-            parts.append(f"and {len(problems) - len(told)} more")
-        return cls("; ".join(parts), detail=told)
+    def from_problems(cls, problems: Sequence[FieldError]) -> InvalidRequest:
+        """Return one error for all problems of a request; its message lists at most 20."""
+        listed = problems[:_MAX_PROBLEMS]
+        parts = [f"{p.field}: {p.message}" if p.field else p.message for p in listed]
+        if len(problems) > len(listed):
+            parts.append(f"and {len(problems) - len(listed)} more")
+        return cls("; ".join(parts), detail=listed)
 
     @classmethod
-    def field(cls, name: str, message: str, code: str | None = None) -> InvalidRequest:
-        """One field's problem; the message says what is accepted."""
-        return cls(f"{name}: {message}", code=code, detail=[FieldProblem(name, message)])
+    def for_field(cls, name: str, message: str, code: str | None = None) -> InvalidRequest:
+        """Return the error for one field.
+
+        Args:
+            name: name of the field.
+            message: the problem and the accepted values.
+            code: error code of the contract; None selects the code of the class.
+        """
+        return cls(f"{name}: {message}", code=code, detail=[FieldError(name, message)])
 
 
 class InvalidDepthMap(InvalidRequest):
@@ -108,35 +121,35 @@ class InvalidImage(InvalidRequest):
 
 
 class UnknownName(InvalidRequest):
-    """A name that the catalog, or the store, does not have; the message lists what exists."""
+    """The catalog or the store lacks the name; the message lists the available names."""
 
 
 class Unauthorized(ApiError):
-    """A token is configured, and missing or wrong in the request."""
+    """The request lacks a valid bearer token."""
 
     status, code = 401, "unauthorized"
 
 
 class NotFound(ApiError):
-    """No such route."""
+    """The route does not exist."""
 
     status, code = 404, "not_found"
 
 
 class MethodNotAllowed(ApiError):
-    """The route exists, with other methods."""
+    """The route does not accept the HTTP method."""
 
     status, code = 405, "method_not_allowed"
 
 
 class Conflict(ApiError):
-    """Another call ended this one."""
+    """The request was cancelled or superseded."""
 
     status, code = 409, "cancelled"
 
 
 class TooLarge(ApiError):
-    """The body or a picture exceeds its limit."""
+    """The body or an image exceeds its limit."""
 
     status, code = 413, "too_large"
 
@@ -148,28 +161,28 @@ class UnsupportedMediaType(ApiError):
 
 
 class Overloaded(ApiError):
-    """Too many requests wait."""
+    """Too many requests are waiting."""
 
     status, code = 429, "overloaded"
 
 
 class Unavailable(ApiError):
-    """Not now; later perhaps."""
+    """The service cannot process the request now; a retry may succeed."""
 
     status, code = 503, "not_ready"
 
 
 class DeadlineExceeded(ApiError):
-    """The picture cannot be ready in time."""
+    """The image cannot be ready before the deadline."""
 
     status, code = 504, "deadline_exceeded"
 
 
 class Internal(ApiError):
-    """A fault of the service; the log has it under the request's id."""
+    """The service has a fault; the log records it under the request id."""
 
     def __init__(self) -> None:
-        super().__init__("internal error; the log has it under this request id")
+        super().__init__("internal error; the log records it under this request id")
 
 
 _BY_STATUS: dict[int, type[ApiError]] = {
@@ -180,7 +193,7 @@ _BY_STATUS: dict[int, type[ApiError]] = {
     )
 }  # fmt: skip
 
-STATUSES: dict[int, tuple[str, ...]] = {
+CODES_BY_STATUS: dict[int, tuple[str, ...]] = {
     400: (
         "invalid_request",
         "invalid_depth_map",
@@ -202,11 +215,11 @@ STATUSES: dict[int, tuple[str, ...]] = {
     503: ("not_ready", "out_of_memory", "runner_lost"),
     504: ("deadline_exceeded",),
 }
-"""Every code of the contract, by HTTP status."""
+"""Error codes of the contract, by HTTP status."""
 
 _MESSAGES = {
     401: "a bearer token is needed in the Authorization header",
-    404: "there is no such route",
+    404: "the route does not exist",
     405: "this route does not accept the method",
     413: "the request is too large",
     415: "the body must be application/json or multipart/form-data",
@@ -227,15 +240,15 @@ _FAILURES: dict[str, type[ApiError]] = {
 
 
 def from_status(status: int) -> ApiError:
-    """The error for a bare HTTP status."""
+    """Return the error for an HTTP status without an error body."""
     kind = _BY_STATUS.get(status)
     if kind is None:
         return Internal() if status >= 500 else InvalidRequest("the request is not valid")
     return kind(_MESSAGES.get(status, "the request is not valid"))
 
 
-def from_failure(failure: Failed) -> ApiError:
-    """The error for a job that the runner could not do."""
+def from_failure(failure: JobFailed) -> ApiError:
+    """Return the API error for a job that failed in the runner."""
     kind = _FAILURES.get(failure.error)
     if kind is None:
         return Internal()

@@ -31,10 +31,10 @@ import httpx
 import numpy as np
 import psutil
 
-from benchmarks.abuse_cases import ATTACKS, Attack, Call
-from benchmarks.process_state import processes_of
-from benchmarks.report import finish
-from benchmarks.server import ROOT, import_demo, started_service
+from benchmarks.support.abuse_cases import ATTACKS, Attack, Call
+from benchmarks.support.report import finish
+from testing.process_state import processes_of
+from testing.server import ROOT, import_demo, started_service
 
 LIVEZ_BAR, HONEST_BAR, LOG_BAR = 0.1, 2.0, 2.0
 TOKEN = "abuse"

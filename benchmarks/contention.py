@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import finish, table
-from benchmarks.server import ROOT
-from benchmarks.workbench import Listener, drain, finished, make_engine, make_job
+from benchmarks.support.report import finish, table
 from runners import SPIN_COUNT
+from testing.server import ROOT
+from testing.workbench import Listener, drain, finished, make_engine, make_job
 
 BESIDE_BAR, ALONE_BAR = 0.75, 1.1
 """The service's seconds over those with libgomp's default, beside busy loops and alone."""

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.flop_count import CountedEngine, sdxl
 from benchmarks.flops import installation_job
-from benchmarks.gallery import Pairs, adherence, paint_pairs, plan, read, recognised
-from benchmarks.heldout import COUNT, heldout
-from benchmarks.judge import Judge, Picture
-from benchmarks.report import finish
-from benchmarks.workbench import demo_catalog
+from benchmarks.support.gallery import Pairs, adherence, paint_pairs, plan, read, recognised
+from benchmarks.support.judge import Judge, Picture
+from benchmarks.support.report import finish
+from testing.flop_count import CountedEngine, sdxl
+from testing.heldout import COUNT, heldout
+from testing.workbench import demo_catalog
 
 KEPT_BAR = 0.95
 """Share of depth and of era that the pictures keep."""

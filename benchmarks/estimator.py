@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.gallery import Pairs, paint, plan, true_renderings
-from benchmarks.heldout import COUNT, heldout
-from benchmarks.report import finish
-from benchmarks.workbench import DEVICE, WEIGHTS, demo_catalog, make_job
-from models.demo.eras import ERAS
-from runners.estimators import Estimator, load_estimator
-from runners.messages import LoraWeight
+from benchmarks.support.gallery import Pairs, paint, plan, true_renderings
+from benchmarks.support.report import finish
+from common.protocol import LoraWeight
+from models.demo.training.data.eras import ERAS
+from runners.networks.depth_estimators import Estimator, load_estimator
+from testing.heldout import COUNT, heldout
+from testing.workbench import DEVICE, WEIGHTS, demo_catalog, make_job
 
 TRUE = "true renderings"
 TRUE_BAR = 0.9

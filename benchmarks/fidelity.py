@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import decoder_error, lora_response
-from benchmarks.gallery import (
+from benchmarks.support import decoder_error, lora_response
+from benchmarks.support.gallery import (
     Pairs,
     Reading,
     adherence,
@@ -28,11 +28,11 @@ from benchmarks.gallery import (
     sheet,
     true_renderings,
 )
-from benchmarks.heldout import COUNT, HeldOut, heldout
-from benchmarks.judge import Judge
-from benchmarks.report import finish
-from benchmarks.workbench import demo_catalog
-from models.demo.looks import LOOKS
+from benchmarks.support.judge import Judge
+from benchmarks.support.report import finish
+from models.demo.training.data.looks import LOOKS
+from testing.heldout import COUNT, HeldOut, heldout
+from testing.workbench import demo_catalog
 
 ADHERENCE_BAR = 0.80
 UNCONTROLLED_BAR = 0.25

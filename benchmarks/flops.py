@@ -15,15 +15,15 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.flop_count import META, ControlNetSize, CountedEngine, counted, sdxl
 from benchmarks.parity import TOLERANCE, compare
-from benchmarks.reference_counts import paint
-from benchmarks.report import finish
-from benchmarks.workbench import make_job
-from runners.conditioning import embed_prompt
-from runners.messages import PaintJob
-from runners.networks import ControlNet, Variant
-from runners.trial import trial_control
+from benchmarks.support.reference_counts import paint
+from benchmarks.support.report import finish
+from common.protocol import GenerateJob
+from runners.diffusion.conditioning import embed_prompt
+from runners.diffusion.dummy_inputs import dummy_controlnet_inputs
+from runners.networks.sdxl import ControlNet, SdxlModel
+from testing.flop_count import META, ControlNetSize, CountedEngine, counted, sdxl
+from testing.workbench import make_job
 
 UNEXPLAINED = 0.001
 """Share of the pipeline's operations that the parts may leave unexplained."""
@@ -31,7 +31,7 @@ _TERA = 1e12
 _ROWS = 2
 
 
-def installation_job(side: int = 1024) -> PaintJob:
+def installation_job(side: int = 1024) -> GenerateJob:
     """What the installation asks for."""
     return make_job(
         np.zeros((side, side), np.uint8),
@@ -46,7 +46,7 @@ def installation_job(side: int = 1024) -> PaintJob:
 
 
 def savings(
-    job: PaintJob, variant: Variant, controlnet: ControlNet, warm: bool
+    job: GenerateJob, variant: SdxlModel, controlnet: ControlNet, warm: bool
 ) -> Mapping[str, int]:
     """Operations that the engine does not spend, by part."""
     steps = job.steps
@@ -54,8 +54,8 @@ def savings(
     depth = _zeros(1, 3, job.height, job.width)
     hint = counted(lambda: controlnet.hint(depth))
     embeds = _zeros(_ROWS, 77, variant.unet.config.cross_attention_dim)
-    unet_text = counted(lambda: variant.text.read(embeds))
-    control_text = counted(lambda: controlnet.text.read(embeds))
+    unet_text = counted(lambda: variant.cross_attention.compute(embeds))
+    control_text = counted(lambda: controlnet.cross_attention.compute(embeds))
     prompt, negative = job.prompt, job.negative_prompt
     encoders = counted(lambda: embed_prompt(variant, prompt, negative, guided=True))
     read = 0 if warm else 1
@@ -68,9 +68,9 @@ def savings(
     }
 
 
-def _control(job: PaintJob, controlnet: ControlNet) -> int:
+def _control(job: GenerateJob, controlnet: ControlNet) -> int:
     """One evaluation of the ControlNet without the hint's part, for both rows."""
-    arguments = trial_control(controlnet, META, _ROWS, job.width)
+    arguments = dummy_controlnet_inputs(controlnet, META, _ROWS, job.width)
     return counted(lambda: controlnet.network(**arguments))
 
 

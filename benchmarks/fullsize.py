@@ -26,28 +26,28 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.imports import store_at
 from benchmarks.load import Workshop
-from benchmarks.plain_pipeline import plain_pipeline
-from benchmarks.report import finish
-from benchmarks.sdxl_set import CHECKPOINT
-from benchmarks.server import started_service
-from benchmarks.workbench import (
+from benchmarks.support.plain_pipeline import plain_pipeline
+from benchmarks.support.report import finish
+from common.protocol import GenerateJob
+from models.catalog import Catalog, load_catalog
+from models.store.inventory import LiveInventory
+from runners.device import Device
+from runners.diffusion.schedulers import build_scheduler
+from runners.engine.engine import Engine
+from runners.engine.image_encoding import encode_picture
+from runners.networks.loading import load_component
+from runners.weights.model_cache import ModelCache
+from testing.imports import store_at
+from testing.sdxl_set import CHECKPOINT
+from testing.server import started_service
+from testing.workbench import (
     Listener,
     ResidentLoader,
     finished,
     make_job,
     reference_arguments,
 )
-from models.catalog import Catalog, load_catalog
-from models.shelf import Shelf
-from runners.device import Device
-from runners.encode import encode_picture
-from runners.engine import Engine
-from runners.messages import PaintJob
-from runners.networks import load_component
-from runners.residency import Residency
-from runners.schedulers import build_scheduler
 
 _START_SECONDS = 900
 BARS = {"full": 0.97, "tiny": 0.83}
@@ -58,8 +58,8 @@ class Contest:
     """The engine and the pipeline, each with networks of its own, mapped from the same files."""
 
     def __init__(self, catalog: Catalog, device: Device) -> None:
-        shelf = Shelf(catalog)
-        residency = Residency(catalog, shelf, device)
+        shelf = LiveInventory(catalog)
+        residency = ModelCache(catalog, shelf, device)
         self._device = device
         self._networks = residency.load_variant("first"), residency.load_controlnet("depth")
         found = shelf.inventory
@@ -72,7 +72,7 @@ class Contest:
         scheduler = build_scheduler(self._networks[0].spec.scheduler, "auto", None)
         self._pipeline = plain_pipeline(parts, scheduler)
 
-    def engine(self, job: PaintJob) -> dict[str, float]:
+    def engine(self, job: GenerateJob) -> dict[str, float]:
         """Seconds of a picture by part, `all` from the request to its file."""
         loader: Any = ResidentLoader({job.model: self._networks})
         engine = Engine(loader, self._device)
@@ -83,7 +83,7 @@ class Contest:
         seconds = time.perf_counter() - started
         return {**done.timings, "all": seconds}
 
-    def pipeline(self, job: PaintJob) -> dict[str, float]:
+    def pipeline(self, job: GenerateJob) -> dict[str, float]:
         """The same for the pipeline; its parts are what its callback can tell."""
         self._pipeline.scheduler = build_scheduler(self._networks[0].spec.scheduler, "auto", None)
         ends: list[float] = []

@@ -24,29 +24,29 @@ import numpy as np
 import structlog
 import torch
 
-from benchmarks.flop_count import operations, sdxl
-from benchmarks.plain_pipeline import plain_pipeline
-from benchmarks.random_networks import (
+from benchmarks.support.plain_pipeline import plain_pipeline
+from benchmarks.support.report import finish
+from common.protocol import GenerateJob, LoraWeight
+from deploy.vast.price_table import known_gpu
+from runners.device import Device
+from runners.diffusion.compile import Compiler
+from runners.diffusion.schedulers import build_scheduler
+from runners.engine.engine import Engine
+from testing.flop_count import operations, sdxl
+from testing.random_networks import (
     engine_networks,
     lightning_spec,
     random_parts,
     shared_copies,
     write_lora,
 )
-from benchmarks.report import finish
-from benchmarks.workbench import (
+from testing.workbench import (
     Listener,
     ResidentLoader,
     finished,
     make_job,
     reference_arguments,
 )
-from deploy.vast.cost_table import known_gpu
-from runners.compilation import Compiler
-from runners.device import Device
-from runners.engine import Engine
-from runners.messages import LoraWeight, PaintJob
-from runners.schedulers import build_scheduler
 
 BAR = 1.0
 """Seconds of the eager engine over the pipeline's, for six steps."""
@@ -141,22 +141,22 @@ class Report:
         if self.device.torch_device.type == "cuda":
             torch.cuda.synchronize()
 
-    def _paint(self, job: PaintJob, batch: int) -> None:
+    def _paint(self, job: GenerateJob, batch: int) -> None:
         loader: Any = ResidentLoader({job.model: self._networks})
         engine = Engine(loader, self.device)
-        engine.cost.max_rows = _ROWS
+        engine.cost.max_batch_rows = _ROWS
         listeners = [Listener() for _ in range(batch)]
         for number, listener in enumerate(listeners):
             engine.submit(replace(job, request_id=str(number), seed=number), listener)
         finished(engine, listeners)
 
-    def _paint_plain(self, job: PaintJob, batch: int) -> None:
+    def _paint_plain(self, job: GenerateJob, batch: int) -> None:
         scheduler = self._networks[0].spec.scheduler
         self._pipeline.scheduler = build_scheduler(scheduler, "auto", None)
         jobs = [replace(job, seed=number) for number in range(batch)]
         self._pipeline(**reference_arguments(jobs), output_type="np")
 
-    def _job(self, case: Case, **changes: Any) -> PaintJob:
+    def _job(self, case: Case, **changes: Any) -> GenerateJob:
         depth = np.tile(np.linspace(0, 255, self._side).astype(np.uint8), (self._side, 1))
         job = make_job(
             depth, model="lightning", steps=2 if self._miniature else case.steps,
@@ -165,7 +165,7 @@ class Report:
         )  # fmt: skip
         return replace(job, **changes)
 
-    def _roofline(self, job: PaintJob, seconds: float) -> float | None:
+    def _roofline(self, job: GenerateJob, seconds: float) -> float | None:
         """The share of the card's data sheet that was reached; None for a card not known."""
         if self._miniature or self.device.torch_device.type != "cuda":
             return None
@@ -182,7 +182,7 @@ class Report:
         for number, name in enumerate(("drone", "experimance")):
             path = folder / f"{name}.safetensors"
             write_lora(path, variant.unet, rank, number)
-            variant.adapters.add(name, path)
+            variant.loras.add(name, path)
 
     def _lora_switch(self) -> dict[str, float]:
         """Two requests of other LoRAs against two of equal ones, per step."""
@@ -216,7 +216,7 @@ class Report:
     def _compile(self) -> float:
         backend = "eager" if self._miniature else "inductor"
         compiler = Compiler("regional", backend, self.device)
-        return self._seconds(lambda: compiler.variant(self._networks[0], self.device))
+        return self._seconds(lambda: compiler.compile_unet(self._networks[0], self.device))
 
     def _fits(self, name: str) -> bool:
         if time.monotonic() < self._ends:

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.parity import judge
-from benchmarks.workbench import make_job
-from runners.messages import PaintJob
-from runners.schedulers import NAMED
+from common.protocol import GenerateJob
+from common.scheduler_table import SCHEDULERS
+from testing.workbench import make_job
 
 _SIZES = ((256, 256), (264, 328), (320, 256))
 _STRENGTHS = (0.3, 0.5, 0.8, 1.0)
@@ -26,11 +26,11 @@ _CONTROL = ((0.8, 0.0, 1.0), (0.0, 0.0, 1.0), (1.0, 0.2, 0.7))
 _GUIDANCE = (1.0, 3.0, 7.5)
 
 
-def cases() -> Iterator[PaintJob]:
+def cases() -> Iterator[GenerateJob]:
     """Every scheduler with three settings of everything else."""
     rng = np.random.default_rng(11)
     turn = itertools.count()
-    for name, _ in itertools.product(("auto", *NAMED), range(3)):
+    for name, _ in itertools.product(("auto", *SCHEDULERS), range(3)):
         number = next(turn)
         height, width = _SIZES[number // 2 % len(_SIZES)]
         strength, start, end = _CONTROL[number // 3 % len(_CONTROL)]

@@ -19,10 +19,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.faulty_bucket import Fault, FaultyBucket
-from benchmarks.imports import TRANSFER, Site, publish
-from benchmarks.report import finish
-from models.importing import ImportingError
+from benchmarks.support.report import finish
+from models.importer import ImportingError
+from testing.faulty_bucket import Fault, FaultyBucket
+from testing.imports import TRANSFER, Site, publish
 
 LORA = "demo/loras/drone.safetensors"
 UNET = "demo/unet/diffusion_pytorch_model.safetensors"

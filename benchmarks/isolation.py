@@ -30,10 +30,10 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from benchmarks.mixed import draw_request
-from benchmarks.report import finish
-from benchmarks.server import import_demo, started_service
-from benchmarks.workbench import demo_catalog
+from benchmarks.support.mixed import draw_request
+from benchmarks.support.report import finish
+from testing.server import import_demo, started_service
+from testing.workbench import demo_catalog
 
 BAR = 1
 Body = dict[str, Any]
@@ -42,32 +42,32 @@ Body = dict[str, Any]
 def paint_alone(body: Body) -> list[bytes]:
     """What the runner paints for one request and nothing else; meant for a fresh process."""
     # Imported here, so that nothing of the runner exists before the process has its task.
+    from api.handlers.resolve import RequestResolver
     from api.images.decoding import decode_depth
-    from api.requests import GenerateRequest
-    from api.resolve import Resolver
-    from models.shelf import Shelf
+    from api.schemas.requests import GenerateRequest
+    from common.protocol import Event, JobDone, JobFailed
+    from models.store.inventory import LiveInventory
     from runners.device import Device
-    from runners.engine import Engine
-    from runners.loader import Loader
-    from runners.messages import Done, Event, Failed
-    from runners.residency import Residency
+    from runners.engine.engine import Engine
+    from runners.weights.background_loader import BackgroundLoader
+    from runners.weights.model_cache import ModelCache
 
-    shelf = Shelf(demo_catalog())
-    resolver = Resolver(demo_catalog(), shelf)
+    shelf = LiveInventory(demo_catalog())
+    resolver = RequestResolver(demo_catalog(), shelf)
     request = GenerateRequest.model_validate(body)
     job = resolver.resolve(request, "alone", time.monotonic(), previews=False).job
     depth = decode_depth(body["depth_map_b64"].encode(), job.width, job.height)
     device = Device.best()
-    loader = Loader(Residency(demo_catalog(), shelf, device))
+    loader = BackgroundLoader(ModelCache(demo_catalog(), shelf, device))
     engine = Engine(loader, device)
     events: SimpleQueue[Event] = SimpleQueue()
     engine.start()
     engine.submit(replace(job, depth=depth.pixels), events.put)
-    while not isinstance(last := events.get(), Done | Failed):
+    while not isinstance(last := events.get(), JobDone | JobFailed):
         pass
     engine.close()
     loader.close()
-    if isinstance(last, Failed):
+    if isinstance(last, JobFailed):
         raise RuntimeError(f"{body['request_id']}: {last.message}")
     return list(last.images)
 
@@ -78,7 +78,7 @@ def paint_all_alone(bodies: Sequence[Body], home: Path) -> list[list[bytes]]:
     os.environ["BENTOML_HOME"] = str(home)
     context = multiprocessing.get_context("forkserver")
     # Import and nothing else: a fork of a process that has computed would not be fresh.
-    context.set_forkserver_preload(["runners.engine", "api.resolve"])
+    context.set_forkserver_preload(["runners.engine.engine", "api.handlers.resolve"])
     with ProcessPoolExecutor(2, mp_context=context, max_tasks_per_child=1) as pool:
         return list(pool.map(paint_alone, bodies))
 

@@ -33,9 +33,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load_stages import STARTED
-from benchmarks.report import finish
-from benchmarks.sdxl_set import (
+from benchmarks.support.load_stages import STARTED
+from benchmarks.support.report import finish
+from models.conversion.tensor_copy import Dtype
+from testing.sdxl_set import (
     CHECKPOINT,
     CONTROLNET,
     TINY_DECODER,
@@ -46,8 +47,7 @@ from benchmarks.sdxl_set import (
     write_tiny_decoder,
     write_unet,
 )
-from benchmarks.server import ROOT
-from models.half_precision import Dtype
+from testing.server import ROOT
 
 BARS = {
     "conversion_peak_gib": 2.5,
@@ -74,7 +74,7 @@ class Workshop:
 
     def run(self, stage: str) -> dict[str, Any]:
         """Run a stage of load_stages; returns what it prints, its memory in bytes."""
-        command = [sys.executable, "-m", "benchmarks.load_stages", stage, str(self.folder)]
+        command = [sys.executable, "-m", "benchmarks.support.load_stages", stage, str(self.folder)]
         started = time.perf_counter()
         done = subprocess.run(
             command + ["small"] * self._small,
@@ -111,7 +111,7 @@ class Workshop:
         """The weight files of an entry in the store, by kind of component."""
         code = (
             "import json, sys; from models.catalog import load_catalog\n"
-            "from models.store import inventory\n"
+            "from models.store.inventory import inventory\n"
             "found = getattr(inventory(load_catalog(sys.argv[1])), sys.argv[2])[sys.argv[3]]\n"
             "print(json.dumps({k: str(c.path) for k, c in found.components.items()}))"
         )

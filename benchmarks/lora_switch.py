@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.random_networks import engine_networks, random_parts, write_lora
-from benchmarks.report import finish
-from benchmarks.workbench import make_job
-from runners.batch import BatchCache
-from runners.denoise import predict_noise
+from benchmarks.support.report import finish
+from common.protocol import LoraWeight
 from runners.device import Device
-from runners.messages import LoraWeight
-from runners.sample import Sample
-from runners.trial import trial_samples
+from runners.diffusion.batch import BatchCache
+from runners.diffusion.denoise import predict_noise
+from runners.diffusion.dummy_inputs import dummy_samples
+from runners.diffusion.sample import Sample
+from testing.random_networks import engine_networks, random_parts, write_lora
+from testing.workbench import make_job
 
 BAR = 1.0
 """Seconds that a switch costs, in steps."""
@@ -45,12 +45,12 @@ def measure(steps: int, small: bool) -> tuple[list[float], list[float]]:
         for number, name in enumerate(("drone", "experimance")):
             path = Path(folder, f"{name}.safetensors")
             write_lora(path, networks[0].unet, rank, number)
-            networks[0].adapters.add(name, path)
+            networks[0].loras.add(name, path)
     job = make_job(np.zeros((side, side), np.uint8), model="lightning", guidance_scale=1.0, steps=4)
     samples = []
     for drone, own in _ERAS:
         loras = (LoraWeight("drone", drone), LoraWeight("experimance", own))
-        samples += trial_samples(replace(job, loras=loras), *networks, device, 1)
+        samples += dummy_samples(replace(job, loras=loras), *networks, device, 1)
     batches = BatchCache(device)
 
     def step(sample: Sample) -> float:

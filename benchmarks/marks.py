@@ -28,8 +28,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from imwatermark import WatermarkDecoder, WatermarkEncoder  # type: ignore[import-not-found]
 from PIL import Image
 
-from benchmarks.report import finish
-from runners.encode import encode_picture
+from benchmarks.support.report import finish
+from runners.engine.image_encoding import encode_picture
 
 ROUNDS = 5
 BAR = {"milliseconds": 5, "bytes": 2048}

@@ -20,19 +20,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.flop_count import META, sdxl
-from benchmarks.imports import store_at
-from benchmarks.live_bytes import peak_bytes
-from benchmarks.report import finish
-from benchmarks.server import import_demo
-from benchmarks.workbench import CONTROLNET, DEVICE, demo_catalog, make_job
-from models.shelf import Shelf
-from runners.batch import BatchCache
-from runners.budget import CONTEXT_BYTES, MARGIN
-from runners.conditioning import Conditioner
-from runners.denoise import predict_noise
-from runners.residency import Residency
-from runners.sample import Sample
+from benchmarks.support.report import finish
+from models.store.inventory import LiveInventory
+from runners.diffusion.batch import BatchCache
+from runners.diffusion.conditioning import ConditioningBuilder
+from runners.diffusion.denoise import predict_noise
+from runners.diffusion.sample import Sample
+from runners.weights.model_cache import ModelCache
+from runners.weights.vram_budget import CONTEXT_BYTES, MARGIN
+from testing.flop_count import META, sdxl
+from testing.imports import store_at
+from testing.live_bytes import peak_bytes
+from testing.server import import_demo
+from testing.workbench import CONTROLNET, DEVICE, demo_catalog, make_job
 
 BAR = 1.0
 """What a further variant adds, over its UNet's bytes."""
@@ -44,7 +44,7 @@ _GIB = 2**30
 def held_by_variants(home: Path) -> list[dict[str, int]]:
     """Bytes by kind with one, two and three variants of the demo set."""
     with store_at(home):
-        residency = Residency(demo_catalog(), Shelf(demo_catalog()), DEVICE)
+        residency = ModelCache(demo_catalog(), LiveInventory(demo_catalog()), DEVICE)
         residency.load_controlnet(CONTROLNET)
         held = []
         for name in ("lightning", "hyper", "base"):
@@ -77,7 +77,7 @@ def work(side: int) -> dict[str, int]:
     """The most bytes at once beside the weights, for one picture with guidance."""
     variant, controlnet, device = sdxl("lightning", "small")
     job = make_job(np.zeros((side, side), np.uint8), steps=2, guidance_scale=2.0)
-    conditioning = Conditioner(device).condition(job, variant, controlnet)
+    conditioning = ConditioningBuilder(device).build(job, variant, controlnet)
     sample = Sample(job, 0, variant, controlnet, conditioning, device)
     batches = BatchCache(device)
     latents = torch.zeros(sample.latents.shape, device="meta", dtype=META.dtype)

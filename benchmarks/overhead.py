@@ -20,17 +20,12 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from benchmarks.heldout import heldout
-from benchmarks.report import finish
-from benchmarks.server import running_service
-from benchmarks.workbench import (
-    demo_catalog,
-    make_job,
-    reference_arguments,
-    reference_pipeline,
-)
-from runners.encode import encode_picture
-from runners.schedulers import build_scheduler
+from benchmarks.support.report import finish
+from runners.diffusion.schedulers import build_scheduler
+from runners.engine.image_encoding import encode_picture
+from testing.heldout import heldout
+from testing.server import running_service
+from testing.workbench import demo_catalog, make_job, reference_arguments, reference_pipeline
 
 BAR = 1.05
 _PROMPT = "aerial photography, future solarpunk urban, eco-friendly"

@@ -23,12 +23,12 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.catalog import demo_catalog
-from benchmarks.crowd import closed_loop
-from benchmarks.process_state import ProcessState, states_of
-from benchmarks.report import finish
-from benchmarks.rivals import Choice
-from benchmarks.server import import_demo, started_service
+from benchmarks.support.crowd import closed_loop
+from benchmarks.support.report import finish
+from benchmarks.support.rivals import Choice
+from testing.catalog import demo_catalog
+from testing.process_state import ProcessState, states_of
+from testing.server import import_demo, started_service
 
 BOUND = 3.0
 HEALTH_BAR = 0.1

@@ -19,10 +19,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-import runners.engine
-import runners.finisher
-from benchmarks.report import finish
-from benchmarks.workbench import (
+import runners.engine.engine
+import runners.engine.output_stage
+from benchmarks.support.report import finish
+from common.protocol import GenerateJob
+from common.scheduler_table import SCHEDULERS, has_karras_sigmas
+from runners.diffusion.schedulers import build_scheduler
+from runners.diffusion.vae import Pixels, decode_latents
+from runners.networks.sdxl import SdxlModel
+from testing.workbench import (
     Listener,
     demo_catalog,
     finished,
@@ -32,10 +37,6 @@ from benchmarks.workbench import (
     reference_arguments,
     reference_pipeline,
 )
-from runners.decode import Pixels, decode_latents
-from runners.messages import PaintJob
-from runners.networks import Variant
-from runners.schedulers import NAMED, build_scheduler, has_karras_sigmas
 
 TOLERANCE = 1e-4
 PIXEL_TOLERANCE = 1
@@ -64,11 +65,11 @@ class Outcome:
         return self.latents <= allowed and self.pixels <= PIXEL_TOLERANCE
 
 
-def cases() -> Iterator[PaintJob]:
+def cases() -> Iterator[GenerateJob]:
     """Every scheduler with everything that changes the arithmetic, in turn."""
     rng = np.random.default_rng(7)
     turn = itertools.count()
-    for name in ("auto", *NAMED):
+    for name in ("auto", *SCHEDULERS):
         for guidance, steps in ((1.0, 3), (3.0, 4), (2.0, 6), (0.0, 5), (7.5, 8), (3.0, 1)):
             number = next(turn)
             height, width = _SIZES[number % len(_SIZES)]
@@ -93,12 +94,12 @@ def cases() -> Iterator[PaintJob]:
 
 def _karras(name: str, number: int) -> bool | None:
     spec = demo_catalog().models["base"].scheduler
-    if not has_karras_sigmas(type(build_scheduler(spec, name, None))):
+    if not has_karras_sigmas(type(build_scheduler(spec, name, None)).__name__):
         return None
     return (None, True, False)[number % 3]
 
 
-def reference_latents(job: PaintJob, batch: int = 1) -> torch.Tensor:
+def reference_latents(job: GenerateJob, batch: int = 1) -> torch.Tensor:
     """The pipeline's final latents [1, 4, h/8, w/8], as the first of a batch of equal size."""
     pipeline = image_reference_pipeline() if job.image else reference_pipeline()
     spec = demo_catalog().models["base"].scheduler
@@ -108,11 +109,13 @@ def reference_latents(job: PaintJob, batch: int = 1) -> torch.Tensor:
     return latents[:1]
 
 
-def engine_results(jobs: Sequence[PaintJob], late: int) -> dict[str, tuple[torch.Tensor, Pixels]]:
+def engine_results(
+    jobs: Sequence[GenerateJob], late: int
+) -> dict[str, tuple[torch.Tensor, Pixels]]:
     """Final latents and picture per request id; the last `late` jobs join on the way."""
     latents: dict[tuple[int, ...], torch.Tensor] = {}
 
-    def recording(final: torch.Tensor, variant: Variant, decoder: str) -> Pixels:
+    def recording(final: torch.Tensor, variant: SdxlModel, decoder: str) -> Pixels:
         pixels = decode_latents(final, variant, decoder)
         latents[_key(pixels)] = final.clone()
         return pixels
@@ -120,7 +123,7 @@ def engine_results(jobs: Sequence[PaintJob], late: int) -> dict[str, tuple[torch
     engine = make_engine()
     listeners = {job.request_id: Listener() for job in jobs}
     early = len(jobs) - late
-    with mock.patch.object(runners.finisher, "decode_latents", recording):
+    with mock.patch.object(runners.engine.output_stage, "decode_latents", recording):
         for job in jobs[:early]:
             engine.submit(job, listeners[job.request_id])
         for job in jobs[early:]:
@@ -138,7 +141,7 @@ def _key(pixels: Pixels) -> tuple[int, ...]:
     return (hash(pixels.tobytes()), *pixels.shape)
 
 
-def compare(jobs: Sequence[PaintJob]) -> dict[str, Outcome]:
+def compare(jobs: Sequence[GenerateJob]) -> dict[str, Outcome]:
     """Each job against the reference, and its picture alone against the one in company."""
     together = engine_results(jobs, late=len(jobs) // 2)
     outcomes = {}
@@ -163,7 +166,7 @@ def main() -> None:
     judge(list(cases())[: parser.parse_args().cases])
 
 
-def judge(jobs: Sequence[PaintJob]) -> None:
+def judge(jobs: Sequence[GenerateJob]) -> None:
     """Compare, print each case, and finish with the largest difference."""
     outcomes = compare(jobs)
     for name, outcome in outcomes.items():

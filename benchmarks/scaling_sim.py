@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import simpy
 
-from benchmarks.report import finish
-from benchmarks.scaling_cases import RECOMMENDED, cases
-from benchmarks.scaling_demand import DAY, HOUR, SCENARIOS, Scenario
-from benchmarks.scaling_fleet import Fleet
-from benchmarks.scaling_policies import INTERVAL, Autoscaler, Policy, View
+from benchmarks.support.report import finish
+from benchmarks.support.scaling.cases import RECOMMENDED, cases
+from benchmarks.support.scaling.demand import DAY, HOUR, SCENARIOS, Scenario
+from benchmarks.support.scaling.fleet import Fleet
+from benchmarks.support.scaling.policies import INTERVAL, Autoscaler, Policy, View
 
 _LARGEST_FLEET = 32
 _BEGIN, _END = "<!-- scaling_sim: begin -->", "<!-- scaling_sim: end -->"

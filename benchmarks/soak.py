@@ -24,10 +24,10 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.process_state import ProcessState, files_in, processes_of, states_of
-from benchmarks.report import finish
-from benchmarks.server import import_demo, started_service
-from benchmarks.soak_traffic import LEFT, Callers
+from benchmarks.support.report import finish
+from benchmarks.support.soak_traffic import LEFT, Callers
+from testing.process_state import ProcessState, files_in, processes_of, states_of
+from testing.server import import_demo, started_service
 
 GROWTH_BAR = 1.05
 ALLOWED = {

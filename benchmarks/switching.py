@@ -3,9 +3,9 @@
     python -m benchmarks.switching [--requests N] [--repeats N] [--seed N] [--smoke]
 
 A session of random requests over all variants and eras of the demo set, one at a time, painted by
-the service and by benchmarks/reference_server.py in turn. Every request is painted several times
-in a row: the first time pays for the change from the one before, and the repetitions tell what
-its kind (variant and era) costs without. Time lost to switching is the sum of the first times
+the service and by benchmarks/support/reference_server.py in turn. Every request is painted several
+times in a row: the first time pays for the change from the one before, and the repetitions tell
+what its kind (variant and era) costs without. Time lost to switching is the sum of the first times
 minus that of the kinds' medians. The figure is the service's over the reference's.
 
 `--url` and `--reference-url` use servers that run already; `--smoke` says nothing about speed.
@@ -25,9 +25,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.catalog import demo_catalog
-from benchmarks.report import finish, table
-from benchmarks.rivals import (
+from benchmarks.support.report import finish, table
+from benchmarks.support.rivals import (
     REFERENCE,
     SERVICE,
     STEPS,
@@ -36,6 +35,7 @@ from benchmarks.rivals import (
     in_turn,
     running_rivals,
 )
+from testing.catalog import demo_catalog
 
 BAR = 0.1
 _LEAST_SECONDS = 1e-3

@@ -12,11 +12,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from benchmarks.flop_count import CountedEngine, sdxl
 from benchmarks.flops import installation_job
-from benchmarks.op_count import OperatorCount
-from benchmarks.reference_counts import paint
-from benchmarks.report import finish
+from benchmarks.support.reference_counts import paint
+from benchmarks.support.report import finish
+from testing.flop_count import CountedEngine, sdxl
+from testing.op_count import OperatorCount
 
 LAUNCH_BAR = 0.9
 Work = Callable[[Callable[[int], None]], None]

@@ -2,10 +2,10 @@
 
     python -m benchmarks.throughput [--rounds N] [--seed N] [--smoke]
 
-Runs the service and benchmarks/reference_server.py on the demo set and loads them in turn with
-equal lists of requests, from 1, 4 or 8 clients that send the next request when they have their
-picture. Homogeneous: one variant, one era, one size. Mixed: all variants, eras with their LoRAs
-and three sizes. Abandoned: every fourth client hangs up after a second.
+Runs the service and benchmarks/support/reference_server.py on the demo set and loads them in turn
+with equal lists of requests, from 1, 4 or 8 clients that send the next request when they have their
+picture. Homogeneous: one variant, one era, one size. Mixed: all variants, eras with their LoRAs and
+three sizes. Abandoned: every fourth client hangs up after a second.
 
 Rates are compared round by round, and the median of the ratios counts; latencies over all rounds.
 `--url` and `--reference-url` use servers that run already; `--smoke` says nothing about speed.
@@ -24,10 +24,9 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.catalog import demo_catalog
-from benchmarks.crowd import Turn, closed_loop
-from benchmarks.report import finish, table
-from benchmarks.rivals import (
+from benchmarks.support.crowd import Turn, closed_loop
+from benchmarks.support.report import finish, table
+from benchmarks.support.rivals import (
     REFERENCE,
     SERVICE,
     STEPS,
@@ -36,6 +35,7 @@ from benchmarks.rivals import (
     running_rivals,
     settle,
 )
+from testing.catalog import demo_catalog
 
 AT_LEAST = {"homogeneous_rate": 1.1, "mixed_rate": 2.0, "abandoned_rate": 1.2}
 AT_MOST = {"single_latency": 1.02, "mixed_p95": 0.6}

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.report import finish
-from benchmarks.workbench import DEVICE, demo_networks, make_job
-from runners import tiling
-from runners.denoise import predict_noise
-from runners.trial import trial_samples
+from benchmarks.support.report import finish
+from runners.diffusion import vae as tiling
+from runners.diffusion.denoise import predict_noise
+from runners.diffusion.dummy_inputs import dummy_samples
+from testing.workbench import DEVICE, demo_networks, make_job
 
 SIZE = (320, 448)
 """Height and width in pixels: more than a tile of the demo's autoencoder either way."""
@@ -36,7 +36,7 @@ def painted_latents(seed: int = 0) -> torch.Tensor:
     rough = np.random.default_rng(seed).integers(0, 256, (8, 8), np.uint8)
     depth = np.asarray(Image.fromarray(rough).resize(SIZE[::-1], Image.Resampling.BICUBIC))
     job = make_job(depth, model=_MODEL, steps=4, guidance_scale=1.0)
-    (sample,) = trial_samples(job, *networks, DEVICE, 1)
+    (sample,) = dummy_samples(job, *networks, DEVICE, 1)
     while not sample.done:
         sample.advance(predict_noise([sample], DEVICE)[0])
     scaled: torch.Tensor = sample.latents / networks[0].vae.config.scaling_factor
@@ -54,7 +54,7 @@ def whole(autoencoder: Any, latents: torch.Tensor) -> torch.Tensor:
 def in_tiles(autoencoder: Any, latents: torch.Tensor) -> torch.Tensor:
     """As the engine decodes where nothing is free."""
     with mock.patch.object(tiling, "free_bytes", return_value=0):
-        return tiling.decode(autoencoder, latents)
+        return tiling.decode_within_memory(autoencoder, latents)
 
 
 @torch.inference_mode()

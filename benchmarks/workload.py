@@ -1,4 +1,4 @@
-"""The serverless worker's arithmetic (deploy/vast/workload.py) against the engine's own count.
+"""The serverless worker's arithmetic (deploy/vast/request_cost.py) against the engine's own count.
 
 python -m benchmarks.workload [--write]     --write: count the coefficients of costs.toml anew
 """
@@ -14,26 +14,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.flop_count import ControlNetSize, counted, demo, operations, sdxl
-from benchmarks.report import finish
-from benchmarks.workbench import make_job
-from deploy.vast.workload import COSTS, Workload
+from benchmarks.support.report import finish
+from common.prompt_syntax import parse_prompt
+from common.protocol import GenerateJob, LoraWeight
+from deploy.vast.request_cost import COSTS, Workload
 from models.catalog import load_catalog
-from models.sources import parse_source
-from runners.batch import BatchCache
-from runners.conditioning import count_chunks, embed_prompt
-from runners.denoise import predict_noise
+from models.sources.base import parse_source
 from runners.device import Device
-from runners.messages import LoraWeight, PaintJob
-from runners.networks import ControlNet, Variant
-from runners.prompt_weights import parse_prompt
-from runners.trial import trial_samples
+from runners.diffusion.batch import BatchCache
+from runners.diffusion.conditioning import count_chunks, embed_prompt
+from runners.diffusion.denoise import predict_noise
+from runners.diffusion.dummy_inputs import dummy_samples
+from runners.networks.sdxl import ControlNet, SdxlModel
+from testing.flop_count import ControlNetSize, counted, demo, operations, sdxl
+from testing.workbench import make_job
 
 BAR = 0.10
 _TERA = 1e12
 # Three sides give the three coefficients.
 _SIDES = (256, 512, 1024)
-Networks = tuple[Variant, ControlNet, Device]
+Networks = tuple[SdxlModel, ControlNet, Device]
 
 _HEADER = """\
 # Operations of the networks in TFLOP: counted, not edited. python -m benchmarks.workload --write
@@ -59,11 +59,11 @@ class Case:
         catalog = load_catalog("demo")
         for lora in self.body.get("loras", ()):
             source = catalog.loras[lora["name"]].source
-            variant.adapters.add(lora["name"], Path(parse_source(source, catalog.folder).path))
+            variant.loras.add(lora["name"], Path(parse_source(source, catalog.folder).path))
         return variant, controlnet, device
 
     @property
-    def job(self) -> PaintJob:
+    def job(self) -> GenerateJob:
         """What the service would make of it."""
         spec = load_catalog(self.catalog).models[self.body.get("model", "lightning")]
         height, width = (self.body.get(side, spec.native_size) for side in ("height", "width"))
@@ -84,7 +84,7 @@ class Case:
         if self.controlnet == "full":
             body = {**body, "controlnet": "depth"}
         engine = operations(self.job, *self.networks) / _TERA
-        return engine, Workload.of_catalog(self.catalog).of_request(body) / engine - 1
+        return engine, Workload.of_catalog(self.catalog).tflop(body) / engine - 1
 
 
 _PROMPT = "aerial photography, untouched wilderness, late afternoon sunlight"
@@ -167,7 +167,7 @@ def _fit(count: Callable[..., int], *networks: Any) -> str:
 
 def _steps(
     side: int,
-    variant: Variant,
+    variant: SdxlModel,
     controlnet: ControlNet,
     device: Device,
     strength: float = 0.0,
@@ -182,30 +182,30 @@ def _steps(
         controlnet_strength=strength,
     )
     with torch.inference_mode():
-        (sample,) = trial_samples(job, variant, controlnet, device, 1)
+        (sample,) = dummy_samples(job, variant, controlnet, device, 1)
     batches = BatchCache(device)
     first = counted(lambda: predict_noise([sample], device, batches))
     return first, counted(lambda: predict_noise([sample], device, batches))
 
 
-def _step(side: int, variant: Variant, controlnet: ControlNet, device: Device) -> int:
+def _step(side: int, variant: SdxlModel, controlnet: ControlNet, device: Device) -> int:
     return _steps(side, variant, controlnet, device)[1]
 
 
-def _shallow(side: int, variant: Variant, controlnet: ControlNet, device: Device) -> int:
+def _shallow(side: int, variant: SdxlModel, controlnet: ControlNet, device: Device) -> int:
     """A step that reuses the deep features of the one before: the second of three."""
     job = make_job(
         np.zeros((side, side), np.uint8), guidance_scale=1.0, steps=3, enable_deepcache=True,
         controlnet_strength=0.0,
     )  # fmt: skip
     with torch.inference_mode():
-        (sample,) = trial_samples(job, variant, controlnet, device, 1)
+        (sample,) = dummy_samples(job, variant, controlnet, device, 1)
         (prediction,) = predict_noise([sample], device)
         sample.advance(prediction)
     return counted(lambda: predict_noise([sample], device))
 
 
-def _context(side: int, variant: Variant, controlnet: ControlNet, device: Device) -> int:
+def _context(side: int, variant: SdxlModel, controlnet: ControlNet, device: Device) -> int:
     """What each further chunk of text adds to a step of the UNet."""
     _, long = _steps(side, variant, controlnet, device, prompt=_LONG)
     chunks = count_chunks(variant, parse_prompt(_LONG))
@@ -220,7 +220,7 @@ def _text(networks: Networks) -> int:
     return encoders + first - further
 
 
-def _control(side: int, variant: Variant, controlnet: ControlNet, device: Device) -> int:
+def _control(side: int, variant: SdxlModel, controlnet: ControlNet, device: Device) -> int:
     _, with_control = _steps(side, variant, controlnet, device, 1.0)
     return with_control - _step(side, variant, controlnet, device)
 

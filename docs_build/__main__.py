@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs_build.catalog import catalog_page
-from docs_build.commands import commands_page
-from docs_build.settings import settings_page
+from docs_build.reference.catalog import catalog_page
+from docs_build.reference.cli import commands_page
+from docs_build.reference.settings import settings_page
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 
@@ -22,14 +22,14 @@ def _api_page() -> str:
     # The service's module reads the environment; names of the catalog do not reach the document.
     os.environ["CATALOG"] = "demo"
     import service
-    from api.documentation import documented
-    from docs_build.api import api_page
+    from api.http.openapi import customize_openapi
+    from docs_build.reference.api import api_page
 
-    return api_page(documented(service.ImageService.openapi_spec.asdict()))  # type: ignore[attr-defined]
+    return api_page(customize_openapi(service.ImageService.openapi_spec.asdict()))  # type: ignore[attr-defined]
 
 
 def _commands_page() -> str:
-    from experimance.command import app
+    from experimance.cli import app
 
     return commands_page(app)
 

@@ -1,1 +1,1 @@
-"""Where weights come from: catalog, sources and the Bento model store."""
+"""Weights: catalog, sources, conversion and the Bento model store."""

@@ -1,4 +1,4 @@
-"""`python -m models`: import, list, verify and prune the weights of a catalog."""
+"""Command line of `python -m models`: import, list, verify and prune a catalog's weights."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from api.settings import Settings, SettingsError, load_settings
+from common.settings import Settings, SettingsError, load_settings
 from models.catalog import Catalog, CatalogError, load_catalog
-from models.display import display
-from models.fetching import FetchOptions
-from models.importing import ImportingError, import_catalog, import_lock
-from models.pruning import prune
-from models.store import SECTIONS, StoreError, damaged, inventory
+from models.catalog.schema import SECTIONS
+from models.importer import ImportingError, import_catalog, import_lock
+from models.sources.fetcher import FetchOptions
+from models.sources.progress import progress_display
+from models.store.inventory import find_corrupt, inventory
+from models.store.prune import prune
+from models.store.store import StoreError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status (1: failed, with the reason on stderr)."""
+    """Run one command and return its exit status; 1 means failure, with the reason on stderr."""
     options = _parser().parse_args(arguments)
     try:
         settings = load_settings()
@@ -27,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the next import goes on from here", file=sys.stderr)
+        print("interrupted; the next import resumes from here", file=sys.stderr)
         return 130
 
 
@@ -36,31 +38,32 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--catalog", help="demo, experimance, or a TOML file; unset: the environment's CATALOG"
+        "--catalog",
+        help="demo, experimance, or a TOML file; default: the CATALOG environment variable",
     )
     for run, text in (
-        (_import, "bring the catalog's weights into the Bento model store"),
-        (_list, "what of the catalog is in the store"),
+        (_import, "import the catalog's weights into the Bento model store"),
+        (_list, "list the catalog's entries in the store"),
         (_verify, "check the stored files against their digests"),
-        (_prune, "remove what nothing refers to any more"),
+        (_prune, "remove entries and components that are no longer referenced"),
     ):
         command = commands.add_parser(run.__name__[1:], help=text, parents=[common])
         command.set_defaults(run=run)
     importing = commands.choices["import"]
     importing.add_argument(
-        "--repin", action="store_true", help="accept sources that changed, and pin them anew"
+        "--repin", action="store_true", help="accept changed sources and update their pins"
     )
     importing.add_argument(
-        "--verify", action="store_true", help="check what is there, and replace what is damaged"
+        "--verify", action="store_true", help="check stored components and replace corrupt ones"
     )
     return parser
 
 
 def _import(catalog: Catalog, settings: Settings, options: argparse.Namespace) -> int:
-    with display() as (progress, say):
+    with progress_display() as (progress, say):
         import_catalog(
             catalog,
-            FetchOptions.of(settings.models_dir, settings.google_storage_base),
+            FetchOptions.with_defaults(settings.models_dir, settings.google_storage_base),
             progress,
             say,
             repin=options.repin,
@@ -80,22 +83,23 @@ def _list(catalog: Catalog, settings: Settings, options: argparse.Namespace) -> 
 
 
 def _verify(catalog: Catalog, settings: Settings, options: argparse.Namespace) -> int:
-    bad = [component.tag for component in damaged(inventory(catalog))]
-    if not bad:
+    corrupt = [component.tag for component in find_corrupt(inventory(catalog))]
+    if not corrupt:
         print("every component matches its digest")
         return 0
-    print(f"damaged: {', '.join(bad)}")
-    print(f"replace with: python -m models import --verify --catalog {catalog.argument}")
+    print(f"damaged: {', '.join(corrupt)}")
+    print(f"repair with: python -m models import --verify --catalog {catalog.argument}")
     return 1
 
 
 def _prune(catalog: Catalog, settings: Settings, options: argparse.Namespace) -> int:
     freed = 0
     with import_lock(print):
-        for what, size in prune(
-            catalog, FetchOptions.of(settings.models_dir, settings.google_storage_base).downloads
+        for item, size in prune(
+            catalog,
+            FetchOptions.with_defaults(settings.models_dir, settings.google_storage_base).downloads,
         ):
-            print(f"removed  {what}  {size / 1e6:.1f} MB")
+            print(f"removed  {item}  {size / 1e6:.1f} MB")
             freed += size
     print(f"{freed / 1e6:.1f} MB freed")
     return 0

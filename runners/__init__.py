@@ -1,11 +1,11 @@
-"""What runs on the device: the engine, its parts, and the service that owns them."""
+"""The runner: diffusion code, networks, the engine and the service that owns the device."""
 
 import os
 
 SPIN_COUNT = "10000"
 
-# Before torch loads libgomp, which reads it once. libgomp's own default lets a thread that waits
-# for its team spin through its whole time slice, while on a busy machine another program has the
-# core that the rest of the team needs.
+# libgomp reads the variable once, so it must be set before torch loads libgomp. By default a
+# waiting OpenMP thread spins for its whole time slice. On a busy machine that starves the rest of
+# its team, because another program occupies the core that they need.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
     os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT

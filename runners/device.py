@@ -1,30 +1,37 @@
-"""Which device the engine uses, and in which precision."""
+"""Devices, their precision, memory and pacing."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psutil
+import structlog
 import torch
 
 _MEGABYTE = 1e6
+log = structlog.get_logger(__name__)
+_QUERY_INTERVAL_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A torch device and the dtype of the networks on it. Latents are float32 everywhere."""
+    """A torch device and the dtype of the networks on it.
+
+    Latents are float32 on every device.
+    """
 
     torch_device: torch.device
     dtype: torch.dtype
 
     @classmethod
     def best(cls, stored: str | None = None) -> Device:
-        """The first GPU in half precision, else the CPU in float32.
+        """Return the first GPU in half precision, else the CPU in float32.
 
-        `stored` is the precision of the catalog's weights: bfloat16 is computed with as it is,
-        everywhere.
+        `stored` is the dtype name of the catalog's weights. bfloat16 weights run in bfloat16 on
+        every device.
         """
         half = torch.bfloat16 if stored == "bfloat16" else torch.float16
         if torch.cuda.is_available():
@@ -35,20 +42,20 @@ class Device:
 
     @classmethod
     def all(cls, stored: str | None = None) -> list[Device]:
-        """Every GPU that this process may use; without one the CPU. `stored` as for `best`."""
+        """Return every visible GPU, or the CPU without one. `stored` is as in `best`."""
         first = cls.best(stored)
         if first.torch_device.type != "cuda":
             return [first]
         count = torch.cuda.device_count()
         return [cls(torch.device("cuda", index), first.dtype) for index in range(count)]
 
-    def enter(self) -> None:
-        """Make it the calling thread's device."""
+    def activate(self) -> None:
+        """Set this device as the current device of the calling thread."""
         if self.torch_device.type == "cuda":
             torch.cuda.set_device(self.torch_device)
 
     def release_cache(self) -> None:
-        """Give cached device memory back after an out-of-memory error."""
+        """Free the allocator's cached device memory after an out-of-memory error."""
         if self.torch_device.type == "cuda":
             torch.cuda.empty_cache()
         elif self.torch_device.type == "mps":
@@ -58,8 +65,8 @@ class Device:
 CPU = Device(torch.device("cpu"), torch.float32)
 
 
-def memory_of(devices: Sequence[Device]) -> tuple[float, dict[str, float]]:
-    """This process's resident memory in MB, and that of all GPUs together by kind in MB."""
+def memory_usage(devices: Sequence[Device]) -> tuple[float, dict[str, float]]:
+    """Return this process's resident memory and the summed GPU memory by kind, both in MB."""
     resident = psutil.Process().memory_info().rss / _MEGABYTE
     total: Counter[str] = Counter()
     for device in devices:
@@ -75,12 +82,12 @@ def memory_of(devices: Sequence[Device]) -> tuple[float, dict[str, float]]:
     return resident, {kind: size / _MEGABYTE for kind, size in total.items()}
 
 
-class Pacer:
-    """Keeps the host at most one tick ahead of a GPU, without ever draining its queue.
+class LaunchThrottle:
+    """Limit on how far the host runs ahead of a GPU: one tick, so that its queue never drains.
 
-    Waiting for the tick before the last bounds how long a cancelled request still computes, and
-    makes the time between two calls the time of a tick. MPS has no events of a thread's own and is
-    waited for whole; a CPU needs no pacing.
+    The limit bounds how long a cancelled request keeps computing. It also makes the interval
+    between two calls equal to the duration of a tick. MPS has no per-thread events, so it is
+    synchronized completely. A CPU needs no throttling.
     """
 
     def __init__(self, device: Device) -> None:
@@ -89,7 +96,7 @@ class Pacer:
         self._previous: torch.cuda.Event | None = None
 
     def tick(self) -> None:
-        """Mark the end of a tick's launches and wait for the end of the one before."""
+        """Record the end of a tick's launches and wait until the device ends the previous tick."""
         if self._on_mps:
             torch.mps.synchronize()
         if not self._on_gpu:
@@ -99,3 +106,30 @@ class Pacer:
         if self._previous is not None:
             self._previous.synchronize()
         self._previous = event
+
+
+class GpuUtilization:
+    """GPU utilization from the driver, read at most every two seconds.
+
+    The first failed query disables all later ones.
+    """
+
+    def __init__(self, device: Device, clock: Callable[[], float] = time.monotonic) -> None:
+        self._device = device.torch_device
+        self._available = self._device.type == "cuda"
+        self._clock = clock
+        self._queried_at = float("-inf")
+        self._utilization: float | None = None
+
+    def utilization(self) -> float | None:
+        """Return the recent share of time in which the GPU was busy, 0 to 1; None if unknown."""
+        now = self._clock()
+        if self._available and now - self._queried_at >= _QUERY_INTERVAL_SECONDS:
+            self._queried_at = now
+            try:
+                self._utilization = torch.cuda.utilization(self._device) / 100
+            except Exception as error:
+                # Drivers, containers and MIG slices raise different exception types here.
+                log.warning("the GPU's utilization is not known", error=str(error))
+                self._available, self._utilization = False, None
+        return self._utilization

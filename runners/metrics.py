@@ -1,17 +1,19 @@
-"""What the runner counts and times for Prometheus; the API's /metrics shows it.
+"""Prometheus metrics of the runner, exported on the API's `/metrics`.
 
-docs/operations.md explains every name. Gauges of the runner's state are not here: the API makes
-them from the runner's status when it is scraped, so that they never outlive the runner.
+docs/operations.md describes every metric. The API builds the gauges of the runner's state from its
+status at each scrape, so they never outlive the runner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from api.metrics_files import keep_metrics_files_bounded
+from common.metrics_files import keep_metrics_files_bounded
 from models.catalog import Catalog
+from models.sources.progress import FileProgress
 
 _SHORT = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _WAITS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
@@ -22,9 +24,9 @@ keep_metrics_files_bounded()
 
 BOOT_SECONDS = Gauge(
     "experimance_boot_seconds",
-    "Seconds that each phase of the last start took; phase ready is all of it",
+    "Seconds of each phase of the last start; phase ready is the total",
     ["phase"],
-    # A runner that was killed leaves its values behind; those of its successor count.
+    # A killed runner leaves its metrics file behind; the values of its successor must win.
     multiprocess_mode="mostrecent",
 )
 QUEUE_SECONDS = Histogram(
@@ -34,7 +36,7 @@ QUEUE_SECONDS = Histogram(
 )
 ENCODE_SECONDS = Histogram(
     "experimance_encode_seconds",
-    "Seconds for a request's prompt, depth map and noise, before its first step",
+    "Seconds to prepare a request's prompt, depth map and noise before its first step",
     buckets=_SHORT,
 )
 TICK_SECONDS = Histogram(
@@ -45,54 +47,54 @@ TICK_SECONDS = Histogram(
 )
 BATCH_SIZE = Histogram(
     "experimance_batch_size",
-    "Pictures in one denoising step",
+    "Images in one denoising step",
     buckets=(1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0),
 )
-STEPS = Counter("experimance_steps", "Denoising steps, each picture's for itself", ["model"])
+STEPS = Counter("experimance_steps", "Denoising steps, counted per image", ["model"])
 DECODE_SECONDS = Histogram(
     "experimance_decode_seconds",
-    "Seconds from final latents to pixels, per picture",
+    "Seconds from final latents to pixels, per image",
     ["decoder"],
     buckets=_SHORT,
 )
 SAVE_SECONDS = Histogram(
     "experimance_save_seconds",
-    "Seconds from pixels to an encoded file, per picture",
+    "Seconds from pixels to an encoded file, per image",
     ["format"],
     buckets=_SHORT,
 )
 ESTIMATE_SECONDS = Histogram(
     "experimance_estimate_seconds",
-    "Seconds of the device for a photograph's depth",
+    "Device seconds to estimate the depth of a photograph",
     ["name"],
     buckets=_SHORT,
 )
-PICTURES = Counter("experimance_pictures", "Pictures painted and encoded", ["model"])
+PICTURES = Counter("experimance_pictures", "Images generated and encoded", ["model"])
 VARIANT_SWITCHES = Counter(
-    "experimance_variant_switches", "Steps of another model than the step before"
+    "experimance_variant_switches", "Steps with a different model than the previous step"
 )
 ADAPTER_SWITCHES = Counter(
-    "experimance_adapter_switches", "Steps with other LoRAs or strengths than the step before"
+    "experimance_adapter_switches", "Steps with different LoRAs or strengths than the previous step"
 )
 MEMORY_RETRIES = Counter(
     "experimance_out_of_memory_retries",
-    "Batches that were halved and tried again because the device's memory did not suffice",
+    "Batches halved and retried because the device was out of memory",
 )
 NOT_FINITE_PICTURES = Counter(
     "experimance_not_finite_pictures",
-    "Pictures that were refused because their pixels were no numbers",
+    "Images rejected because of NaN or infinity in their pixels",
 )
 BLACK_PICTURES = Counter(
-    "experimance_black_pictures", "Finished pictures in which every pixel is black"
+    "experimance_black_pictures", "Finished images in which every pixel is black"
 )
 LOAD_SECONDS = Histogram(
     "experimance_load_seconds",
-    "Seconds to bring weights from the store into memory",
+    "Seconds to load weights from the store into memory",
     ["kind", "name"],
     buckets=_LOADS,
 )
 LOAD_FAILURES = Counter(
-    "experimance_load_failures", "Weights of the store that could not be loaded", ["kind", "name"]
+    "experimance_load_failures", "Failed loads of weights from the store", ["kind", "name"]
 )
 DOWNLOAD_BYTES = Counter("experimance_download_bytes", "Bytes of weights downloaded", ["scheme"])
 DOWNLOAD_SECONDS = Histogram(
@@ -104,14 +106,14 @@ DOWNLOAD_SECONDS = Histogram(
 
 
 def record_boot_phase(phase: str, seconds: float) -> None:
-    """Keep how long a phase of the start took, in seconds."""
+    """Export the duration of a startup phase in seconds."""
     BOOT_SECONDS.labels(phase).set(seconds)
 
 
-def show_zeros(catalog: Catalog) -> None:
-    """Export 0 for what the catalog makes possible.
+def initialize_labels(catalog: Catalog) -> None:
+    """Export 0 for every label value that the catalog makes possible.
 
-    Prometheus cannot see the first event of a series that begins with it.
+    Prometheus misses the first event of a series that does not exist before that event.
     """
     entries: dict[str, Iterable[str]] = {
         "model": catalog.models,
@@ -135,3 +137,27 @@ def show_zeros(catalog: Catalog) -> None:
     for scheme in ("gs", "hf"):
         DOWNLOAD_BYTES.labels(scheme)
         DOWNLOAD_SECONDS.labels(scheme)
+
+
+class DownloadMeter:
+    """Progress listener of an import that counts downloaded bytes and file durations.
+
+    `Progress` calls it from one thread at a time. A file's URL identifies it, and the URL scheme is
+    the metric label. Bytes downloaded by an earlier start do not count.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first_states: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, file: FileProgress) -> None:
+        """Record the new state of one file."""
+        began, before = self._first_states.get(file.name, (self._clock(), file.bytes_downloaded))
+        self._first_states[file.name] = began, file.bytes_downloaded
+        arrived = file.bytes_downloaded - before
+        if arrived <= 0:
+            return
+        scheme = file.name.partition(":")[0]
+        DOWNLOAD_BYTES.labels(scheme).inc(arrived)
+        if file.bytes_downloaded >= file.total_bytes:
+            DOWNLOAD_SECONDS.labels(scheme).observe(self._clock() - began)

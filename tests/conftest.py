@@ -12,7 +12,7 @@ import pytest
 import structlog
 from huggingface_hub import constants as hub
 
-from benchmarks.server import import_demo, started_service
+from testing.server import ROOT, import_demo, started_service
 
 # What runs in a shell's background ignores interrupts, and so would every process of a test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,8 +36,8 @@ _QUICK_INTEGRATION = {"test_service.py", "test_requests.py", "test_hostile.py", 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what starts further processes than the one service, or a browser, as slow."""
     for item in items:
-        folder, name = item.path.parent.name, item.path.name
-        if folder == "e2e" or (folder == "integration" and name not in _QUICK_INTEGRATION):
+        _, tier, *rest = item.path.relative_to(ROOT).parts
+        if tier == "e2e" or (tier == "integration" and rest[-1] not in _QUICK_INTEGRATION):
             item.add_marker("slow")
 
 

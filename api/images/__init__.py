@@ -1,1 +1,1 @@
-"""Pictures that clients send: their structure checked, decoded in processes of their own."""
+"""Uploaded images: structure checks and decoding in separate processes."""

@@ -1,4 +1,4 @@
-"""Decoders of pictures: processes with limits, of which none outlives the caller it works for."""
+"""Pool of image decoder processes with limits on time and memory."""
 
 from __future__ import annotations
 
@@ -15,30 +15,37 @@ from typing import Any
 
 import structlog
 
-import api
 from api.errors import Internal, InvalidDepthMap, InvalidImage, InvalidRequest, Overloaded, TooLarge
-from api.images.decoding import ORDINARY_WORK, DepthMap, Photograph, check_beginning
-from api.images.frames import Frame, frame_of, next_frame
+from api.images.decoding import ORDINARY_WORK, DepthMap, RgbImage, check_beginning
 from api.images.inspection import UnreadablePictureError
+from common.framing import Frame, build_frame, next_frame
 
 log = structlog.get_logger(__name__)
 
 _ACCEPTED = "a base64 or data URL of a PNG, JPEG, WebP or TIFF is accepted"
-_ROOT = Path(api.__file__).parents[1]
-# What a Python needs to start, and nothing that the service was told in confidence.
+_ROOT = Path(__file__).parents[2]
+# Python needs these to start; the service's secrets stay out of the decoders.
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _FIRST_GUESS, _NEWEST_SHARE = 0.05, 0.1
-"""Of the seconds from one decoded picture to the next: the first, and how fast it follows."""
+"""Moving average of the seconds per image: initial value, and weight of the newest sample."""
 
 _PIECE = _READ_AHEAD = 2**20
 _PATIENCE = 10
-"""Seconds on the clock for each second that a decoder may work, when the machine is busy."""
+"""Wall-clock seconds allowed per second of processor time, because the machine may be busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What decoding one picture may take, and how many are decoded at once."""
+    """Limits of a lane of decoders.
+
+    Attributes:
+        processes: images that are decoded at the same time.
+        seconds: processor time per image.
+        megabytes: memory that a process may allocate, in 1e6 bytes.
+        niceness: nice value of the processes.
+        max_work: pixels times scans of an image; None is no limit.
+    """
 
     processes: int
     seconds: float
@@ -48,25 +55,29 @@ class Limits:
 
 
 ORDINARY = Limits(processes=2, seconds=2, megabytes=600, niceness=5, max_work=ORDINARY_WORK)
-# One at a time and after everything else, so that somebody's poster holds up nobody's sand.
+# One at a time and at the lowest priority, so that large images do not delay depth maps.
 LABORIOUS = Limits(processes=1, seconds=30, megabytes=2_000, niceness=19, max_work=None)
 
 
 class _TooLaboriousError(Exception):
-    """A picture that a lane's limits do not allow to be decoded there."""
+    """Image that exceeds the limits of a lane."""
 
 
 class DecoderPool:
-    """Decodes pictures in processes of their own.
+    """Pool of decoder processes, in an ordinary and a laborious lane.
 
-    A picture that turns out to be laborious, by its header or by what it takes, is decoded by a
-    process kept for such ones. Cancelling the task that waits for a picture ends its decoder.
+    An image that exceeds the ordinary limits, by its header or while decoding, moves to the
+    laborious lane. Cancelling the task that awaits an image ends its decoder.
+
+    Args:
+        most: maximum number of images that wait or are being decoded.
+        ordinary: limits of the ordinary lane.
+        laborious: limits of the laborious lane.
     """
 
     def __init__(
         self, most: int, ordinary: Limits = ORDINARY, laborious: Limits = LABORIOUS
     ) -> None:
-        """Start the processes; `most` pictures may wait or be under way at once."""
         self._most = most
         self._waiting = 0
         self._seconds = _FIRST_GUESS
@@ -74,61 +85,75 @@ class DecoderPool:
 
     @property
     def waiting(self) -> int:
-        """Pictures that wait to be decoded, or are being decoded."""
+        """Number of images that wait or are being decoded."""
         return self._waiting
 
     async def decode_depth(
         self, text: str, width: int, height: int, *, invert: bool = False, normalize: bool = False
     ) -> DepthMap:
-        """As `decoding.decode_depth`.
+        """Decode a depth map in a process of the pool; see `decoding.decode_depth`.
+
+        Args:
+            text: base64, with or without a `data:` prefix.
+            width: width of the result in pixels.
+            height: height of the result in pixels.
+            invert: whether to swap near and far.
+            normalize: whether to stretch the values to the full range.
 
         Raises:
-            InvalidDepthMap: not base64, not a picture of an accepted format, damaged.
-            TooLarge: more pixels, or more work, than is accepted.
-            Overloaded: too many pictures wait.
+            InvalidDepthMap: the text is not base64 of an accepted format, or the file is damaged.
+            TooLarge: the image has too many pixels or requires too much work.
+            Overloaded: too many images are waiting.
+            Internal: the decoder failed.
         """
         order = {"kind": "depth", "width": width, "height": height}
         order |= {"invert": invert, "normalize": normalize}
-        fields, pixels = await self._decoded(order, text, "depth_map_b64", InvalidDepthMap)
+        fields, pixels = await self._decode(order, text, "depth_map_b64", InvalidDepthMap)
         return DepthMap(pixels, tuple(fields["warnings"]), fields["digest"])
 
-    async def decode_image(self, text: str, width: int | None, height: int | None) -> Photograph:
-        """As `decoding.decode_image`.
+    async def decode_image(self, text: str, width: int | None, height: int | None) -> RgbImage:
+        """Decode a photograph in a process of the pool; see `decoding.decode_image`.
+
+        Args:
+            text: base64, with or without a `data:` prefix.
+            width: width of the result in pixels; None keeps the proportions.
+            height: height of the result in pixels; None keeps the proportions.
 
         Raises:
-            InvalidImage: not base64, not a picture of an accepted format, damaged.
-            TooLarge: more pixels, or more work, than is accepted.
-            Overloaded: too many pictures wait.
+            InvalidImage: the text is not base64 of an accepted format, or the file is damaged.
+            TooLarge: the image has too many pixels or requires too much work.
+            Overloaded: too many images are waiting.
+            Internal: the decoder failed.
         """
         order = {"kind": "image", "width": width, "height": height}
-        fields, pixels = await self._decoded(order, text, "image_b64", InvalidImage)
-        return Photograph(pixels, **fields)
+        fields, pixels = await self._decode(order, text, "image_b64", InvalidImage)
+        return RgbImage(pixels, **fields)
 
     async def close(self) -> None:
-        """End every decoder."""
+        """End all decoder processes."""
         for lane in self._lanes:
             await lane.close()
 
-    async def _decoded(
+    async def _decode(
         self, order: dict[str, Any], text: str, field: str, invalid: type[InvalidRequest]
     ) -> Frame:
         try:
             check_beginning(text)
         except UnreadablePictureError as error:
-            raise invalid.field(field, f"{error}; {_ACCEPTED}") from None
+            raise invalid.for_field(field, f"{error}; {_ACCEPTED}") from None
         if self._waiting >= self._most:
-            message = f"{self._waiting} pictures wait to be decoded"
+            message = f"{self._waiting} images are waiting to be decoded"
             raise Overloaded(message, retry_after=self._waiting * self._seconds)
         self._waiting += 1
         started = time.monotonic()
         try:
-            return await self._outcome(order, text, field, invalid)
+            return await self._decode_in_lanes(order, text, field, invalid)
         finally:
             each = (time.monotonic() - started) / self._waiting
             self._seconds += _NEWEST_SHARE * (each - self._seconds)
             self._waiting -= 1
 
-    async def _outcome(
+    async def _decode_in_lanes(
         self, order: dict[str, Any], text: str, field: str, invalid: type[InvalidRequest]
     ) -> Frame:
         for lane in self._lanes:
@@ -137,21 +162,21 @@ class DecoderPool:
             except _TooLaboriousError:
                 continue
             except _CrashError:
-                header = {"error": "unreadable", "message": "the picture is damaged"}
+                header = {"error": "unreadable", "message": "the image is damaged"}
             if header.get("error") == "unreadable":
-                raise invalid.field(field, f"{header['message']}; {_ACCEPTED}")
+                raise invalid.for_field(field, f"{header['message']}; {_ACCEPTED}")
             if header.get("error") == "too_large":
                 raise TooLarge(f"{field}: {header['message']}")
             return header, pixels
-        raise TooLarge(f"{field}: the picture takes more time or memory to decode than it may")
+        raise TooLarge(f"{field}: decoding the image takes more time or memory than allowed")
 
 
 class _CrashError(Exception):
-    """A decoder that a picture has brought down."""
+    """Decoder process that an image crashed."""
 
 
 class _Lane:
-    """Decoders of one kind, each with one picture at a time, in the order in which they come."""
+    """Decoders with the same limits; each decodes one image at a time, first in, first out."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -160,7 +185,13 @@ class _Lane:
         self._busy: set[_Decoder] = set()
 
     async def decode(self, order: dict[str, Any], text: str) -> Frame:
-        """An order's outcome; raises _TooLaboriousError where the limits do not suffice."""
+        """Return the outcome of an order.
+
+        Raises:
+            _TooLaboriousError: the image exceeds the limits.
+            _CrashError: the image crashed the decoder.
+            Internal: the decoder failed.
+        """
         limits = self._limits
         async with self._places:
             decoder = self._idle.pop()
@@ -169,9 +200,9 @@ class _Lane:
             self._busy.add(decoder)
             try:
                 async with asyncio.timeout(limits.seconds * _PATIENCE):
-                    outcome = await decoder.ask({**order, "max_work": limits.max_work}, text)
+                    outcome = await decoder.request({**order, "max_work": limits.max_work}, text)
             except (OSError, asyncio.IncompleteReadError, TimeoutError):
-                raise await decoder.ending() from None
+                raise await decoder.wait_for_error() from None
             finally:
                 self._busy.remove(decoder)
                 self._idle.append(decoder if decoder.is_free else _Decoder(limits))
@@ -184,42 +215,43 @@ class _Lane:
         return outcome
 
     async def close(self) -> None:
-        """End every decoder."""
+        """End all decoder processes."""
         for decoder in (*self._idle, *self._busy):
             await decoder.close()
 
 
 class _Decoder:
-    """One process and the socket to it."""
+    """Decoder process and its socket."""
 
     def __init__(self, limits: Limits) -> None:
         self.is_free = True
-        self._socket, theirs = socket.socketpair()
+        self._socket, child_socket = socket.socketpair()
         arguments = (limits.seconds, limits.megabytes, limits.niceness)
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        with theirs:
+        with child_socket:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "api.images.decoder_process", *map(str, arguments)],
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
+                stdin=child_socket.fileno(),
+                stdout=child_socket.fileno(),
                 cwd=_ROOT,
                 env=environment | _ONE_THREAD,
-                # What a terminal sends to the service's group, Ctrl-C above all, is not for it,
-                # and its priority is told by session.
+                # Signals of the service's terminal, such as Ctrl-C, must not reach the process,
+                # and Linux groups priorities by session.
                 start_new_session=True,
             )
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process has not ended."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
-    async def ask(self, order: dict[str, Any], text: str) -> Frame:
-        """An order's outcome; a decoder that was not heard out is killed.
+    async def request(self, order: dict[str, Any], text: str) -> Frame:
+        """Return the outcome of an order; kill the process if the exchange does not complete.
 
         Raises:
-            OSError, IncompleteReadError: it has ended.
+            OSError: the process has ended.
+            IncompleteReadError: the process has ended.
         """
         self.is_free = False
         try:
@@ -228,7 +260,7 @@ class _Decoder:
                     sock=self._socket, limit=_READ_AHEAD
                 )
             reader, writer = self._streams
-            # In pieces, between which the loop has its turn: a picture may have 31 MB.
+            # In pieces, so that an image of up to 31 MB does not block the event loop.
             frame = memoryview(await asyncio.to_thread(_frame_of_text, order, text))
             for start in range(0, len(frame), _PIECE):
                 writer.write(frame[start : start + _PIECE])
@@ -237,21 +269,21 @@ class _Decoder:
             self.is_free = True
             return outcome
         except BaseException:
-            # Cancelled, for example: what it would still say is for nobody.
+            # After a cancellation, for example, nobody reads the remaining output.
             self._kill()
             raise
 
-    async def ending(self) -> Exception:
-        """Why it has ended, as an error."""
+    async def wait_for_error(self) -> Exception:
+        """Wait for the process to end and return the reason as an error."""
         code = await asyncio.to_thread(self._process.wait)
         if code in (-signal.SIGPROF, -signal.SIGKILL):
             return _TooLaboriousError()
         log.error("decoder ended", status=code)
-        # A library that a picture brings down has told all that it will ever tell of it.
+        # A negative status is a crash by a signal, which the image caused.
         return _CrashError() if code < 0 else Internal()
 
     async def close(self) -> None:
-        """End it, and wait until it has."""
+        """Kill the process and wait for its end."""
         self._kill()
         await asyncio.to_thread(self._process.wait)
 
@@ -264,5 +296,5 @@ class _Decoder:
 
 
 def _frame_of_text(order: dict[str, Any], text: str) -> bytes:
-    # What is not ASCII becomes something else that is not base64.
-    return frame_of(order, text.encode("ascii", "replace"))
+    # Non-ASCII characters become "?", which is not base64 either.
+    return build_frame(order, text.encode("ascii", "replace"))

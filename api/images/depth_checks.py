@@ -1,4 +1,4 @@
-"""Depth maps as numbers: what is odd about one, and the switches that change it."""
+"""Plausibility checks and options of depth maps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Grey = NDArray[np.float32]
-"""float32 [h, w], 0 to 255, near = bright."""
+"""Depth map: float32 `[h, w]`, 0 to 255, near = bright."""
 
 _CONSTANT_SPAN = 8.0
 _NEAR_CLIPPED, _FAR_CLIPPED = 0.1, 0.5
@@ -16,8 +16,14 @@ _WRAP_JUMP, _WRAPPED, _ROUGH = 224.0, 0.01, 40.0
 _ROWS = 256
 
 
-def adjusted(grey: Grey, invert: bool, normalize: bool) -> Grey:
-    """The map inverted, then stretched so that it reaches from 0 to 255; a constant map stays."""
+def apply_depth_options(grey: Grey, invert: bool, normalize: bool) -> Grey:
+    """Return the map, first inverted, then stretched to 0 to 255, as the options require.
+
+    Args:
+        grey: float32 `[h, w]`, 0 to 255.
+        invert: whether to swap near and far.
+        normalize: whether to stretch the values to 0 to 255; a constant map is not stretched.
+    """
     if invert:
         grey = 255.0 - grey
     low, high = float(grey.min()), float(grey.max())
@@ -26,16 +32,16 @@ def adjusted(grey: Grey, invert: bool, normalize: bool) -> Grey:
     return grey
 
 
-def suspicions(grey: Grey, sixteen_bit: bool = False) -> tuple[str, ...]:
-    """What looks wrong about a depth map, as sentences for its sender; most maps give none.
+def depth_warnings(grey: Grey, sixteen_bit: bool = False) -> tuple[str, ...]:
+    """Return warnings about a depth map; most maps have none.
 
-    Judged inside the ellipse that the map's edges touch, for installations crop their sand to a
-    circle; corners only tell whether near and far were mistaken for each other. Large maps are
-    judged by at most 256 of their rows.
+    The checks use the ellipse that touches the edges, because installations crop their depth to a
+    circle. The corners only serve to detect swapped near and far. Large maps are sampled at about
+    256 rows.
 
     Args:
-        grey: as the sender's picture has it, before any switch.
-        sixteen_bit: whether the picture had 16 bits, whose range it should then use.
+        grey: float32 `[h, w]`, 0 to 255, after any options.
+        sixteen_bit: whether the image has 16 bits, whose range it should use.
     """
     rows = grey[:: max(1, len(grey) // _ROWS)]
     inside = rows[_ellipse(*rows.shape)]
@@ -43,46 +49,48 @@ def suspicions(grey: Grey, sixteen_bit: bool = False) -> tuple[str, ...]:
     top = float(rows.max())
     if sixteen_bit and 0 < top < 255 * _SHALLOW:
         return (
-            f"depth map: its 16 bits reach only {top / 255:.1%} of their range, which paints flat "
-            "ground; scale it, or set normalize_depth",
+            f"depth map: its 16 bits reach only {top / 255:.1%} of their range, so the terrain "
+            "will be flat; scale it, or set normalize_depth",
         )
     if high - low < _CONSTANT_SPAN:
         return (
-            f"depth map: nearly constant, from {low:.0f} to {high:.0f} of 255; the picture will "
-            "be flat; normalize_depth stretches what there is",
+            f"depth map: nearly constant, from {low:.0f} to {high:.0f} of 255; the image will "
+            "be flat; normalize_depth stretches the values",
         )
-    found = []
+    warnings = []
     if _is_wrapped(rows):
-        found.append(
-            "depth map: jumps between dark and bright, as a 16-bit map does that was cut to its "
-            "low 8 bits; send all 16"
+        warnings.append(
+            "depth map: jumps between dark and bright, like a 16-bit map cut to its low 8 bits; "
+            "send all 16"
         )
     elif _is_inverted(grey, inside):
-        found.append(
-            "depth map: looks inverted, for its rim is the brightest part; near must be bright; "
-            "invert_depth turns it round"
+        warnings.append(
+            "depth map: looks inverted, because its rim is the brightest part; near must be "
+            "bright; invert_depth swaps near and far"
         )
     for value, limit, end in ((255.0, _NEAR_CLIPPED, "nearest"), (0.0, _FAR_CLIPPED, "farthest")):
         share = float((np.abs(inside - value) < 0.5).mean())
         if share > limit:
-            found.append(
+            warnings.append(
                 f"depth map: clipped, {share:.0%} of it is at the {end} value ({value:.0f})"
             )
-    return tuple(found)
+    return tuple(warnings)
 
 
 def _ellipse(height: int, width: int) -> NDArray[np.bool_]:
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     ellipse: NDArray[np.bool_] = x**2 + y**2 <= 1
-    # A map of one or two rows has no inside.
+    # The ellipse in a map of one or two rows is empty.
     return ellipse if ellipse.any() else np.ones((height, width), bool)
 
 
 def _is_wrapped(rows: Grey) -> bool:
-    """Whether neighbours jump as a counter does that overflows: seldom where the map is nearly
-    level, and at every pixel where it is steep."""
+    """Return whether neighbouring pixels jump like an overflowing counter.
+
+    Such jumps are rare in nearly level areas and occur at every pixel on steep slopes.
+    """
     width = rows.shape[1]
-    # The middle half, where no crop has its rim.
+    # The middle half does not contain the rim of a crop.
     jumps = np.abs(
         np.diff(rows[len(rows) // 4 : -(len(rows) // 4) or None, width // 4 : -width // 4])
     )
@@ -92,7 +100,7 @@ def _is_wrapped(rows: Grey) -> bool:
 
 
 def _is_inverted(grey: Grey, inside: Grey) -> bool:
-    """Whether all four corners are flat and far brighter than what lies between them."""
+    """Return whether all four corners are uniform and far brighter than the inside."""
     height, width = (max(1, side // 16) for side in grey.shape)
     corners = np.stack(
         [grey[y, x][:height, :width].mean() for y, x in (

@@ -1,7 +1,7 @@
-"""What a picture file will cost, read from its structure before anything decodes it.
+"""Inspection of image files: size and decoding cost, read without decoding.
 
-A decoder takes as long as the file asks it to: a JPEG of a megabyte may ask for a thousand passes
-over sixty megapixels, a TIFF for millions of reads. Walking over a file's parts takes milliseconds.
+The file determines the work of its decoder. A JPEG of one megabyte may require a thousand passes
+over sixty megapixels, and a TIFF millions of reads. Walking over a file's parts takes milliseconds.
 
 Structures: the PNG specification (3rd edition, chapter 5), ITU-T T.81 annex B (JPEG), the WebP
 container specification, TIFF 6.0 section 2 and the BigTIFF extension, which EXIF uses too.
@@ -15,48 +15,49 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-MAX_PIXELS = 64_000_000
-MAX_SIDE = 16_384
+from common.limits import MAX_PIXELS
+
+MAX_UPLOAD_SIDE = 16_384
 MAX_ASPECT = 32
 MAX_SCANS = 64
 MAX_WORK = 10 * MAX_PIXELS
-"""Of pixels times scans; ten scans are what encoders make of a progressive JPEG."""
+"""Maximum of pixels times scans; encoders write progressive JPEGs with ten scans."""
 
 MAX_PARTS = 16_384
-"""PNG chunks, JPEG segments, WebP chunks."""
+"""Maximum number of PNG chunks, JPEG segments or WebP chunks."""
 
 MAX_STRIPS = 65_536
-"""Of a TIFF's strips or tiles."""
+"""Maximum number of strips or tiles of a TIFF."""
 
 MAX_ENTRIES = 1_024
-"""Of a directory of a TIFF or of EXIF."""
+"""Maximum number of entries in a TIFF or EXIF directory."""
 
 _MAX_JUNK = 2**16
 _MAX_OVERLAP = 4
 _PNG = b"\x89PNG\r\n\x1a\n"
-# Not an escaped 0xFF, nor a restart, which compressed data may have; nor 0xFF that fills.
+# Excludes escaped 0xFF and restarts, which occur in compressed data, and fill bytes.
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _START_OF_SCAN, _END_OF_IMAGE, _APP1 = 0xDA, 0xD9, 0xE1
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _TIFF = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
-# Bytes of a value by its TIFF type; one where it is another.
+# Bytes per value by TIFF type; 1 for types not listed.
 _TYPE_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _NUMBERS = {3: "H", 4: "I", 16: "Q"}
 _WIDTH, _HEIGHT, _STRIPS, _TILES = 256, 257, 273, 324
 
 
 class UnreadablePictureError(ValueError):
-    """A file that is no picture of an accepted format, or is not decoded; the message says why."""
+    """File that is not an acceptable image; the message states the reason."""
 
 
 class PictureTooLargeError(ValueError):
-    """A picture beyond the limits of size; the message says which."""
+    """Image that exceeds a size limit; the message names the limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A picture's format by Pillow's name, its size in pixels, and the passes its decoder makes."""
+    """Image format in Pillow's naming, size in pixels, and number of decoder passes."""
 
     format: str
     width: int
@@ -65,12 +66,12 @@ class Outline:
 
     @property
     def work(self) -> int:
-        """Pixels that a decoder visits, with repetition."""
+        """Pixels that a decoder processes, summed over its passes."""
         return self.width * self.height * self.scans
 
 
 def is_picture(beginning: bytes) -> bool:
-    """Whether a file that begins so may be a picture of an accepted format; 12 bytes tell."""
+    """Return whether the first 12 or more bytes are those of an accepted image format."""
     try:
         _reader(beginning)
     except UnreadablePictureError:
@@ -79,16 +80,17 @@ def is_picture(beginning: bytes) -> bool:
 
 
 def inspect(content: bytes) -> Outline:
-    """Walk over a file's parts and check them against the limits.
+    """Walk over a file's parts, check them against the limits, and return its outline.
 
     Raises:
-        UnreadablePictureError: no PNG, JPEG, WebP or TIFF, or one with more parts than any need.
-        PictureTooLargeError: more pixels, or a longer side, than are accepted.
+        UnreadablePictureError: the file is not a PNG, JPEG, WebP or TIFF, is damaged, or has too
+            many parts.
+        PictureTooLargeError: the image has too many pixels or a side that is too long.
     """
     try:
         outline = _reader(content)(content)
     except (struct.error, IndexError):
-        raise UnreadablePictureError("the picture is damaged or truncated") from None
+        raise UnreadablePictureError("the image is damaged or truncated") from None
     check_size(outline)
     return outline
 
@@ -102,19 +104,24 @@ def _reader(content: bytes) -> Callable[[bytes], Outline]:
         return _webp
     if content[:4] in _TIFF:
         return _tiff
-    raise UnreadablePictureError("not a picture")
+    raise UnreadablePictureError("not an image")
 
 
 def check_size(outline: Outline) -> None:
-    """Check a picture's size, and its scans at that size; raises what `inspect` does."""
+    """Check an image's size, and its number of scans at that size.
+
+    Raises:
+        UnreadablePictureError: the image is empty, too narrow, or has too many scans.
+        PictureTooLargeError: the image has too many pixels or a side that is too long.
+    """
     width, height = outline.width, outline.height
     size = f"{width} by {height} pixels"
     if width * height > MAX_PIXELS:
         raise PictureTooLargeError(f"{size} exceed 64 megapixels")
-    if max(width, height) > MAX_SIDE:
-        raise PictureTooLargeError(f"{size} exceed {MAX_SIDE} a side")
+    if max(width, height) > MAX_UPLOAD_SIDE:
+        raise PictureTooLargeError(f"{size} exceed {MAX_UPLOAD_SIDE} a side")
     if min(width, height) < 1:
-        raise UnreadablePictureError("the picture is damaged or truncated")
+        raise UnreadablePictureError("the image is damaged or truncated")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise UnreadablePictureError(f"{size} are narrower than 1 to {MAX_ASPECT}")
     if outline.scans > MAX_SCANS or outline.work > MAX_WORK:
@@ -143,17 +150,17 @@ def _jpeg(content: bytes) -> Outline:
     exif: list[bytes] = []
     position = 2
     while True:
-        # Before the first scan Pillow looks at every byte by itself.
+        # Before the first scan, Pillow reads byte by byte.
         end = len(content) if scans else position + _MAX_JUNK - junk
-        found = _MARKER.search(content, position, end)
-        if (found is None and end < len(content)) or parts > MAX_PARTS:
-            raise UnreadablePictureError("a JPEG of filling instead of a picture")
-        if found is None:
+        match = _MARKER.search(content, position, end)
+        if (match is None and end < len(content)) or parts > MAX_PARTS:
+            raise UnreadablePictureError("a JPEG of fill bytes instead of an image")
+        if match is None:
             break
-        marker = found[1][0]
-        junk += 0 if scans else found.start() - position
+        marker = match[1][0]
+        junk += 0 if scans else match.start() - position
         parts += 1
-        position = found.end()
+        position = match.end()
         if marker == _END_OF_IMAGE:
             break
         if marker in _WITHOUT_LENGTH:
@@ -183,11 +190,11 @@ def _webp(content: bytes) -> Outline:
         body = position + 8
         if kind == b"EXIF":
             _check_exif(content[body : body + length])
-        # The canvas comes first, where there is one; the picture's own size otherwise.
+        # A canvas chunk precedes the image chunk, whose size counts otherwise.
         size = size or _webp_size(kind, content, body)
         position = body + length + length % 2
     if size is None:
-        raise UnreadablePictureError("the picture is damaged or truncated")
+        raise UnreadablePictureError("the image is damaged or truncated")
     return Outline("WEBP", *size)
 
 
@@ -218,15 +225,18 @@ def _check_exif(exif: bytes) -> None:
     exif = exif.removeprefix(b"Exif\0\0")
     if exif[:4] not in _TIFF:
         return
-    # Pillow leaves out what it cannot read, and so may this.
+    # Pillow ignores unreadable EXIF, so this check may too.
     with contextlib.suppress(struct.error):
         _directory(exif)
 
 
 def _directory(content: bytes) -> dict[int, tuple[int, int]]:
-    """Return, by tag, the number of values in a TIFF's first directory, and the first of them.
+    """Return the entries of a TIFF's first directory: by tag, number of values and first value.
 
-    The first is 0 where it is no integer that stands in the entry itself.
+    The first value is 0 unless the entry itself contains it as a single integer.
+
+    Raises:
+        UnreadablePictureError: the directory has too many entries or bytes.
     """
     order = "<" if content[:2] == b"II" else ">"
     offset, count = ("Q", "Q") if b"+" in content[2:4] else ("I", "H")
@@ -235,10 +245,10 @@ def _directory(content: bytes) -> dict[int, tuple[int, int]]:
     (entries,) = struct.unpack_from(order + count, content, start)
     if entries > MAX_ENTRIES:
         raise UnreadablePictureError(f"a directory of more than {MAX_ENTRIES} entries")
-    place = start + struct.calcsize(order + count)
+    position = start + struct.calcsize(order + count)
     values, total = {}, 0
     for _ in range(entries):
-        tag, kind, amount = head.unpack_from(content, place)
+        tag, kind, amount = head.unpack_from(content, position)
         total += amount * _TYPE_SIZES.get(kind, 1)
         # Pillow reads every value, overlapping ones too; some programs write wrong lengths.
         if total > _MAX_OVERLAP * len(content) + _MAX_JUNK:
@@ -246,7 +256,7 @@ def _directory(content: bytes) -> dict[int, tuple[int, int]]:
         number = _NUMBERS.get(kind)
         first = 0
         if number is not None and amount == 1:
-            (first,) = struct.unpack_from(order + number, content, place + head.size)
+            (first,) = struct.unpack_from(order + number, content, position + head.size)
         values[tag] = amount, first
-        place += head.size + struct.calcsize(offset)
+        position += head.size + struct.calcsize(offset)
     return values

@@ -1,6 +1,6 @@
-"""python -m experimance: the command line."""
+"""Entry point of `python -m experimance`."""
 
-from experimance.command import main
+from experimance.cli import main
 
 if __name__ == "__main__":
     main()

@@ -1,12 +1,12 @@
-"""Every error of this package, one tree.
+"""Exception hierarchy of this package.
 
 ExperimanceError
-├── InvalidInput            a depth map, picture or address that cannot be sent (also a ValueError)
-├── ConnectionFailed        the service was not reached, or hung up
-│   └── StreamEnded         a stream of events stopped before its picture
-├── TimedOut                the call's seconds are over (also a TimeoutError)
-├── UnexpectedAnswer        what answered does not speak the service's contract
-└── ApiError                the service's own errors, by status and code
+├── InvalidInput            a depth map, image or URL that cannot be sent (also a ValueError)
+├── ConnectionFailed        the service is unreachable, or closed the connection
+│   └── StreamEnded         an event stream stopped before its image
+├── TimedOut                the call exceeded its timeout (also a TimeoutError)
+├── UnexpectedAnswer        a response outside the service's contract
+└── ApiError                an error response of the service, by status and code
     ├── InvalidRequest      400  invalid_request
     │   ├── InvalidPicture  400  invalid_depth_map, invalid_image
     │   └── UnknownName     400  unknown_model, unknown_controlnet, unknown_era, unknown_lora, …
@@ -29,47 +29,47 @@ from dataclasses import dataclass
 
 
 class ExperimanceError(Exception):
-    """Anything that this package raises on purpose."""
+    """Base class of all exceptions of this package."""
 
 
 class InvalidInput(ExperimanceError, ValueError):
-    """Something of the caller's cannot be sent; the message says what is accepted."""
+    """A caller's input that cannot be sent; the message lists what is accepted."""
 
 
 class ConnectionFailed(ExperimanceError):
-    """The service was not reached, or the connection broke."""
+    """A service that is unreachable, or a connection that broke."""
 
 
 class StreamEnded(ConnectionFailed):
-    """The stream stopped before the picture or an error came."""
+    """An event stream that stopped before its image or an error event."""
 
 
 class TimedOut(ExperimanceError, TimeoutError):
-    """The call took longer than its timeout; the service stops the work of who hangs up."""
+    """A call that exceeded its timeout; the service stops requests of closed connections."""
 
 
 class UnexpectedAnswer(ExperimanceError):
-    """An answer that is not the service's, such as a proxy's page."""
+    """A response outside the service's contract, such as an error page of a proxy."""
 
 
 @dataclass(frozen=True)
-class FieldProblem:
-    """What is wrong with one field, and what it accepts."""
+class FieldError:
+    """Validation error of one request field; the message lists what is accepted."""
 
     field: str
     message: str
 
 
 class ApiError(ExperimanceError):
-    """An error that the service answered.
+    """An error response of the service.
 
     Attributes:
-        status: the HTTP status.
-        code: the contract's word for it, such as `invalid_request`.
-        message: for people.
-        detail: what is wrong, by field.
-        request_id: under which the service's log has it.
-        retry_after: seconds after which another try makes sense, None where the service said none.
+        status: HTTP status.
+        code: Error code of the contract, such as `invalid_request`.
+        message: Human-readable description.
+        detail: Validation errors by field.
+        request_id: Id of the request in the service's log.
+        retry_after: Seconds to wait before a retry; None without a Retry-After header.
     """
 
     status = 500
@@ -80,7 +80,7 @@ class ApiError(ExperimanceError):
         *,
         code: str,
         status: int | None = None,
-        detail: Sequence[FieldProblem] = (),
+        detail: Sequence[FieldError] = (),
         request_id: str = "",
         retry_after: float | None = None,
     ) -> None:
@@ -94,71 +94,71 @@ class ApiError(ExperimanceError):
 
 
 class InvalidRequest(ApiError):
-    """A field's value is not accepted."""
+    """A request field with an invalid value."""
 
     status = 400
 
 
 class InvalidPicture(InvalidRequest):
-    """The depth map or photograph cannot be decoded."""
+    """A depth map or photograph that cannot be decoded."""
 
 
 class UnknownName(InvalidRequest):
-    """A name that the service's catalog does not have; the message lists what exists."""
+    """A name missing from the service's catalog; the message lists the accepted names."""
 
 
 class Unauthorized(ApiError):
-    """The service asks for a token."""
+    """A missing or wrong bearer token."""
 
     status = 401
 
 
 class NotFound(ApiError):
-    """No such route: an older service, or another program."""
+    """An unknown route: an older service, or another program."""
 
     status = 404
 
 
 class Conflict(ApiError):
-    """Another call ended this one."""
+    """A request that another call ended."""
 
     status = 409
 
 
 class Cancelled(Conflict):
-    """Someone cancelled it."""
+    """A cancelled request."""
 
 
 class Superseded(Conflict):
-    """A newer request of the same session took its place."""
+    """A request replaced by a newer one of the same session."""
 
 
 class TooLarge(ApiError):
-    """The body or a picture exceeds its limit."""
+    """A body or image over its size limit."""
 
     status = 413
 
 
 class Overloaded(ApiError):
-    """Too many requests wait."""
+    """A full queue."""
 
     status = 429
 
 
 class Unavailable(ApiError):
-    """Not now; later perhaps."""
+    """A temporary failure; a later retry may succeed."""
 
     status = 503
 
 
 class DeadlineExceeded(ApiError):
-    """The picture cannot be ready in time."""
+    """An image that cannot be ready before its deadline."""
 
     status = 504
 
 
 class Internal(ApiError):
-    """A fault of the service."""
+    """An internal error of the service."""
 
 
 _BY_CODE: dict[str, type[ApiError]] = {
@@ -186,10 +186,10 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 }  # fmt: skip
 
 
-def kind_of(code: str, status: int | None) -> type[ApiError]:
-    """The class for a code of the contract; for one not known here, by its status.
+def error_class(code: str, status: int | None) -> type[ApiError]:
+    """Return the exception class of an error code, or of the status if the code is unknown.
 
-    Events have no status of their own, hence None.
+    Error events carry no status, hence None.
     """
     if code in _BY_CODE:
         return _BY_CODE[code]

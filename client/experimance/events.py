@@ -1,4 +1,4 @@
-"""What a stream tells, in this order: Queued, Started, Step …, Done."""
+"""Events of a stream, in this order: Queued, Started, Step (repeated), Done."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from functools import cached_property
 
 from PIL import Image
 
-from experimance.picture import Picture, opened
+from experimance.results import Picture, decode_image
 
 
 @dataclass(frozen=True)
 class Queued:
-    """It waits; so many requests are before it."""
+    """The request waits in the queue, behind `position` other requests."""
 
     position: int
 
 
 @dataclass(frozen=True)
 class Started:
-    """The work began."""
+    """The service began to process the request."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """So many of the steps are done. `preview_file` is a small JPEG, a few times a second."""
+    """`step` of `steps` denoising steps are done.
+
+    `preview_file` is a small JPEG, sent at most five times per second.
+    """
 
     step: int
     steps: int
@@ -32,13 +35,13 @@ class Step:
 
     @cached_property
     def preview(self) -> Image.Image | None:
-        """The picture as far as it is, where the event brings one."""
-        return None if self.preview_file is None else opened(self.preview_file)
+        """Preview of the unfinished image, if the event carries one."""
+        return None if self.preview_file is None else decode_image(self.preview_file)
 
 
 @dataclass(frozen=True)
 class Done:
-    """The picture is finished: the last event."""
+    """The image is finished; always the last event."""
 
     picture: Picture
 

@@ -1,6 +1,6 @@
-"""Pictures from a vast.ai endpoint, through vast.ai's own package.
+"""Clients of a vast.ai endpoint, based on vast.ai's own package.
 
-That finds a worker, waits for one to start, signs, and repeats what may go better on another one.
+That package finds a worker, waits for its start, signs requests and retries them on other workers.
 It is imported when a client is opened: `pip install experimance-client[serverless]`.
 """
 
@@ -12,8 +12,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from typing import Any, Self, Unpack
 
-from experimance.answers import error_of, event_of, picture_of
-from experimance.calls import generate_body
+from experimance.endpoints import generate_body
 from experimance.errors import (
     ConnectionFailed,
     ExperimanceError,
@@ -23,13 +22,14 @@ from experimance.errors import (
     UnexpectedAnswer,
 )
 from experimance.events import Done, Event
-from experimance.fields import Fields
-from experimance.inputs import PictureInput
-from experimance.picture import Picture
+from experimance.image_input import PictureInput
+from experimance.request_fields import Fields
+from experimance.response_parsing import parse_error, parse_event, parse_picture
+from experimance.results import Picture
 
 
 class AsyncServerlessClient:
-    """Paints on the workers of an endpoint; in an `async with`."""
+    """Asynchronous client of an endpoint's workers, usable as an asynchronous context manager."""
 
     def __init__(
         self,
@@ -39,23 +39,23 @@ class AsyncServerlessClient:
         timeout: float = 120.0,
         platform: Any = None,
     ) -> None:
-        """Nothing is sent yet.
+        """Prepare the client without sending anything.
 
         Args:
-            endpoint: its name.
-            api_key: of vast.ai; VAST_API_KEY of the environment where it is None.
-            timeout: seconds that a call may take, the start of a worker included.
-            platform: a client of vast.ai's package to use, for another address of the platform.
+            endpoint: Name of the endpoint.
+            api_key: API key of vast.ai; defaults to the environment variable VAST_API_KEY.
+            timeout: Limit of one call in seconds, the start of a worker included.
+            platform: Custom client of vast.ai's package, for another URL of the platform.
         """
         self.endpoint = endpoint
         self._timeout = timeout
         self._key = api_key or os.environ.get("VAST_API_KEY")
         self._platform = platform
-        self._found: Any = None
+        self._endpoint_handle: Any = None
 
     async def __aenter__(self) -> Self:
         if self._platform is None:
-            self._platform = _opened(self._key)
+            self._platform = _open_platform(self._key)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -74,11 +74,23 @@ class AsyncServerlessClient:
         image: PictureInput | None = None,
         **fields: Unpack[Fields],
     ) -> Picture:
-        """Paint a picture; arguments as of Client.generate."""
+        """Generate one or more images.
+
+        Args:
+            prompt: Text that describes the image.
+            depth: Depth map, near = bright: a path, file content, a PIL image, a numpy array, or
+                "mock" for a built-in hill.
+            image: Photograph for depth estimation or, with `strength`, the init image.
+            **fields: All other request fields; see `Fields`.
+
+        Raises:
+            ExperimanceError: The request failed; see `experimance.errors`.
+            OSError: A file cannot be read.
+        """
         body = generate_body(prompt, depth, image, fields)
         answer = await self._request("/generate", body, stream=False)
-        async with _translated(self._timeout):
-            return picture_of(answer)
+        async with _translate_errors(self._timeout):
+            return parse_picture(answer)
 
     async def stream(
         self,
@@ -88,35 +100,57 @@ class AsyncServerlessClient:
         image: PictureInput | None = None,
         **fields: Unpack[Fields],
     ) -> AsyncGenerator[Event]:
-        """Paint a picture and hear how it goes; leaving the loop ends the work."""
+        """Generate one or more images with progress events.
+
+        Leaving the loop stops the request.
+
+        Args:
+            prompt: Text that describes the image.
+            depth: Depth map, near = bright: a path, file content, a PIL image, a numpy array, or
+                "mock" for a built-in hill.
+            image: Photograph for depth estimation or, with `strength`, the init image.
+            **fields: All other request fields; see `Fields`.
+
+        Yields:
+            Queued, Started and Step events, then one Done event.
+
+        Raises:
+            ExperimanceError: The request failed; see `experimance.errors`.
+            OSError: A file cannot be read.
+        """
         body = generate_body(prompt, depth, image, fields)
-        sent = await self._request("/generate_stream", body, stream=True)
-        async with contextlib.aclosing(sent), _translated(self._timeout):
-            async for content in sent:
-                event = event_of(_name_of(content), content)
+        contents = await self._request("/generate_stream", body, stream=True)
+        async with contextlib.aclosing(contents), _translate_errors(self._timeout):
+            async for content in contents:
+                event = parse_event(_event_name(content), content)
                 if event is not None:
                     yield event
                 if isinstance(event, Done):
                     return
-        raise StreamEnded(f"{self.endpoint}: the stream ended before its picture came")
+        raise StreamEnded(f"{self.endpoint}: the stream ended before its image arrived")
 
     async def _request(self, route: str, body: dict[str, Any], *, stream: bool) -> Any:
-        async with _translated(self._timeout), asyncio.timeout(self._timeout):
-            if self._found is None:
+        async with _translate_errors(self._timeout), asyncio.timeout(self._timeout):
+            if self._endpoint_handle is None:
                 if self._platform is None:
-                    self._platform = _opened(self._key)
-                self._found = await self._platform.get_endpoint(self.endpoint)
-            outcome = await self._found.request(route, body, timeout=self._timeout, stream=stream)
+                    self._platform = _open_platform(self._key)
+                self._endpoint_handle = await self._platform.get_endpoint(self.endpoint)
+            outcome = await self._endpoint_handle.request(
+                route, body, timeout=self._timeout, stream=stream
+            )
         answer = outcome["response"]
         if outcome["ok"]:
             return answer
         if isinstance(answer, Mapping) and "error_message" in answer:
-            raise error_of(answer, outcome["status"])
+            raise parse_error(answer, outcome["status"])
         raise UnexpectedAnswer(f"{self.endpoint}: HTTP {outcome['status']} from a worker: {answer}")
 
 
 class ServerlessClient:
-    """AsyncServerlessClient for ordinary code, in a `with`; arguments as there."""
+    """Synchronous counterpart of `AsyncServerlessClient` with the same arguments.
+
+    Close it, or use it as a context manager.
+    """
 
     def __init__(
         self,
@@ -153,7 +187,19 @@ class ServerlessClient:
         image: PictureInput | None = None,
         **fields: Unpack[Fields],
     ) -> Picture:
-        """Paint a picture; arguments as of Client.generate."""
+        """Generate one or more images.
+
+        Args:
+            prompt: Text that describes the image.
+            depth: Depth map, near = bright: a path, file content, a PIL image, a numpy array, or
+                "mock" for a built-in hill.
+            image: Photograph for depth estimation or, with `strength`, the init image.
+            **fields: All other request fields; see `Fields`.
+
+        Raises:
+            ExperimanceError: The request failed; see `experimance.errors`.
+            OSError: A file cannot be read.
+        """
         return self._runner.run(self._client.generate(prompt, depth, image=image, **fields))
 
     def stream(
@@ -164,20 +210,37 @@ class ServerlessClient:
         image: PictureInput | None = None,
         **fields: Unpack[Fields],
     ) -> Generator[Event]:
-        """Paint a picture and hear how it goes; leaving the loop ends the work."""
+        """Generate one or more images with progress events.
+
+        Leaving the loop stops the request.
+
+        Args:
+            prompt: Text that describes the image.
+            depth: Depth map, near = bright: a path, file content, a PIL image, a numpy array, or
+                "mock" for a built-in hill.
+            image: Photograph for depth estimation or, with `strength`, the init image.
+            **fields: All other request fields; see `Fields`.
+
+        Yields:
+            Queued, Started and Step events, then one Done event.
+
+        Raises:
+            ExperimanceError: The request failed; see `experimance.errors`.
+            OSError: A file cannot be read.
+        """
         events = self._client.stream(prompt, depth, image=image, **fields)
 
-        async def following() -> Event | None:
+        async def next_event() -> Event | None:
             return await anext(events, None)
 
         try:
-            while (event := self._runner.run(following())) is not None:
+            while (event := self._runner.run(next_event())) is not None:
                 yield event
         finally:
             self._runner.run(events.aclose())
 
 
-def _opened(api_key: str | None) -> Any:
+def _open_platform(api_key: str | None) -> Any:
     try:
         from vastai import CoroutineServerless
     except ImportError as error:
@@ -186,13 +249,13 @@ def _opened(api_key: str | None) -> Any:
             "pip install 'experimance-client[serverless]'"
         ) from error
     if not api_key:
-        raise InvalidInput("api_key: give vast.ai's, or set VAST_API_KEY")
+        raise InvalidInput("api_key: pass a vast.ai API key, or set VAST_API_KEY")
     return CoroutineServerless(api_key)
 
 
 @contextlib.asynccontextmanager
-async def _translated(seconds: float) -> AsyncIterator[None]:
-    """The platform's package raises bare exceptions; here they become this package's."""
+async def _translate_errors(seconds: float) -> AsyncIterator[None]:
+    """Translate the exceptions of vast.ai's package, many of them bare, into this package's."""
     try:
         yield
     except ExperimanceError:
@@ -200,16 +263,22 @@ async def _translated(seconds: float) -> AsyncIterator[None]:
     except TimeoutError as error:
         raise TimedOut(f"no answer within {seconds:g} s") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UnexpectedAnswer(f"vast.ai: an answer that is not understood: {error!r}") from error
+        raise UnexpectedAnswer(f"vast.ai: invalid response: {error!r}") from error
     except Exception as error:
         raise ConnectionFailed(f"vast.ai: {error}") from error
 
 
-def _name_of(content: Mapping[str, Any]) -> str:
-    """Which event it is: the platform's package hands over their data alone."""
+def _event_name(content: object) -> str:
+    """Return the event type of bare event data, or "" if the data fits none.
+
+    vast.ai's package drops the event names.
+    """
+    if not isinstance(content, Mapping):
+        return ""
     if "success" in content:
         return "done" if content["success"] else "error"
-    for key, name in (("position", "queued"), ("step", "step")):
-        if key in content:
-            return name
-    return "started"
+    if "position" in content:
+        return "queued"
+    if content.keys() >= {"step", "steps"}:
+        return "step"
+    return "" if content else "started"

@@ -9,7 +9,8 @@ import argparse
 import shutil
 import sys
 
-from deploy.container.base import base_image
+from deploy.container.base_image import base_image
+from deploy.container.build_mounts import containers_conf
 from deploy.container.checks import (
     check_equal,
     check_picture,
@@ -18,11 +19,10 @@ from deploy.container.checks import (
     check_without_root,
     check_writes,
 )
-from deploy.container.commands import ROOT, ContainerTestError, podman, require_tools
-from deploy.container.container import READ_ONLY, URL, started
-from deploy.container.host import containers_conf
+from deploy.container.container import READ_ONLY, URL, run_container
 from deploy.container.image import IMAGE, build_bento, containerize, size_of
-from deploy.container.phases import Phases
+from deploy.container.timing import Phases
+from deploy.shell import ROOT, ContainerTestError, podman, require_tools
 from models.catalog import load_catalog
 
 _CATALOG = "demo"
@@ -68,12 +68,12 @@ def _run(phases: Phases) -> None:
 def _serve(phases: Phases) -> None:
     log, picture = _FOLDER / "service.log", _FOLDER / "picture.png"
     try:
-        with started(IMAGE, log) as container:
+        with run_container(IMAGE, log) as container:
             with phases.phase("isolation at the start"):
                 check_without_root(container)
                 check_without_network(container)
             with phases.phase("picture"):
-                painted = container.visit("paint", URL, str(picture), str(container.pid))
+                painted = container.run_in_netns("paint", URL, str(picture), str(container.pid))
                 check_equal("variants", painted["models"], list(load_catalog(_CATALOG).models))
                 check_picture(picture)
             phases.facts |= {name: painted[name] for name in ("ready_seconds", "picture_seconds")}
@@ -84,8 +84,8 @@ def _serve(phases: Phases) -> None:
                 check_stop(container)
             with phases.phase("what it wrote"):
                 check_writes(container)
-        with phases.phase("read-only"), started(IMAGE, log, READ_ONLY) as container:
-            container.visit("paint", URL, str(picture), str(container.pid))
+        with phases.phase("read-only"), run_container(IMAGE, log, READ_ONLY) as container:
+            container.run_in_netns("paint", URL, str(picture), str(container.pid))
             check_picture(picture)
             check_stop(container)
     except ContainerTestError as error:

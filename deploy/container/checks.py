@@ -9,9 +9,9 @@ from typing import Any
 import psutil
 from PIL import Image, ImageStat
 
-from deploy.container.commands import ContainerTestError, say
-from deploy.container.container import Container, namespace
-from deploy.container.visitor import HEIGHT, WIDTH
+from deploy.container.container import Container, network_namespace
+from deploy.container.probe import HEIGHT, WIDTH
+from deploy.shell import ContainerTestError, say
 
 _FLAT = 5.0
 _HOMES = ("/home/bentoml/", "/tmp/")  # noqa: S108
@@ -38,15 +38,15 @@ def check_without_root(container: Container) -> None:
 def check_without_network(container: Container) -> None:
     """There is no way out: a listener that this machine reaches cannot be reached from inside."""
     expect(container.inspect(".Mounts") == [], "something of this machine is mounted")
-    outside, inside = namespace(psutil.Process().pid), namespace(container.pid)
+    outside, inside = network_namespace(psutil.Process().pid), network_namespace(container.pid)
     expect(outside != inside, "it shares this machine's network")
     for pid in container.processes():
-        expect(namespace(pid) == inside, f"{pid} is in another network")
+        expect(network_namespace(pid) == inside, f"{pid} is in another network")
     address = _address()
     with socket.create_server(("", 0)) as listener:
         port = listener.getsockname()[1]
         socket.create_connection((address, port), timeout=5).close()
-        seen = container.visit("isolation", address, str(port))
+        seen = container.run_in_netns("isolation", address, str(port))
     expect(set(seen["interfaces"]) == {"lo"}, f"interfaces: {seen['interfaces']}")
     expect(set(seen["routes"]) <= {"lo"}, f"routes by: {seen['routes']}")
     expect(seen["connection"] == "ENETUNREACH", f"a connection outwards: {seen['connection']}")
@@ -66,7 +66,7 @@ def check_picture(file: Path) -> None:
 
 def check_stop(container: Container) -> None:
     """SIGTERM ends it with status 0, and only after the request in flight."""
-    with container.lingering() as visitor:
+    with container.slow_request() as visitor:
         status = container.stop()
         said, _ = visitor.communicate(timeout=30)
     expect('"status": 200' in said, f"the request in flight ended with {said.strip()!r}")

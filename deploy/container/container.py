@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.container.commands import ROOT, ContainerTestError, podman, run
+from deploy.shell import ROOT, ContainerTestError, podman, run
 
 URL = "http://127.0.0.1:3000"
 _NAME = "experimance-container-test"
@@ -40,13 +40,13 @@ class Container:
         """What differs from the image: `A`, `C` or `D`, and the path."""
         return podman("diff", self.name).splitlines()
 
-    def visit(self, *arguments: str) -> dict[str, Any]:
+    def run_in_netns(self, *arguments: str) -> dict[str, Any]:
         """Run a command of the visitor in its network namespace; returns the answer."""
         answer: dict[str, Any] = json.loads(run(self._visitor(*arguments)))
         return answer
 
     @contextlib.contextmanager
-    def lingering(self, url: str = URL) -> Iterator[subprocess.Popen[str]]:
+    def slow_request(self, url: str = URL) -> Iterator[subprocess.Popen[str]]:
         """A visitor whose request is being worked on."""
         command = self._visitor("linger", url)
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as visitor:
@@ -66,11 +66,11 @@ class Container:
 
     def _visitor(self, *arguments: str) -> list[str]:
         enter = ["nsenter", "--target", str(self.pid), "--net", "--"]
-        return [*enter, sys.executable, "-m", "deploy.container.visitor", *arguments]
+        return [*enter, sys.executable, "-m", "deploy.container.probe", *arguments]
 
 
 @contextlib.contextmanager
-def started(
+def run_container(
     image: str, log: Path, options: Sequence[str] = _ALONE, name: str = _NAME
 ) -> Iterator[Container]:
     """A container of the image without network; what it said lies in `log` afterwards.
@@ -98,7 +98,7 @@ def started(
         _remove(name)
 
 
-def namespace(pid: int) -> str:
+def network_namespace(pid: int) -> str:
     """The network namespace of a process."""
     return str(Path(f"/proc/{pid}/ns/net").readlink())
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deploy.container.commands import ContainerTestError, podman, run, say
+from deploy.shell import ContainerTestError, podman, run, say
 
 IMAGE = "localhost/experimance-controlnet:container-test"
 _BENTO = "experimance-controlnet:container-test"

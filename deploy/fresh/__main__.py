@@ -16,10 +16,9 @@ import sys
 import time
 from pathlib import Path
 
+from deploy.container.build_mounts import Mount, package_sources
 from deploy.container.checks import expect
-from deploy.container.commands import ROOT, ContainerTestError, require_tools, run, say
-from deploy.container.host import Mount, package_sources
-from deploy.container.phases import Phases
+from deploy.container.timing import Phases
 from deploy.fresh.debian import Debian
 from deploy.fresh.visit import (
     PROJECT,
@@ -30,6 +29,7 @@ from deploy.fresh.visit import (
     clone,
     free_port,
 )
+from deploy.shell import ROOT, ContainerTestError, require_tools, run, say
 
 _SUITES = ("bookworm", "trixie")
 _TESTED = "trixie"

@@ -11,8 +11,8 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from deploy.container.commands import run, say
-from deploy.container.host import Mount
+from deploy.container.build_mounts import Mount
+from deploy.shell import run, say
 
 # README's "apt install", and git to fetch the project with.
 _PACKAGES = ("python3", "python3-venv", "ca-certificates", "make", "git")

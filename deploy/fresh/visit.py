@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from deploy.container.checks import expect
-from deploy.container.commands import ROOT, ContainerTestError, say
 from deploy.fresh.debian import Debian
+from deploy.shell import ROOT, ContainerTestError, say
 
 PROJECT = "experimance-controlnet"
 SOURCE = "/mnt/source"

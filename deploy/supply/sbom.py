@@ -20,7 +20,7 @@ from deploy.setup.lockfile import SERVING, entries, pinned
 from models.catalog import Catalog, load_catalog
 
 
-def bill(catalog: Catalog) -> dict[str, Any]:
+def build_sbom(catalog: Catalog) -> dict[str, Any]:
     """The document; equal for equal locks and catalogs."""
     lock = SERVING.read_text(encoding="utf-8")
     packages = [_package(name, lines) for name, lines in entries(lock)]
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--catalog", default="demo")
     parser.add_argument("--output", type=Path, default=None, help="a file; else stdout")
     options = parser.parse_args(arguments)
-    text = json.dumps(bill(load_catalog(options.catalog)), indent=2) + "\n"
+    text = json.dumps(build_sbom(load_catalog(options.catalog)), indent=2) + "\n"
     if options.output is None:
         sys.stdout.write(text)
     else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic import model_validator as pydantic_model_validator
 
-from deploy.vast.base import BaseImage
+from deploy.vast.base import BaseImage, BaseImageError, default_base, parse_base
 
 FILE = Path(__file__).with_name("template.yml")
 
@@ -152,3 +155,29 @@ def load_template(file: Path = FILE) -> Template:
 
 def _quoted(value: str) -> str:
     return value if re.fullmatch(r"[A-Za-z0-9_./-]*", value) else f'"{value}"'
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print one command per mode; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.vast.template")
+    parser.add_argument("--base", help="what the image was built on; unset: the Dockerfile's")
+    parser.add_argument("modes", nargs="*", metavar="MODE", help="unset: all of them")
+    options = parser.parse_args(arguments)
+    try:
+        template = load_template()
+        base = parse_base(options.base) if options.base else default_base()
+    except (TemplateError, BaseImageError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    if unknown := sorted(set(options.modes) - set(template.modes)):
+        accepted = ", ".join(template.modes)
+        print(f"mode: {', '.join(unknown)} is none of {accepted}", file=sys.stderr)
+        return 1
+    for mode in template.modes:
+        if not options.modes or mode in options.modes:
+            print(f"# {mode}\n{shlex.join(template.command(mode, base))}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -24,10 +24,10 @@ from urllib.parse import urlsplit
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from vastai import BenchmarkConfig, HandlerConfig, LogActionConfig, Worker, WorkerConfig
 
-from api.log_text import escape_records
-from api.ready import CONFIGURATION_ERROR, READY_LINE
-from deploy.vast import relay
-from deploy.vast.workload import Workload
+from common.lifecycle import CONFIGURATION_ERROR, READY_LINE
+from common.log_text import escape_records
+from deploy.vast import proxy as relay
+from deploy.vast.request_cost import Workload
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +97,9 @@ def configuration(settings: Settings, workload: Workload) -> WorkerConfig:
     painting: dict[str, Any] = {
         "allow_parallel_requests": True,
         "max_queue_time": MAX_QUEUE_SECONDS,
-        "request_parser": relay.unwrapped,
-        "workload_calculator": workload.of_request,
-        "response_generator": relay.answer,
+        "request_parser": relay.extract_payload,
+        "workload_calculator": workload.tflop,
+        "response_generator": relay.forward_response,
     }
     benchmark = BenchmarkConfig(
         generator=benchmark_request, runs=_BENCHMARK_RUNS, concurrency=_BENCHMARK_AT_ONCE
@@ -123,7 +123,7 @@ def configuration(settings: Settings, workload: Workload) -> WorkerConfig:
                 allow_parallel_requests=True,
                 max_queue_time=None,
                 workload_calculator=lambda _: 0.0,
-                response_generator=relay.answer,
+                response_generator=relay.forward_response,
             ),
         ],
     )
@@ -155,7 +155,8 @@ async def serve(settings: Settings) -> None:
     # The package's own check, which it makes too late.
     is_signed = backend._Backend__check_signature
     worker.routes = [
-        web.post(route.path, relay.relayed(route.handler, is_signed)) for route in worker.routes
+        web.post(route.path, relay.wrap_handler(route.handler, is_signed))
+        for route in worker.routes
     ]
     async with backend.session, asyncio.TaskGroup() as tasks:
         tasks.create_task(worker.run_async())

@@ -1,4 +1,4 @@
-"""The catalog: which variants, ControlNets, LoRAs and eras exist, and their defaults."""
+"""Catalog of variants, ControlNets, LoRAs, depth estimators and eras, with their defaults."""
 
 from models.catalog.schema import (
     SHIPPED,

@@ -1,4 +1,4 @@
-"""The catalog's format: TOML on disk, frozen and validated models in memory."""
+"""Catalog format: TOML on disk, frozen and validated models in memory."""
 
 from __future__ import annotations
 
@@ -9,25 +9,21 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic import model_validator as pydantic_model_validator
 
-from models.sources import FILE_SUFFIXES
+from common.limits import MAX_GUIDANCE, MAX_SIDE, MAX_STEPS, MIN_SIDE, MIN_STEPS, SIDE_STEP
+from common.scheduler_table import SchedulerClass
 
 SHIPPED = Path(__file__).parent
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]{0,47}$")]
 Source = Annotated[str, StringConstraints(pattern=r"^(file|gs|https|hf):.+$")]
-SchedulerClass = Literal[
-    "DDIMScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "LCMScheduler",
-    "UniPCMultistepScheduler",
-]
+Section = Literal["models", "controlnets", "loras", "depth_estimators"]
+SECTIONS: tuple[Section, ...] = ("models", "controlnets", "loras", "depth_estimators")
+PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"})
+FILE_SUFFIXES = PICKLE_SUFFIXES | {".safetensors"}
 
 
 class CatalogError(ValueError):
-    """A catalog that cannot be found, read or validated; the message says which and where."""
+    """Missing, unreadable or invalid catalog; the message names the catalog and the field."""
 
 
 class _Frozen(BaseModel):
@@ -37,23 +33,23 @@ class _Frozen(BaseModel):
 
 
 class SchedulerSpec(_Frozen):
-    """A variant's own scheduler, what a request's `scheduler: auto` means.
+    """A variant's default scheduler, which a request's `scheduler: auto` selects.
 
-    The betas and the prediction type also serve every scheduler that a request names.
+    The betas and the prediction type also apply to every other scheduler that a request selects.
     """
 
     class_name: SchedulerClass = Field(alias="class")
-    """Of diffusers."""
+    """Scheduler class of diffusers."""
     beta_start: float = 0.00085
-    """Noise of the first step of training."""
+    """Noise variance of the first training step."""
     beta_end: float = 0.012
-    """Noise of the last."""
+    """Noise variance of the last training step."""
     beta_schedule: Literal["linear", "scaled_linear"] = "scaled_linear"
-    """How it grows between them."""
+    """Interpolation between `beta_start` and `beta_end`."""
     num_train_timesteps: int = Field(default=1000, ge=1)
-    """Steps of training."""
+    """Number of training timesteps."""
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
-    """What the UNet was trained to predict."""
+    """Quantity that the UNet predicts."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Further arguments of the scheduler class, e.g. `timestep_spacing`."""
 
@@ -62,34 +58,34 @@ class _Weights(_Frozen):
     source: Source
     """`file:` (relative to the catalog's own folder), `gs:`, `https:` or `hf:`."""
     licence: str = Field(min_length=1)
-    """In words; /models shows it."""
+    """Licence text, shown by /models."""
     description: str = ""
-    """In words; /models shows it."""
+    """Description, shown by /models."""
 
 
 class VariantSpec(_Weights):
-    """An SDXL model: where its weights are and what a request gets when it says nothing."""
+    """An SDXL variant: the sources of its weights, and its request defaults."""
 
     unet: Source | None = None
-    """A UNet of its own, in place of the source's: how distilled variants are published."""
+    """UNet that replaces the source's; many distilled variants are published as a UNet only."""
     vae: Source | None = None
-    """An autoencoder in place of the source's, e.g. one that holds in half precision."""
+    """Autoencoder that replaces the source's, e.g. one that does not overflow in float16."""
     tokenizer: Source | None = None
-    """The first text encoder's tokenizer; a single-file checkpoint has none."""
+    """Tokenizer of the first text encoder; required for a single-file checkpoint."""
     tokenizer_2: Source | None = None
-    """The second text encoder's."""
+    """Tokenizer of the second text encoder; required for a single-file checkpoint."""
     tiny_decoder: Source | None = None
-    """A small decoder (AutoencoderTiny) for `decoder: tiny` and for previews."""
-    native_size: int = Field(ge=256, le=2048, multiple_of=8)
-    """Pixels a side, for requests that name no size."""
-    steps: int = Field(ge=1, le=50)
-    """For requests that name none."""
-    cfg: float = Field(ge=0.0, le=20.0)
-    """Guidance scale, for requests that name none; at or under 1 there is no guidance."""
+    """Small decoder (AutoencoderTiny) for `decoder: tiny` and for previews."""
+    native_size: int = Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_STEP)
+    """Default width and height of a request, in pixels."""
+    steps: int = Field(ge=MIN_STEPS, le=MAX_STEPS)
+    """Default number of steps of a request."""
+    cfg: float = Field(ge=0.0, le=MAX_GUIDANCE)
+    """Default guidance scale of a request; 1 or less disables guidance."""
     scheduler: SchedulerSpec
-    """What a request's `scheduler: auto` means."""
+    """Scheduler that a request's `scheduler: auto` selects."""
     force_zeros_for_empty_prompt: bool = True
-    """Without a negative prompt, guide away from zero embeddings, as SDXL base was trained."""
+    """Whether an empty negative prompt has zero embeddings, as in SDXL base's training."""
 
     @property
     def is_checkpoint(self) -> bool:
@@ -97,7 +93,7 @@ class VariantSpec(_Weights):
         return Path(self.source).suffix in FILE_SUFFIXES
 
     @pydantic_model_validator(mode="after")
-    def _single_files_need_tokenizers(self) -> VariantSpec:
+    def _require_tokenizers(self) -> VariantSpec:
         if self.is_checkpoint and (self.tokenizer is None or self.tokenizer_2 is None):
             raise ValueError(
                 "tokenizer, tokenizer_2: a single-file checkpoint has none; name their sources"
@@ -114,18 +110,18 @@ class LoraSpec(_Weights):
 
 
 class DepthEstimatorSpec(_Weights):
-    """What estimates the depth of a photograph."""
+    """An estimator of a photograph's depth."""
 
     loader: Literal["transformers", "controlnet_aux"] = "transformers"
-    """`transformers`: a folder of one of its depth models; `controlnet_aux`: one safetensors file
-    with the names of that library's own network."""
+    """Library that loads it. `transformers` takes a depth model's folder; `controlnet_aux` takes
+    one safetensors file with that library's tensor names."""
     detector: Literal["midas", "zoe"] | None = None
-    """Which of controlnet_aux's networks the file is of."""
+    """Network of controlnet_aux; required with that loader."""
     gives: Literal["distance", "inverse_depth"] | None = None
-    """What a transformers model's numbers mean: large is far, or large is near."""
+    """Output of a transformers model: large is far (distance) or near (inverse_depth)."""
 
     @pydantic_model_validator(mode="after")
-    def _says_what_it_is(self) -> DepthEstimatorSpec:
+    def _check_loader_fields(self) -> DepthEstimatorSpec:
         own, other = "gives", "detector"
         if self.loader == "controlnet_aux":
             own, other = other, own
@@ -140,41 +136,41 @@ class DepthEstimatorSpec(_Weights):
 
 
 class EraSpec(_Frozen):
-    """An era of human history: the LoRAs that paint it, and words that describe it."""
+    """An era of human history: the LoRAs that give its look, and an example prompt."""
 
     prompt: str
-    """An example for artists and the web page; never added to a request's prompt."""
+    """Example for artists and the playground; never added to a request's prompt."""
     loras: dict[str, Annotated[float, Field(ge=0.0, le=2.0)]] = Field(default_factory=dict)
-    """Strength by LoRA."""
+    """Strength of each LoRA, by name."""
 
 
 class Catalog(_Frozen):
-    """Everything a deployment may serve. Names are what requests use."""
+    """Everything that a deployment serves; requests refer to it by name."""
 
     name: Name
-    """Part of the entries' names in the model store."""
+    """Prefix of the entries' names in the model store."""
     default_model: str
-    """For requests that name none."""
+    """Default variant of a request."""
     default_controlnet: str
-    """For requests that name none."""
+    """Default ControlNet of a request."""
     default_depth_estimator: str | None = None
-    """For photographs whose request names none; unset: the first."""
+    """Default depth estimator of a request; unset: the first."""
     models: dict[Name, VariantSpec] = Field(min_length=1)
-    """Variants of SDXL, at least one."""
+    """SDXL variants, at least one."""
     controlnets: dict[Name, ControlNetSpec] = Field(min_length=1)
-    """ControlNets for depth, at least one."""
+    """Depth ControlNets, at least one."""
     loras: dict[Name, LoraSpec] = Field(default_factory=dict)
-    """LoRAs, for eras and for requests."""
+    """LoRAs for eras and requests."""
     depth_estimators: dict[Name, DepthEstimatorSpec] = Field(default_factory=dict)
-    """For photographs without a depth map."""
+    """Depth estimators for photographs without a depth map."""
     eras: dict[Name, EraSpec] = Field(default_factory=dict)
-    """Looks by name."""
+    """Eras by name."""
     dtype: Literal["float16", "bfloat16"] | None = None
-    """Precision in which the networks are stored; unset: as their sources have them."""
+    """Dtype in which the networks are stored; unset: their sources'."""
     file: Path = Field(default=SHIPPED / "demo.toml", exclude=True)
 
     @pydantic_model_validator(mode="after")
-    def _references_exist(self) -> Catalog:
+    def _check_references(self) -> Catalog:
         if self.default_model not in self.models:
             raise ValueError(f"default_model: {self.default_model!r} is not among models")
         if self.default_controlnet not in self.controlnets:
@@ -193,12 +189,12 @@ class Catalog(_Frozen):
 
     @property
     def argument(self) -> str:
-        """What `--catalog` takes for this one, its folder left out."""
+        """Value of `--catalog` that selects this catalog, without its folder."""
         return self.name if self.folder == SHIPPED else self.file.name
 
     @property
     def folder(self) -> Path:
-        """Where the catalog's relative `file:` sources start."""
+        """Base folder of the catalog's relative `file:` sources."""
         return self.file.parent
 
 
@@ -209,7 +205,7 @@ def load_catalog(name_or_path: str) -> Catalog:
         name_or_path: `demo`, `experimance`, or the path of a TOML file.
 
     Raises:
-        CatalogError: no such catalog, not TOML, or not valid; the message names each field.
+        CatalogError: The file is missing, not TOML, or invalid; the message names each field.
     """
     shipped = sorted(path.stem for path in SHIPPED.glob("*.toml"))
     path = SHIPPED / f"{name_or_path}.toml" if name_or_path in shipped else Path(name_or_path)

@@ -1,1 +1,1 @@
-"""The embedded demo set: small networks in SDXL's shape, and the code that trained them."""
+"""Embedded demo set: small networks with SDXL's architecture, and their training code."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.e2e.browser import ARGUMENTS, CHROMIUM, Visit, visiting
+from tests.support.browser import ARGUMENTS, CHROMIUM, Visit, visiting
 
 
 @pytest.fixture(scope="module")

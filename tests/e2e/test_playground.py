@@ -7,7 +7,7 @@ from collections.abc import Callable
 import httpx
 import numpy as np
 
-from tests.e2e.browser import Visit, pixels, refusal
+from tests.support.browser import Visit, pixels, refusal
 
 Start = Callable[..., Visit]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.browser import Visit, refusal
+from tests.support.browser import Visit, refusal
 
 Start = Callable[..., Visit]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import Route
 
-from tests.e2e.browser import Visit, pixels, png, refusal
+from tests.support.browser import Visit, pixels, png, refusal
 
 Start = Callable[..., Visit]
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.server import started_reference
+from testing.server import started_reference
 
 
 @pytest.fixture

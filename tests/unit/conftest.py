@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
-import runners.engine
-from benchmarks.workbench import make_engine
-from runners.batch import BatchCache
-from runners.denoise import predict_noise
+import runners.engine.engine
 from runners.device import Device
-from runners.engine import Engine
-from runners.sample import Sample
+from runners.diffusion.batch import BatchCache
+from runners.diffusion.denoise import predict_noise
+from runners.diffusion.sample import Sample
+from runners.engine.engine import Engine
+from testing.workbench import make_engine
 
 
 @pytest.fixture
@@ -32,5 +32,5 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         seen.append([sample.job.request_id for sample in samples])
         return predict_noise(samples, device, batches)
 
-    monkeypatch.setattr(runners.engine, "predict_noise", spy)
+    monkeypatch.setattr(runners.engine.engine, "predict_noise", spy)
     return seen

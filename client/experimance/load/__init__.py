@@ -1,1 +1,1 @@
-"""`experimance load`: how much a server takes, and how soon it answers meanwhile."""
+"""Open- and closed-loop load test with console, JSON and HTML reports."""

@@ -1,57 +1,59 @@
-"""How a request may end: exactly one ending each."""
+"""Outcome codes of requests and their groups."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 
-PARTS = ("queue", "encode", "denoise", "decode", "save")
-"""Of a server's `metadata.timings`, in the order in which they happen."""
+PHASES = ("queue", "encode", "denoise", "decode", "save")
+"""Keys of a server's `metadata.timings`, in chronological order."""
 
 TIMEOUT, CONNECTION, PROTOCOL = "timeout", "connection", "protocol"
-"""What transport does to a request."""
+"""Transport errors."""
 BAD_ANSWER, BROKEN_STREAM = "bad_answer", "broken_stream"
-"""An answer, or a stream, that is not what the contract promises."""
+"""Responses outside the service's contract."""
 LEFT, UNSENT, INTERRUPTED = "left", "unsent", "interrupted"
 OK, OVERLOADED, CANCELLED, SUPERSEDED = "ok", "overloaded", "cancelled", "superseded"
-_TOO_MANY = 429
+_TOO_MANY_REQUESTS = 429
 
 
-class Ending(IntEnum):
-    """Groups of outcomes. Only `failed` counts as an error."""
+class OutcomeGroup(IntEnum):
+    """Groups of outcome codes; each request has exactly one. Only `FAILED` counts as an error."""
 
     OK = 0
     REFUSED = 1
-    """429: the server said when to come back."""
+    """HTTP 429, with or without Retry-After."""
     STOPPED = 2
-    """Cancelled, left or superseded because the scenario asked for it."""
+    """Cancelled, left or superseded on behalf of the scenario."""
     FAILED = 3
     UNSENT = 4
-    """Due, but so many were under way already that the generator's bound was reached."""
+    """Due while the maximum number of requests was in flight."""
     INTERRUPTED = 5
-    """Still under way when the run was broken off."""
+    """In flight when the run was aborted."""
 
     @property
     def label(self) -> str:
-        """As reports have it."""
+        """Name in reports."""
         return self.name.lower()
 
 
-def ending_of(code: str, status: int, *, cancels: bool, has_session: bool) -> Ending:
-    """The group of an outcome.
+def classify(code: str, status: int, *, cancels: bool, has_session: bool) -> OutcomeGroup:
+    """Return the group of an outcome.
 
     Args:
         code: `ok`, a code of the wire contract, or one of this module's.
-        status: of HTTP; 0 if there was no answer.
-        cancels: the scenario cancels such requests.
-        has_session: a later request of its session may supersede it.
+        status: HTTP status; 0 without a response.
+        cancels: Whether the scenario cancels this request.
+        has_session: Whether a later request of the session may supersede this one.
     """
     if code == OK:
-        return Ending.OK
-    if status == _TOO_MANY or code == OVERLOADED:
-        return Ending.REFUSED
+        return OutcomeGroup.OK
+    if status == _TOO_MANY_REQUESTS or code == OVERLOADED:
+        return OutcomeGroup.REFUSED
     if code == UNSENT:
-        return Ending.UNSENT
+        return OutcomeGroup.UNSENT
     if code == INTERRUPTED:
-        return Ending.INTERRUPTED
-    wanted = code == LEFT or (code == CANCELLED and cancels) or (code == SUPERSEDED and has_session)
-    return Ending.STOPPED if wanted else Ending.FAILED
+        return OutcomeGroup.INTERRUPTED
+    intended = (
+        code == LEFT or (code == CANCELLED and cancels) or (code == SUPERSEDED and has_session)
+    )
+    return OutcomeGroup.STOPPED if intended else OutcomeGroup.FAILED

@@ -1,53 +1,267 @@
-"""A kind of request, and a mix of kinds as a TOML file describes it."""
+"""Scenario files: a traffic mix in TOML, validated by pydantic models."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from experimance.load.misuse import Misuse, listed
-from experimance.load.pictures import pictures_of
-from experimance.load.values import Fixed, Value, number_of, value_of
+import numpy as np
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    StrictBool,
+    StrictInt,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)  # fmt: skip
 
-_TOP = ("description", "seed", "load", "fields", "scenario")
-_KEYS = ("name", "weight", "stream", "answer", "depth", "image", "cancel", "leave", "fields")
-_ANSWERS = {"json": "application/json", "jpeg": "image/jpeg", "png": "image/png"}
-LOAD_KEYS = ("rate", "clients", "think", "arrivals", "duration", "requests", "warmup")
-_SEEDS = 2**63 - 1
-_LONGEST = 3600.0
-_MOST_SCENARIOS = 64
+from experimance.load.cli import UsageError, join_names
+from experimance.load.inputs import (
+    IMAGE_FORMS,
+    ImageSource,
+    TomlTable,
+    accept,
+    parse_image_source,
+)  # fmt: skip
+
+_VALUE_FORMS = (
+    "a value, { choice = [a, b] }, { choice = [a, b], weights = [3, 1] }, { range = [low, high] } "
+    "or { sequence = [a, b], every = 10 }"
+)
+_DEPTH_FORMS = f'"mock", {IMAGE_FORMS}'
+_MEDIA_TYPES = {"json": "application/json", "jpeg": "image/jpeg", "png": "image/png"}
+_MAX_SCENARIOS = 64
+_REQUIRED = {
+    "name": "a text without : < > =",
+    "after": "seconds, or { range = [low, high] }",
+    "scenario": f"1 to {_MAX_SCENARIOS} tables [[scenario]]",
+}
+
+_Number = StrictInt | Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_Values = Annotated[tuple[Any, ...], Field(min_length=1), accept("a list of values")]
 
 
 @dataclass(frozen=True, slots=True)
-class Parting:
-    """Some requests are given up so many seconds after they were sent."""
+class Fixed:
+    """Constant value of a request field."""
 
-    after: Value
-    share: float
+    value: Any
+
+    def draw(self, rng: np.random.Generator, number: int) -> Any:
+        """Return the value."""
+        return self.value
+
+
+class Choice(TomlTable):
+    """Random choice among values, uniform or weighted."""
+
+    choice: _Values
+    weights: tuple[Annotated[_Number, Field(ge=0)], ...] | None = None
+
+    @field_validator("weights", mode="wrap")
+    @classmethod
+    def _check_weights(
+        cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> Any:
+        count = len(info.data.get("choice", ()))
+        try:
+            weights = handler(value)
+        except ValidationError:
+            weights = ()
+        if len(weights) != count or sum(weights) <= 0:
+            raise ValueError(f"{value!r} is not accepted; use {count} numbers from 0")
+        return weights
+
+    @cached_property
+    def _shares(self) -> tuple[float, ...]:
+        weights = self.weights or (1,) * len(self.choice)
+        return tuple(weight / sum(weights) for weight in weights)
+
+    def draw(self, rng: np.random.Generator, number: int) -> Any:
+        """Return a random value."""
+        return self.choice[rng.choice(len(self.choice), p=self._shares)]
+
+
+def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("the lower bound comes first")
+    return bounds
+
+
+class Range(TomlTable):
+    """Uniform number between two bounds, both included; an integer if both bounds are."""
+
+    range: Annotated[tuple[_Number, _Number], AfterValidator(_check_order), accept("[low, high]")]
+
+    def draw(self, rng: np.random.Generator, number: int) -> float:
+        """Return a random number within the bounds."""
+        low, high = self.range
+        if isinstance(low, int) and isinstance(high, int):
+            return int(rng.integers(low, high, endpoint=True))
+        return float(rng.uniform(low, high))
+
+
+class Cycle(TomlTable):
+    """Values in the order of request numbers, each for `every` requests, then from the start."""
+
+    sequence: _Values
+    every: Annotated[StrictInt, Field(ge=1), accept("a whole number from 1")] = 1
+
+    def draw(self, rng: np.random.Generator, number: int) -> Any:
+        """Return the value for a request number."""
+        return self.sequence[number // self.every % len(self.sequence)]
+
+
+Value = Fixed | Choice | Range | Cycle
+
+
+def parse_value(spec: Any) -> Value:
+    """Return the value that a scenario file states for a request field.
+
+    Raises:
+        ValueError: A table has none of the accepted forms.
+    """
+    if not isinstance(spec, Mapping):
+        return Fixed(spec)
+    models: dict[str, type[Choice | Range | Cycle]] = {
+        "choice": Choice, "range": Range, "sequence": Cycle,
+    }  # fmt: skip
+    for key, model in models.items():
+        if key in spec:
+            return model.model_validate(spec)
+    raise ValueError(f"{spec!r} is not accepted; use {_VALUE_FORMS}")
+
+
+def _check_table(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{value!r} is not accepted; use a table")
+    return value
+
+
+_Value = Annotated[Value, PlainValidator(parse_value)]
+_Fields = Annotated[dict[str, _Value], BeforeValidator(_check_table)]
+_SECONDS: TypeAdapter[float] = TypeAdapter(
+    Annotated[_Number, Field(ge=0, le=3600), accept("a number from 0 to 3600")]
+)
+
+
+def _check_seconds(value: Value) -> Value:
+    match value:
+        case Fixed():
+            candidates: tuple[Any, ...] = (value.value,)
+        case Choice():
+            candidates = value.choice
+        case Range():
+            candidates = value.range
+        case Cycle():
+            candidates = value.sequence
+    for candidate in candidates:
+        _SECONDS.validate_python(candidate)
+    return value
+
+
+class Abandonment(TomlTable):
+    """Cancellation or disconnect of a `share` of requests, `after` seconds from sending."""
+
+    after: Annotated[_Value, AfterValidator(_check_seconds)]
+    share: Annotated[_Number, Field(ge=0, le=1), accept("a number from 0 to 1")] = 1.0
+
+
+def _parse_depth(spec: Any) -> Literal["mock"] | ImageSource:
+    return "mock" if spec == "mock" else parse_image_source(spec, _DEPTH_FORMS)
+
+
+class _ScenarioTable(TomlTable):
+    """One `[[scenario]]`."""
+
+    name: Annotated[
+        str, Field(pattern=r"^[^:<>=]*[^:<>=\s][^:<>=]*$"), accept(_REQUIRED["name"])
+    ]  # fmt: skip
+    weight: Annotated[_Number, Field(ge=0, le=1e6), accept("a number from 0 to 1e+06")] = 1
+    stream: Annotated[StrictBool, accept("true or false")] = False
+    answer: Annotated[Literal["json", "jpeg", "png"], accept(join_names(_MEDIA_TYPES))] = "json"
+    depth: Annotated[Literal["mock"] | ImageSource | None, PlainValidator(_parse_depth)] = None
+    image: Annotated[ImageSource | None, PlainValidator(parse_image_source)] = None
+    cancel: Abandonment | None = None
+    leave: Abandonment | None = None
+    fields: _Fields = Field(default_factory=dict)
+
+    @field_validator("answer")
+    @classmethod
+    def _check_answer(cls, answer: str, info: ValidationInfo) -> str:
+        if info.data.get("stream") and answer != "json":
+            raise ValueError(f"{answer!r} is not accepted; the answer of a stream is json")
+        return answer
+
+
+class _LoadTable(TomlTable):
+    """`[load]`; `build_plan` validates the values together with the command's options."""
+
+    rate: Any = None
+    clients: Any = None
+    think: Any = None
+    arrivals: Any = None
+    duration: Any = None
+    requests: Any = None
+    warmup: Any = None
+
+
+LOAD_KEYS = tuple(_LoadTable.model_fields)
+
+
+def _check_count(value: Any) -> Any:
+    if not isinstance(value, list) or not 1 <= len(value) <= _MAX_SCENARIOS:
+        raise ValueError(f"use {_REQUIRED['scenario']}")
+    return value
+
+
+def _check_names(scenarios: tuple[_ScenarioTable, ...]) -> tuple[_ScenarioTable, ...]:
+    names = [scenario.name for scenario in scenarios]
+    if len(set(names)) < len(names):
+        raise ValueError(f"names must differ; they are {join_names(names)}")
+    return scenarios
+
+
+class _TrafficTable(TomlTable):
+    """A whole scenario file."""
+
+    description: Annotated[str, BeforeValidator(str)] = ""
+    seed: Annotated[StrictInt, Field(ge=0, le=2**63 - 1), accept("a whole number from 0")] = 0
+    load: _LoadTable = Field(default_factory=_LoadTable)
+    fields: _Fields = Field(default_factory=dict)
+    scenario: Annotated[
+        tuple[_ScenarioTable, ...], BeforeValidator(_check_count), AfterValidator(_check_names)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One kind of request; depth maps and images are base64, one of each is chosen per request."""
+    """Request template; each request sends one of `depth_maps` and of `init_images` (base64)."""
 
     name: str
     weight: float
     fields: Mapping[str, Value]
-    stream: bool = False
-    accept: str = "application/json"
-    depth: tuple[str, ...] = ()
-    image: tuple[str, ...] = ()
-    cancel: Parting | None = None
-    leave: Parting | None = None
+    stream: bool
+    media_type: str
+    depth_maps: tuple[str, ...]
+    init_images: tuple[str, ...]
+    cancel: Abandonment | None
+    leave: Abandonment | None
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """A mix of scenarios; `load` is what the file says of rate, clients and the like."""
+    """Mix of scenarios; `text` is the file's content and `load` its table of that name."""
 
     name: str
     description: str
@@ -57,124 +271,98 @@ class Traffic:
     load: Mapping[str, Any] = field(default_factory=dict)
 
 
-def shipped() -> tuple[str, ...]:
-    """The names of the scenario files that come with the package."""
+def list_bundled() -> tuple[str, ...]:
+    """Return the names of the scenario files in this package."""
     folder = resources.files("experimance.load") / "scenarios"
     return tuple(sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".toml")))
 
 
 def read_traffic(name: str, seed: int | None = None) -> Traffic:
-    """The mix of a file, or of one that comes with the package.
+    """Return the mix of a scenario file.
 
     Args:
-        name: a path, or a name of `shipped()`.
-        seed: goes before the file's own.
+        name: A path, or a name of `list_bundled()`.
+        seed: Replaces the file's own seed.
 
     Raises:
-        Misuse: no such file, or one that says what cannot be done; names the key.
+        UsageError: The file cannot be read or is invalid; the error names the key.
     """
-    if name in shipped():
-        text = (resources.files("experimance.load") / "scenarios" / f"{name}.toml").read_text(
-            "utf-8"
-        )
-        return parse_traffic(text, name, Path(), seed)
+    if name in list_bundled():
+        file = resources.files("experimance.load") / "scenarios" / f"{name}.toml"
+        return parse_traffic(file.read_text("utf-8"), name, Path(), seed)
     path = Path(name)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        known = f"accepted: a TOML file, or one of {listed(shipped())}"
-        raise Misuse("--scenario", f"{name} cannot be read: {reason}; {known}") from None
+        known = f"accepted: a TOML file, or one of {join_names(list_bundled())}"
+        raise UsageError("--scenario", f"{name} cannot be read: {reason}; {known}") from None
     return parse_traffic(text, path.name, path.parent, seed)
 
 
 def parse_traffic(text: str, name: str, folder: Path, seed: int | None = None) -> Traffic:
-    """The mix that a TOML text describes; see `read_traffic`."""
+    """Return the mix that a TOML text describes.
+
+    Args:
+        text: Content of a scenario file.
+        name: Name of the mix, for messages and reports.
+        folder: Base of relative image paths.
+        seed: Replaces the file's own seed.
+
+    Raises:
+        UsageError: The text is not TOML, or a key or value is not accepted.
+    """
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise Misuse(name, f"is no TOML: {error}") from None
-    _only(document, _TOP, name)
-    seed = document.get("seed", 0) if seed is None else seed
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= _SEEDS:
-        raise Misuse(f"{name}: seed", f"{seed!r} is not accepted; use a whole number from 0")
-    load = _table(document.get("load", {}), f"{name}: load")
-    _only(load, LOAD_KEYS, f"{name}: load")
-    kinds = document.get("scenario")
-    if not isinstance(kinds, list) or not 1 <= len(kinds) <= _MOST_SCENARIOS:
-        raise Misuse(f"{name}: scenario", f"use 1 to {_MOST_SCENARIOS} tables [[scenario]]")
-    common = _table(document.get("fields", {}), f"{name}: fields")
+        raise UsageError(name, f"is not TOML: {error}") from None
+    if seed is not None:
+        document["seed"] = seed
+    try:
+        table = _TrafficTable.model_validate(document)
+    except ValidationError as error:
+        raise _convert_error(error, name, document) from None
     scenarios = tuple(
-        _scenario(
-            _table(kind, f"{name}: scenario"), f"{name}: scenario {number}", common, folder, seed
-        )
-        for number, kind in enumerate(kinds, 1)
+        _build_scenario(scenario, table, f"{name}: scenario {scenario.name}", folder)
+        for scenario in table.scenario
     )
-    names = [scenario.name for scenario in scenarios]
-    if len(set(names)) < len(names):
-        raise Misuse(f"{name}: scenario", f"names must differ; they are {listed(names)}")
-    return Traffic(name, str(document.get("description", "")), text, seed, scenarios, load)
+    load = table.load.model_dump(exclude_unset=True)
+    return Traffic(name, table.description, text, table.seed, scenarios, load)
 
 
-def _scenario(
-    kind: Mapping[str, Any], where: str, common: Mapping[str, Any], folder: Path, seed: int
+def _convert_error(error: ValidationError, name: str, document: Mapping[str, Any]) -> UsageError:
+    """Return the first validation error with its path in the file."""
+    first = error.errors()[0]
+    where, path = name, first["loc"]
+    if len(path) > 1 and path[0] == "scenario":
+        index = int(path[1])
+        is_named = len(path) > 2 and path[2] != "name"
+        label = document["scenario"][index]["name"] if is_named else index + 1
+        where, path = f"{name}: scenario {label}", path[2:]
+    if path:
+        where += f": {'.'.join(map(str, path))}"
+    if first["type"] == "missing":
+        return UsageError(where, f"is needed; use {_REQUIRED[str(path[-1])]}")
+    return UsageError(where, str(first["ctx"]["error"]))
+
+
+def _build_scenario(
+    table: _ScenarioTable, traffic: _TrafficTable, where: str, folder: Path
 ) -> Scenario:
-    _only(kind, _KEYS, where)
-    name = kind.get("name")
-    if not isinstance(name, str) or not name.strip() or set(":<>=") & set(name):
-        raise Misuse(f"{where}: name", f"{name!r} is not accepted; use a text without : < > =")
-    where = where.rpartition("scenario")[0] + f"scenario {name}"
-    weight = number_of(kind.get("weight", 1), f"{where}: weight", 0, 1e6)
-    if not isinstance(weight, Fixed):
-        raise Misuse(f"{where}: weight", "use one number")
-    specs = {**common, **_table(kind.get("fields", {}), f"{where}: fields")}
-    fields = {key: value_of(spec, f"{where}: fields.{key}") for key, spec in specs.items()}
-    answer = kind.get("answer", "json")
-    stream = kind.get("stream", False)
-    if answer not in _ANSWERS:
-        raise Misuse(f"{where}: answer", f"{answer!r} is not accepted; use {listed(_ANSWERS)}")
-    if not isinstance(stream, bool):
-        raise Misuse(f"{where}: stream", f"{stream!r} is not accepted; use true or false")
-    if stream and answer != "json":
-        raise Misuse(f"{where}: answer", f"{answer!r} is not accepted; a stream's answer is json")
-    depth: tuple[str, ...] = ()
-    if kind.get("depth") == "mock":
+    fields = {**traffic.fields, **table.fields}
+    if table.depth == "mock":
         fields["mock_depth"] = Fixed(True)
-    elif "depth" in kind:
-        depth = pictures_of(kind["depth"], f'{where}: depth ("mock" too)', folder, seed)
-    image: tuple[str, ...] = ()
-    if "image" in kind:
-        image = pictures_of(kind["image"], f"{where}: image", folder, seed)
-    if not depth and not image and not {"depth_map_b64", "mock_depth", "image_b64"} & set(fields):
-        forms = '"mock", { files = […] }, { folder = … } or { terrain = 8, size = 512 }'
-        raise Misuse(f"{where}: depth", f"is needed, or image; use {forms}")
+    images: dict[str, tuple[str, ...]] = {}
+    for key, source in (("depth", table.depth), ("image", table.image)):
+        try:
+            images[key] = source.load(folder, traffic.seed) if isinstance(source, TomlTable) else ()
+        except ValueError as error:
+            raise UsageError(f"{where}: {key}", str(error)) from None
+    sent = {"depth_map_b64", "mock_depth", "image_b64"} & set(fields)
+    if not any(images.values()) and not sent:
+        raise UsageError(f"{where}: depth", f"is needed, or image; use {_DEPTH_FORMS}")
     return Scenario(
-        name, float(weight.value), fields, stream, _ANSWERS[answer], depth, image,
-        _parting(kind.get("cancel"), f"{where}: cancel"),
-        _parting(kind.get("leave"), f"{where}: leave"),
+        name=table.name, weight=float(table.weight), fields=fields, stream=table.stream,
+        media_type=_MEDIA_TYPES[table.answer], depth_maps=images["depth"],
+        init_images=images["image"], cancel=table.cancel, leave=table.leave,
     )  # fmt: skip
-
-
-def _parting(spec: Any, where: str) -> Parting | None:
-    if spec is None:
-        return None
-    spec = _table(spec, where)
-    _only(spec, ("after", "share"), where)
-    if "after" not in spec:
-        raise Misuse(f"{where}.after", "is needed: seconds, or { range = [low, high] }")
-    share = number_of(spec.get("share", 1.0), f"{where}.share", 0, 1)
-    if not isinstance(share, Fixed):
-        raise Misuse(f"{where}.share", "use one number from 0 to 1")
-    return Parting(number_of(spec["after"], f"{where}.after", 0, _LONGEST), float(share.value))
-
-
-def _table(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise Misuse(where, f"{value!r} is not accepted; use a table")
-    return value
-
-
-def _only(table: Mapping[str, Any], accepted: tuple[str, ...], where: str) -> None:
-    unknown = sorted(set(table) - set(accepted))
-    if unknown:
-        raise Misuse(where, f"does not know {listed(unknown)}; accepted: {listed(accepted)}")

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import sys
 
-from deploy.container.commands import ROOT, ContainerTestError, require_tools, say
 from deploy.container.image import build_bento
-from deploy.container.phases import Phases
+from deploy.container.timing import Phases
+from deploy.shell import ROOT, ContainerTestError, require_tools, say
 from deploy.vast.boot_test import checks
-from deploy.vast.boot_test.machine import remove_images, running, test_image
+from deploy.vast.boot_test.instance import remove_images, running, test_image
 
 _CATALOG = "demo"
 _FOLDER = ROOT / "build" / "vast-test"

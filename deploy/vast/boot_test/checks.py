@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from api.ready import READY_LINE
+from common.lifecycle import READY_LINE
 from deploy.container.checks import check_equal, check_picture
-from deploy.container.commands import ContainerTestError, say
-from deploy.vast.boot_test.machine import LOG, PORT, URL, Machine
+from deploy.shell import ContainerTestError, say
+from deploy.vast.boot_test.instance import LOG, PORT, URL, Machine
 from deploy.vast.template import load_template
 
 SERVICE, WORKER, LOGS = "experimance", "experimance-worker", "experimance-logs"
@@ -45,7 +45,7 @@ def check_ready(machine: Machine) -> None:
 
 def check_serves(machine: Machine, picture: Path) -> None:
     """It paints, and listens on the loopback interface only."""
-    machine.container.visit("paint", URL, str(picture), str(machine.container.pid))
+    machine.container.run_in_netns("paint", URL, str(picture), str(machine.container.pid))
     check_picture(picture)
     table = machine.shell("cat /proc/net/tcp /proc/net/tcp6")
     rows = [line.split() for line in table.splitlines() if ":" in line]
@@ -136,7 +136,7 @@ def check_runner_restart(machine: Machine) -> None:
 
 def check_stop(machine: Machine) -> None:
     """`supervisorctl stop` lets the picture in flight be finished."""
-    with machine.container.lingering(URL) as visitor:
+    with machine.container.slow_request(URL) as visitor:
         machine.shell(f"supervisorctl stop {SERVICE}")
         try:
             said, _ = visitor.communicate(timeout=60)

@@ -1,0 +1,1 @@
+"""Route handlers: resolve, decode, call the runner, build the response."""

@@ -1,0 +1,1 @@
+"""HTTP layer: middleware, authentication, body limits, media types, playground."""

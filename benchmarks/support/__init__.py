@@ -1,0 +1,1 @@
+"""Shared by benchmarks; no claims of their own."""

@@ -1,0 +1,98 @@
+"""The service and the reference server side by side, and what both are asked."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from benchmarks.support.mixed import depth_png
+from testing.catalog import demo_catalog
+from testing.server import running_service, started_reference
+
+SERVICE, REFERENCE = "service", "reference"
+STEPS = 6
+"""What the installation asks for, whatever the variant."""
+_DEPTH_MAPS = 8
+_TIMEOUT_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a request is drawn from; sizes are (height, width) in pixels."""
+
+    models: tuple[str, ...]
+    eras: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...] = ((256, 256),)
+
+    def draw(self, rng: np.random.Generator, number: int, steps: int = STEPS) -> dict[str, Any]:
+        """The JSON body of a request; `number` chooses its depth map."""
+        height, width = self.sizes[rng.integers(len(self.sizes))]
+        era = str(rng.choice(self.eras))
+        return {
+            "prompt": demo_catalog().eras[era].prompt,
+            "depth_map_b64": _depth(number % _DEPTH_MAPS, (height, width)),
+            "model": str(rng.choice(self.models)),
+            "era": era,
+            "steps": steps,
+            "seed": int(rng.integers(2**32)),
+            "width": width,
+            "height": height,
+        }
+
+
+@contextlib.contextmanager
+def running_rivals(service: str | None, reference: str | None) -> Iterator[dict[str, str]]:
+    """URLs by name; a server without one is started, with weights of the demo set."""
+    with contextlib.ExitStack() as stack:
+        ours = stack.enter_context(running_service(service))
+        if reference is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="experimance-"))
+            reference = stack.enter_context(started_reference(Path(folder, "log")))
+        urls = {SERVICE: ours, REFERENCE: reference}
+        for url in urls.values():
+            _warm_up(url)
+        yield urls
+
+
+def in_turn(turn: int) -> tuple[str, str]:
+    """Who goes first in this turn, and who second: the order is swapped every time."""
+    return (SERVICE, REFERENCE) if turn % 2 == 0 else (REFERENCE, SERVICE)
+
+
+def settle(url: str) -> None:
+    """Wait until a server has nothing left to do, and has the default variant at hand.
+
+    A request goes to the end of the reference's queue, behind what nobody waits for any more.
+    """
+    body = {"prompt": "hills", "mock_depth": True, "steps": 1}
+    httpx.post(f"{url}/generate", json=body, timeout=_TIMEOUT_SECONDS).raise_for_status()
+
+
+def client_of(url: str) -> httpx.Client:
+    """A client that waits as long as it takes."""
+    return httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS)
+
+
+def _warm_up(url: str) -> None:
+    """Every variant once, with every LoRA."""
+    catalog = demo_catalog()
+    eras = tuple(era for era, spec in catalog.eras.items() if set(spec.loras) == set(catalog.loras))
+    rng = np.random.default_rng(0)
+    with client_of(url) as client:
+        for model in catalog.models:
+            body = Choice((model,), eras[:1]).draw(rng, 0)
+            client.post("/generate", json=body).raise_for_status()
+    settle(url)
+
+
+@lru_cache
+def _depth(number: int, size: tuple[int, int]) -> str:
+    return depth_png(number, size)

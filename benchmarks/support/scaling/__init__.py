@@ -1,0 +1,1 @@
+"""Simulation of fleets under load."""

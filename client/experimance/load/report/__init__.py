@@ -1,0 +1,1 @@
+"""Console and HTML reports of a load test."""

@@ -1,0 +1,192 @@
+"""What a request costs, for the platform's scaling: its operations in TFLOP.
+
+The platform adds up what workers are asked for and what they get done, in units of our choice; they
+only have to be proportional to seconds. A GPU's seconds are proportional to operations, and these
+follow from the request: each network costs a polynomial of second degree in the picture's pixels
+(convolutions and projections are linear in them, self-attention is quadratic). Its coefficients
+are counted, not timed (costs.toml, `python -m benchmarks.workload --write`).
+
+LoRAs are left out, for their ranks are not known here: two of the demo's add 9 %. So is what
+estimates the depth of a photograph.
+
+Standard library only: the worker's environment has no torch.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from common.limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SIDE, MAX_STEPS, MIN_SIDE, MIN_STEPS
+
+COSTS = Path(__file__).with_name("costs.toml")
+CATALOGS = Path(__file__).parents[2] / "models" / "catalog"
+
+# Bounds of the service's own validation: what lies beyond is refused there, and costs nothing.
+_STEPS, _GUIDANCE = (MIN_STEPS, MAX_STEPS), (0.0, MAX_GUIDANCE)
+_IMAGES, _SIDE = (1, MAX_IMAGES), (MIN_SIDE, MAX_SIDE)
+# 75 tokens of English; the text encoders take a prompt in chunks of so many.
+_CHUNK_CHARACTERS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Polynomial:
+    """TFLOP of one evaluation: constant + linear * megapixels + quadratic * megapixels^2."""
+
+    constant: float
+    linear: float
+    quadratic: float
+
+    def at(self, megapixels: float) -> float:
+        """The value for a picture of so many megapixels (1e6)."""
+        return self.constant + megapixels * (self.linear + megapixels * self.quadratic)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """The networks of one architecture, in TFLOP.
+
+    `unet`, `controlnets` and `shallow` (a step that reuses deep features) per row of a step,
+    `context` for what each further chunk of text adds to the UNet's, `hint` and `text` per request
+    and per chunk, `encoder` per picture to start from, `decoders` per picture.
+    """
+
+    unet: Polynomial
+    shallow: Polynomial
+    context: Polynomial
+    controlnets: Mapping[str, Polynomial]
+    hint: Polynomial
+    encoder: Polynomial
+    decoders: Mapping[str, Polynomial]
+    text: float
+
+    @classmethod
+    def read(cls, architecture: str, file: Path = COSTS) -> Self:
+        """The coefficients of `sdxl`, or of the demo's small networks (`demo`)."""
+        table = tomllib.loads(file.read_text(encoding="utf-8"))[architecture]
+        several = {
+            kind: {name: Polynomial(*terms) for name, terms in table[kind].items()}
+            for kind in ("controlnets", "decoders")
+        }
+        return cls(
+            unet=Polynomial(*table["unet"]),
+            shallow=Polynomial(*table["shallow"]),
+            context=Polynomial(*table["context"]),
+            hint=Polynomial(*table["hint"]),
+            encoder=Polynomial(*table["encoder"]),
+            text=table["text"],
+            **several,
+        )
+
+
+class Workload:
+    """Counts requests of one catalog, whose defaults fill in what they leave out."""
+
+    def __init__(self, catalog: Mapping[str, Any], costs: Costs) -> None:
+        self._models: Mapping[str, Mapping[str, Any]] = catalog["models"]
+        self._default_model: str = catalog["default_model"]
+        self._default_controlnet: str = catalog["default_controlnet"]
+        self._costs = costs
+
+    @classmethod
+    def of_catalog(cls, name: str) -> Self:
+        """For a catalog by its name, or by the path of a file.
+
+        Every catalog but the demo's is of SDXL's architecture; importing checks that.
+
+        Raises:
+            OSError, tomllib.TOMLDecodeError, KeyError: it cannot be read.
+        """
+        path = Path(name) if name.endswith(".toml") else CATALOGS / f"{name}.toml"
+        catalog = tomllib.loads(path.read_text(encoding="utf-8"))
+        return cls(catalog, Costs.read("demo" if catalog["name"] == "demo" else "sdxl"))
+
+    @property
+    def native_size(self) -> int:
+        """Pixels of a side of the default variant's pictures."""
+        return int(self._models[self._default_model]["native_size"])
+
+    def tflop(self, payload: Mapping[str, Any]) -> float:
+        """TFLOP of a body of /generate. What is missing or no number counts as the default."""
+        name = payload.get("model")
+        model = self._models.get(name if isinstance(name, str) else "")
+        model = self._models[self._default_model] if model is None else model
+        steps = _steps_done(payload, int(_number(payload, "steps", model["steps"], _STEPS)))
+        guided = _number(payload, "cfg", model["cfg"], _GUIDANCE) > 1.0
+        side = model["native_size"]
+        width = _number(payload, "width", side, _SIDE)
+        height = _number(payload, "height", side, _SIDE)
+        megapixels = width * height / 1e6
+        rows = 2 if guided else 1
+        texts = [payload.get("prompt"), payload.get("negative_prompt")][:rows]
+        chunks = [1 + len(text) // _CHUNK_CHARACTERS for text in texts if isinstance(text, str)]
+        # The shorter text is padded to the longer.
+        further = max(chunks, default=1) - 1
+        step = self._costs.unet.at(megapixels) + further * self._costs.context.at(megapixels)
+        cached = _cached_steps(payload, steps)
+        acting = len(_acting_steps(payload, steps) - cached)
+        painted = rows * (
+            (steps - len(cached)) * step
+            + len(cached) * self._costs.shallow.at(megapixels)
+            + acting * self._controlnet(payload).at(megapixels)
+        )
+        decoder = payload.get("decoder")
+        decoders = self._costs.decoders
+        decoded = decoders["tiny" if decoder == "tiny" else "full"].at(megapixels)
+        pictures = int(_number(payload, "num_images", 1, _IMAGES))
+        once = self._costs.hint.at(megapixels) + self._costs.text * sum(chunks)
+        if _starts_from_picture(payload):
+            once += self._costs.encoder.at(megapixels)
+        return once + pictures * (painted + decoded)
+
+    def _controlnet(self, payload: Mapping[str, Any]) -> Polynomial:
+        """By the name: a ControlNet that calls itself small is; others have the UNet's depth."""
+        name = payload.get("controlnet")
+        name = name if isinstance(name, str) else self._default_controlnet
+        return self._costs.controlnets["small" if "small" in name else "full"]
+
+
+def _starts_from_picture(payload: Mapping[str, Any]) -> bool:
+    return payload.get("strength") is not None and payload.get("image_b64") is not None
+
+
+def _steps_done(payload: Mapping[str, Any], steps: int) -> int:
+    """Of image-to-image's steps only a share is done, as common/protocol.py has it."""
+    if not _starts_from_picture(payload):
+        return steps
+    return max(1, int(steps * _number(payload, "strength", 1.0, (0.0, 1.0))))
+
+
+def _follows_depth(payload: Mapping[str, Any]) -> bool:
+    """Whether there is a depth map: a picture to start from alone has none."""
+    if not _starts_from_picture(payload):
+        return True
+    named = any(payload.get(name) is not None for name in ("depth_map_b64", "depth_estimator"))
+    return named or payload.get("mock_depth") is True
+
+
+def _cached_steps(payload: Mapping[str, Any], steps: int) -> set[int]:
+    """The steps that reuse deep features, as runners/diffusion/deepcache.py chooses them."""
+    return set(range(1, steps - 1, 2)) if payload.get("enable_deepcache") is True else set()
+
+
+def _acting_steps(payload: Mapping[str, Any], steps: int) -> set[int]:
+    """The steps on which the ControlNet acts."""
+    strength = _number(payload, "controlnet_strength", 0.8, (0.0, 2.0))
+    if strength == 0 or not _follows_depth(payload):
+        return set()
+    start = _number(payload, "control_guidance_start", 0.0, (0.0, 1.0))
+    end = _number(payload, "control_guidance_end", 1.0, (0.0, 1.0))
+    return {step for step in range(steps) if start <= step / steps and (step + 1) / steps <= end}
+
+
+def _number(
+    payload: Mapping[str, Any], field: str, default: float, bounds: tuple[float, float]
+) -> float:
+    value = payload.get(field)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return default
+    return min(max(value, bounds[0]), bounds[1])

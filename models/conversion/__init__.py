@@ -1,0 +1,1 @@
+"""Conversion of published weights to canonical components."""

@@ -1,0 +1,171 @@
+"""Piecewise copy and cast of tensors from safetensors files to a new one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from models.conversion.safetensors_io import (
+    ITEM_BYTES,
+    OnBytes,
+    Shape,
+    TensorToWrite,
+    WeightsError,
+    read_pieces,
+    write_file,
+)
+
+_COPY_BYTES = 8 * 2**20
+# A piece and its cast copy fit the L2 cache.
+_CAST_BYTES = 2**18
+Dtype = Literal["float16", "bfloat16"]
+SAFETENSORS_NAME: dict[Dtype, str] = {"float16": "F16", "bfloat16": "BF16"}
+FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
+_BF16_NAN = 0x7FC0
+_EXPONENT = {"F16": 0x7C00, "BF16": 0x7F80}
+_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSlice:
+    """A tensor, or some of its rows, in a file.
+
+    `shape` is the shape of the result, `start` a byte offset. If `transposed`, the file stores
+    the columns of `shape` as rows.
+    """
+
+    path: Path
+    dtype: str
+    shape: Shape
+    start: int
+    transposed: bool = False
+
+
+def write_slices(
+    path: Path,
+    pieces: Mapping[str, TensorSlice],
+    dtype: Dtype | None,
+    advance: OnBytes | None = None,
+) -> None:
+    """Write a canonical safetensors file from tensors in other files.
+
+    Args:
+        path: Path of the result; an existing file is replaced.
+        pieces: Source slices by the names of the new tensors.
+        dtype: Dtype of the written floating-point tensors; None keeps the sources'.
+        advance: Function called with the number of bytes of each piece written.
+
+    Raises:
+        WeightsError: A file is truncated or has 8-bit floats, or a value exceeds the dtype's
+            range.
+        OSError: A file cannot be read or written.
+    """
+    with ExitStack() as stack:
+        paths = dict.fromkeys(piece.path for piece in pieces.values())
+        files = {each: stack.enter_context(each.open("rb", buffering=0)) for each in paths}
+        tensors = {
+            name: _new_tensor(name, piece, files[piece.path], dtype)
+            for name, piece in pieces.items()
+        }
+        write_file(path, tensors, advance)
+
+
+def _new_tensor(
+    name: str, piece: TensorSlice, file: BinaryIO, dtype: Dtype | None
+) -> TensorToWrite:
+    if piece.dtype.startswith("F8"):
+        raise WeightsError(
+            f"{piece.path.name}: {name} has unsupported 8-bit floats ({piece.dtype})"
+        )
+    is_cast = dtype is not None and piece.dtype in FLOATING
+    target = SAFETENSORS_NAME[dtype] if dtype is not None and is_cast else piece.dtype
+    return TensorToWrite(target, piece.shape, partial(_read_content, name, piece, file, target))
+
+
+def _read_content(
+    name: str, piece: TensorSlice, file: BinaryIO, target: str
+) -> Iterator[memoryview]:
+    """Yield the tensor's bytes in dtype `target`, in pieces."""
+    item = ITEM_BYTES[piece.dtype]
+    size = math.prod(piece.shape) * item
+    step = _COPY_BYTES if target == piece.dtype else _CAST_BYTES
+    if piece.transposed:
+        step = size
+    for content in read_pieces(file, piece.path, piece.start, size, step):
+        if piece.transposed:
+            content = _transpose(content, piece.shape, item)
+        try:
+            yield cast(content, piece.dtype, target)
+        except WeightsError as error:
+            raise WeightsError(f"{piece.path.name}: {name}: {error}") from error
+
+
+def _transpose(content: memoryview, shape: Shape, item: int) -> memoryview:
+    """Transpose a matrix (columns, rows) to (rows, columns) = `shape`; elements of `item` bytes."""
+    matrix = np.frombuffer(content, f"<u{item}").reshape(shape[::-1])
+    transposed: memoryview = np.ascontiguousarray(matrix.T).data
+    return transposed.cast("B")
+
+
+def cast(content: memoryview, source: str, target: str) -> memoryview:
+    """Cast little-endian floats, rounding to nearest even.
+
+    Args:
+        content: Bytes of complete elements; not modified.
+        source: Dtype of `content`: F64, F32, F16 or BF16.
+        target: Dtype of the result: F16 or BF16.
+
+    Raises:
+        WeightsError: A finite value exceeds the target's range.
+    """
+    if source == target:
+        return content
+    if source in _EXPONENT:
+        bits16 = _table(source, target)[np.frombuffer(content, "<u2")]
+    else:
+        bits16 = _round_to(_to_float32(content, source), target)
+    unbounded = bits16 & _EXPONENT[target] == _EXPONENT[target]
+    if unbounded.any() and np.isfinite(_to_float32(content, source)[unbounded]).any():
+        raise WeightsError(f"a value is too large for {target}")
+    result: memoryview = bits16.data
+    return result.cast("B")
+
+
+@cache
+def _table(source: str, target: str) -> Array:
+    """Return every 16-bit float of dtype `source` cast to `target`: uint16 (65536,)."""
+    every = np.arange(2**16, dtype="<u2")
+    return _round_to(_to_float32(every.data.cast("B"), source), target)
+
+
+def _to_float32(content: memoryview, source: str) -> Array:
+    """Return floats of dtype `source` as float32 (n,)."""
+    if source == "BF16":
+        return (np.frombuffer(content, "<u2").astype("<u4") << np.uint32(16)).view("<f4")
+    with np.errstate(all="ignore"):
+        return np.frombuffer(content, _NUMPY[source]).astype("<f4", copy=False)
+
+
+def _round_to(singles: Array, target: str) -> Array:
+    """Round float32 (n,) to the bits of `target`, uint16 (n,); overflow becomes infinity."""
+    if target == "F16":
+        with np.errstate(all="ignore"):
+            return singles.astype("<f2").view("<u2")
+    bits = singles.view("<u4")
+    rounded = bits >> np.uint32(16)
+    rounded &= np.uint32(1)
+    rounded += np.uint32(0x7FFF)
+    rounded += bits
+    rounded >>= np.uint32(16)
+    bits16 = rounded.astype("<u2")
+    # Rounding would carry some NaNs into the sign bit.
+    bits16[np.isnan(singles)] = _BF16_NAN
+    return bits16

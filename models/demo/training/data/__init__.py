@@ -1,0 +1,1 @@
+"""Training data of the demo set: terrain, eras, prompts and renderings."""

@@ -1,0 +1,1 @@
+"""The Bento model store: entries, inventory, atomic writes, pruning."""

@@ -1,0 +1,1 @@
+"""Conditioning, denoising, schedulers and the VAE."""

@@ -1,0 +1,1 @@
+"""The engine loop: queue, batch scheduler, request state, cost model, output."""

@@ -1,0 +1,320 @@
+"""Engine loop that owns the device: expire, admit, batch, step, finish.
+
+The unit of work is one denoising step of one batch. Requests join and leave between steps, so one
+loop implements cancellation, deadlines, fairness and previews.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import structlog
+import torch
+
+from common.process_memory import trim_heap
+from common.protocol import CancelCommand, GenerateJob
+from runners.device import Device, LaunchThrottle
+from runners.diffusion.batch import BatchCache
+from runners.diffusion.conditioning import ConditioningBuilder
+from runners.diffusion.denoise import predict_noise
+from runners.diffusion.preview import preview
+from runners.diffusion.sample import Sample
+from runners.engine.batch_scheduler import effective_arrival, next_batch
+from runners.engine.cost_model import CostModel
+from runners.engine.image_encoding import encode_preview
+from runners.engine.output_stage import NUM_SEEDS, OutputStage
+from runners.engine.request_queue import RequestQueue
+from runners.engine.request_state import EventSink, RequestState
+from runners.engine.telemetry import EngineTelemetry
+
+if TYPE_CHECKING:
+    # The engine also runs with other loaders than the model store's.
+    from runners.weights.background_loader import BackgroundLoader
+
+log = structlog.get_logger(__name__)
+
+# Requests that wait for a load may have deadlines, which are checked at this interval.
+_WAITING_CHECK_SECONDS = 0.1
+_IDLE_TRIM_SECONDS = 10.0
+"""Idle time after which the engine trims the heap."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Limits of the engine.
+
+    `max_samples` bounds the samples in flight; at 1024x1024 one holds about 12 MB. A request yields
+    to later arrivals after `quantum` seconds of work. `preview_interval` is the minimum time in
+    seconds between two previews of a request.
+    """
+
+    max_queue: int = 64
+    max_queue_seconds: float = 60.0
+    max_samples: int = 16
+    quantum: float = 2.0
+    preview_interval: float = 0.2
+    encoder_threads: int = 2
+
+
+class Engine:
+    """Generation engine of one device; it emits results as events, from several threads.
+
+    All methods are thread-safe except `tick` and `release_memory`, which run on the device thread:
+    the thread that `start` creates, or a test's.
+
+    Args:
+        loader: loader of the weights.
+        device: device of the weights.
+        config: limits; the defaults if None.
+        clock: monotonic clock of deadlines, in seconds.
+    """
+
+    def __init__(
+        self,
+        loader: BackgroundLoader,
+        device: Device,
+        config: EngineConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.cost = CostModel()
+        self._config = config or EngineConfig()
+        self._loader = loader
+        self._device = device
+        self._clock = clock
+        self._queue = RequestQueue(
+            self._config.max_queue, self._config.max_queue_seconds, self.cost.task_seconds
+        )
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._conditioner = ConditioningBuilder(device)
+        self._batches = BatchCache(device)
+        self._throttle = LaunchThrottle(device)
+        self._telemetry = EngineTelemetry()
+        self._finisher = OutputStage(
+            device,
+            self._queue,
+            self.cost,
+            self._telemetry,
+            clock,
+            self.release_memory,
+            self._config.encoder_threads,
+        )
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._admitting: set[str] = set()
+        loader.on_change = self._queue.notify
+        loader.in_use = self._in_use
+
+    def submit(self, job: GenerateJob, emit: EventSink) -> None:
+        """Queue a job, or subscribe to the unfinished request with the same id."""
+        self._queue.add(job, emit, self._clock())
+
+    def cancel(self, order: CancelCommand) -> tuple[str, ...]:
+        """End matching requests before the next step, and return their request ids."""
+        return self._queue.cancel(order)
+
+    def has_request(self, job: GenerateJob) -> bool:
+        """Return whether the job's owner has an unfinished request with its id."""
+        return self._queue.has_request(job)
+
+    def supersede(self, session: str, arrived: float) -> None:
+        """End a session's requests that are older than its request on another engine."""
+        self._queue.supersede_session(session, arrived)
+
+    def load(self) -> tuple[int, int, float]:
+        """Return the waiting requests, the running requests and the backlog in seconds."""
+        return (*self._queue.counts(), self._queue.seconds_ahead())
+
+    def retry_after(self) -> float | None:
+        """Return the seconds after which to retry, or None while the queue accepts requests."""
+        return self._queue.retry_after()
+
+    def run_on_device_thread(self, function: Callable[[], None]) -> Future[None]:
+        """Run a function on the device thread between two ticks."""
+        future: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                function()
+            except Exception as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+        self._calls.put(run)
+        self._queue.notify()
+        return future
+
+    def release_memory(self) -> None:
+        """Free caches that can be rebuilt; for the device thread."""
+        self._batches.clear()
+        self._loader.release_memory()
+        self._device.release_cache()
+
+    def start(self) -> None:
+        """Start the loop in a new thread."""
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop after the current tick, deliver decoded images and fail all other requests."""
+        self._closed = True
+        self._queue.notify()
+        if self._thread is not None:
+            self._thread.join()
+        self._finisher.close()
+        self._queue.fail_where(lambda _: True, "runner_lost", "the runner is stopping")
+
+    def tick(self) -> bool:
+        """Run one iteration of the loop; return False if there was nothing to do."""
+        has_calls = not self._calls.empty()
+        while not self._calls.empty():
+            self._calls.get()()
+        self._expire()
+        self._admit()
+        pending = self._queue.pending()
+        self._batches.evict_finished(pending)
+        quantum = self._config.quantum
+        arrivals = {
+            sample: effective_arrival(task.arrived, task.timings.denoise, quantum)
+            for sample, task in pending.items()
+        }
+        batch = next_batch(arrivals, self.cost.max_batch_rows)
+        if batch:
+            self._step({sample: pending[sample] for sample in batch})
+        return bool(batch) or has_calls
+
+    def _run(self) -> None:
+        self._device.activate()
+        trimmed = False
+        while not self._closed:
+            try:
+                busy = self.tick()
+            except Exception:
+                log.exception("tick failed")
+                self._queue.fail_where(lambda task: task.started, "internal", "internal error")
+                continue
+            if busy:
+                continue
+            if self._queue.waiting():
+                self._queue.wait(_WAITING_CHECK_SECONDS)
+            elif not self._queue.wait(None if trimmed else _IDLE_TRIM_SECONDS):
+                trim_heap()
+                trimmed = True
+            else:
+                trimmed = False
+
+    def _expire(self) -> None:
+        now = self._clock()
+
+        def misses_deadline(task: RequestState) -> bool:
+            deadline = task.job.deadline
+            return deadline is not None and now + self.cost.task_seconds(task) > deadline
+
+        self._queue.fail_where(
+            misses_deadline, "deadline_exceeded", "the image cannot be finished before the deadline"
+        )
+
+    def _admit(self) -> None:
+        in_flight = len(self._queue.pending())
+        for task in self._queue.waiting():
+            if in_flight and in_flight + task.job.num_images > self._config.max_samples:
+                break
+            if self._prepare(task):
+                in_flight += task.job.num_images
+            elif self._loader.is_waiting_for_eviction:
+                # Its load needs an eviction, which requires that earlier requests end first.
+                break
+        self._admitting = set()
+
+    def _prepare(self, task: RequestState) -> bool:
+        """Create the task's samples if its weights are resident; return False if it must wait."""
+        job = task.job
+        self._admitting = {job.model, job.controlnet}
+        try:
+            loras = [lora.name for lora in job.loras]
+            networks = self._loader.get_or_start_load(job.model, job.controlnet, loras)
+            if networks is None:
+                return False
+            started = self._clock()
+            conditioning = self._conditioner.build(job, *networks)
+            samples = [
+                Sample(job, (job.seed + i) % NUM_SEEDS, *networks, conditioning, self._device)
+                for i in range(job.num_images)
+            ]
+        except torch.OutOfMemoryError as error:
+            self.release_memory()
+            if self._queue.pending():
+                # Running requests free memory when they end.
+                return False
+            self._finisher.fail(task, error)
+            return False
+        except Exception as error:
+            self._finisher.fail(task, error)
+            return False
+        task.timings.queue = started - task.arrived
+        task.timings.encode = self._clock() - started
+        pixels = job.height * job.width
+        self.cost.observe_encode(job.model, bool(job.image), pixels, task.timings.encode)
+        self._telemetry.on_admitted(task)
+        self._queue.admit(task, samples)
+        return True
+
+    def _in_use(self) -> set[str]:
+        """Return the names of variants and ControlNets that must not be evicted."""
+        jobs = [task.job for task in self._queue.pending().values()]
+        return {name for job in jobs for name in (job.model, job.controlnet)} | self._admitting
+
+    def _step(self, batch: dict[Sample, RequestState]) -> None:
+        """Run one step of a batch, a mapping from samples to their tasks."""
+        started = self._clock()
+        samples = list(batch)
+        is_cached = samples[0].reuses_features
+        try:
+            predictions = predict_noise(samples, self._device, self._batches)
+        except Exception as error:
+            self._split_and_retry(batch, error)
+            return
+        previews: dict[RequestState, bytes] = {}
+        for (sample, task), prediction in zip(batch.items(), predictions, strict=True):
+            try:
+                if task.preview_due(self._clock(), self._config.preview_interval):
+                    pixels = preview(sample, prediction)
+                    previews[task] = b"" if pixels is None else encode_preview(pixels)
+                sample.advance(prediction)
+            except Exception as error:
+                self._finisher.fail(task, error)
+        self._throttle.tick()
+        seconds = self._clock() - started
+        job = samples[0].job
+        if not is_cached:
+            rows = sum(sample.batch_rows for sample in samples)
+            self.cost.observe_step(job.model, rows * job.height * job.width, seconds)
+        self._telemetry.on_step(batch, seconds)
+        with self._queue.lock:
+            for task in dict.fromkeys(batch.values()):
+                task.timings.denoise += seconds
+                task.progress(previews.get(task, b""))
+        for sample, task in batch.items():
+            if sample.done:
+                self._finisher.finish(task, sample)
+
+    def _split_and_retry(self, batch: dict[Sample, RequestState], error: Exception) -> None:
+        """Halve a failed batch until it fits in memory or a single request fails.
+
+        No sample has advanced yet, so a retry does not change results.
+        """
+        self.release_memory()
+        pairs = list(batch.items())
+        if len(pairs) == 1:
+            self._finisher.fail(pairs[0][1], error)
+            return
+        self._telemetry.on_split(len(pairs), error)
+        half = len(pairs) // 2
+        self._step(dict(pairs[:half]))
+        self._step(dict(pairs[half:]))

@@ -1,0 +1,1 @@
+"""The runner process: BentoML service, device workers and startup."""

@@ -1,0 +1,247 @@
+"""Runner application: startup from settings and store, one engine per device, status reports."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from threading import Thread
+
+import psutil
+import structlog
+
+from common.lifecycle import print_ready_line
+from common.log_config import configure_logs
+from common.process_memory import trim_heap
+from common.protocol import LoadCommand, RunnerStatus
+from common.settings import Settings, load_settings
+from common.tracing import configure_tracing, flush_traces
+from models.catalog import Catalog, load_catalog
+from models.sources.progress import Progress
+from models.store.inventory import LiveInventory, import_hint, missing_entries, pick_default
+from runners.device import Device, memory_usage
+from runners.errors import LoadError, WarmUpError
+from runners.metrics import DownloadMeter, initialize_labels, record_boot_phase
+from runners.server.device_worker import DeviceWorker
+from runners.server.mps_probe import available_devices
+from runners.server.router import EngineRouter
+from runners.server.startup_timer import StartupTimer
+
+log = structlog.get_logger(__name__)
+
+
+class RunnerApp:
+    """Runner application with one engine per device, from start to close.
+
+    Args:
+        catalog: the catalog of models.
+        settings: the runner's settings.
+        devices: the devices, one engine each.
+        clock: timer of the startup phases.
+    """
+
+    def __init__(
+        self, catalog: Catalog, settings: Settings, devices: Sequence[Device], clock: StartupTimer
+    ) -> None:
+        self._clock = clock
+        self._catalog = catalog
+        self._settings = settings
+        self._shelf = LiveInventory(catalog, settings.fetch_missing)
+        self._progress = Progress(DownloadMeter())
+        self._started_at = psutil.Process().create_time()
+        initialize_labels(catalog)
+        self.pool = EngineRouter(
+            [
+                DeviceWorker(catalog, self._shelf, device, settings, len(devices))
+                for device in devices
+            ]
+        )
+        self._state = "loading_models"
+        self._errors: dict[str, str] = {}
+        self._startup_error: str | None = None
+
+    @classmethod
+    def start(cls) -> RunnerApp:
+        """Start the engines with settings from the environment and load weights in a thread."""
+        settings = load_settings()
+        configure_logs(settings, "runner")
+        configure_tracing(settings)
+        clock = StartupTimer(record=record_boot_phase)
+        clock.end_phase("imports")
+        catalog = load_catalog(settings.catalog)
+        host = cls(catalog, settings, available_devices(catalog, settings), clock)
+        clock.end_phase("store")
+        for station in host.pool.stations:
+            station.engine.start()
+        # A daemon thread, so that shutdown does not wait for a download; the next start resumes it.
+        Thread(target=host._start, name="boot", daemon=True).start()
+        return host
+
+    async def load(self, command: LoadCommand) -> str | None:
+        """Load the named entries, or the default ones, on every device.
+
+        Returns:
+            An error message, or None on success.
+        """
+        try:
+            model, controlnet = self._default_models()
+            wanted = command.model or model, command.controlnet or controlnet
+            loads = [station.load(*wanted) for station in self.pool.stations]
+            await asyncio.gather(*map(asyncio.wrap_future, loads))
+        except LoadError as error:
+            return str(error)
+        return None
+
+    def unload(self, command: LoadCommand) -> tuple[str, ...]:
+        """Unload the named entries from every device; return the names of resident ones."""
+        dropped = []
+        for station in self.pool.stations:
+            if command.model is not None and station.residency.unload_variant(command.model):
+                dropped.append(command.model)
+            if command.controlnet is not None and station.residency.unload_controlnet(
+                command.controlnet
+            ):
+                dropped.append(command.controlnet)
+        if dropped:
+            # Idle engines trimmed the heap before this memory became free.
+            trim_heap()
+        return tuple(dict.fromkeys(dropped))
+
+    def status(self) -> RunnerStatus:
+        """Return the runner's current status."""
+        waiting, running, seconds = self.pool.snapshot()
+        stations = self.pool.stations
+        held = [station.residency for station in stations]
+        ram, gpu = memory_usage([station.device for station in stations])
+        errors = {k: v for each in held for k, v in each.errors.items()} | self._errors
+        resident: Counter[str] = Counter()
+        for each in held:
+            resident.update(each.resident_bytes)
+        loads = [load for s in stations if (load := s.gpu.utilization()) is not None]
+        return RunnerStatus(
+            state="degraded" if self._state == "ready" and errors else self._state,
+            loaded_models=tuple(dict.fromkeys(name for each in held for name in each.variants)),
+            loaded_controlnets=tuple(
+                dict.fromkeys(name for each in held for name in each.controlnets)
+            ),
+            waiting=waiting,
+            running=running,
+            estimated_seconds=seconds,
+            ram_mb=ram,
+            gpu_memory=gpu,
+            device=self._devices,
+            startup_error=self._startup_error,
+            load_errors=errors,
+            downloads={file.name: file.as_dict() for file in self._progress.snapshot()},
+            started_at=self._started_at,
+            resident_bytes=dict(resident),
+            gpu_utilization=sum(loads) / len(loads) if loads else None,
+            retry_after=self.pool.retry_after(),
+        )
+
+    @property
+    def _devices(self) -> str:
+        return ", ".join(str(station.device.torch_device) for station in self.pool.stations)
+
+    def close(self) -> None:
+        """Stop every engine after its current step, then flush traces."""
+        self.pool.close()
+        flush_traces()
+
+    def _default_models(self) -> tuple[str, str]:
+        """Return the names of the variant and the ControlNet that load at startup.
+
+        Raises:
+            LoadError: the store has no variant or no ControlNet.
+        """
+        found = self._shelf.inventory
+        if not found.models or not found.controlnets:
+            raise LoadError(import_hint(self._catalog, missing_entries(self._catalog, found)))
+        return (
+            self._settings.preload_model or pick_default(found.models, self._catalog.default_model),
+            pick_default(found.controlnets, self._catalog.default_controlnet),
+        )
+
+    def _start(self) -> None:
+        """Fetch, load and warm up; a failure ends up in the status."""
+        try:
+            if self._shelf.is_fetching:
+                self._fetch()
+                self._clock.end_phase("fetch")
+            go_offline()
+            self._load_first()
+            self._warm_up()
+        except (LoadError, WarmUpError) as error:
+            self._fail(str(error))
+        except CancelledError:
+            log.info("stopped during the start")
+        except Exception:
+            log.exception("start failed")
+            self._fail("the warm-up failed")
+
+    def _fetch(self) -> None:
+        """Import missing weights; after a failure the runner serves the entries in the store."""
+        # A lazy import, because the clients of Google and the hub take a second to import.
+        from models.importer import ImportingError, import_catalog
+        from models.sources.fetcher import FetchOptions
+
+        options = FetchOptions.with_defaults(
+            self._settings.models_dir,
+            self._settings.google_storage_base,
+            self._settings.trust_first_use,
+        )
+        try:
+            new = import_catalog(self._catalog, options, self._progress, _log_import_line)
+            log.info("fetched", entries=new)
+        except ImportingError as error:
+            log.error("fetch failed", reason=str(error))
+            self._errors["fetch"] = str(error)
+        except Exception:
+            log.exception("fetch failed")
+            self._errors["fetch"] = "the missing weights could not be fetched"
+        self._shelf.refresh()
+
+    def _load_first(self) -> None:
+        absent = missing_entries(self._catalog, self._shelf.inventory)
+        if absent:
+            log.warning(import_hint(self._catalog, absent))
+        model, controlnet = self._default_models()
+        for load in [station.load(model, controlnet) for station in self.pool.stations]:
+            load.result()
+        self._clock.end_phase("load", model=model, controlnet=controlnet)
+
+    def _warm_up(self) -> None:
+        model, controlnet = self._default_models()
+        available = self._shelf.inventory.models
+        sizes = {self._catalog.models[name].native_size for name in available}
+        rows, pictures = 0, {}
+        for station in self.pool.stations:
+            durations = station.warm_up(*station.ensure_loaded(model, controlnet), sizes)
+            rows = station.engine.cost.max_batch_rows
+            pictures = {str(size): round(seconds, 3) for size, seconds in durations.items()}
+        self._clock.end_phase("warm_up", max_batch_rows=rows, pictures=pictures)
+        self._state = "ready"
+        self._clock.end(model=model, device=self._devices)
+        print_ready_line()
+
+    def _fail(self, reason: str) -> None:
+        log.error("not ready", reason=reason)
+        self._state, self._startup_error = "error", reason
+
+
+def go_offline() -> None:
+    """Disable network access of all Hugging Face libraries in this process."""
+    # The library reads the environment at import, so the constant must be set too.
+    from huggingface_hub import constants
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = True
+
+
+def _log_import_line(line: str) -> None:
+    """Log a line of an import, as a warning if it reports an unverified first download."""
+    from models.sources.fetcher import TRUSTED
+
+    (log.warning if line.startswith(TRUSTED) else log.info)(line)

@@ -1,0 +1,114 @@
+"""Device worker: the engine, weights and memory budget of one device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+
+from common.protocol import GenerateJob
+from common.settings import Settings
+from models.catalog import Catalog
+from models.store.inventory import LiveInventory
+from runners.device import Device, GpuUtilization
+from runners.diffusion.compile import Compiler
+from runners.engine.depth_jobs import DepthJobQueue
+from runners.engine.engine import Engine, EngineConfig
+from runners.networks.attention_backends import select_backend
+from runners.networks.sdxl import ControlNet, SdxlModel
+from runners.server.warmup import generate_one_per_size, warm_up
+from runners.weights.background_loader import BackgroundLoader
+from runners.weights.model_cache import ModelCache
+from runners.weights.vram_budget import VramBudget
+
+_LOAD_SECONDS = 3.0
+"""Assumed time to load a variant: its bytes at a disk speed of 2 GB/s."""
+
+
+class DeviceWorker:
+    """Worker with the engine, loader, memory budget and weights of one device.
+
+    Args:
+        catalog: the catalog of models.
+        shelf: the store's entries.
+        device: the device of the engine.
+        settings: the runner's settings.
+        stations: number of workers that share `max_queue`.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        shelf: LiveInventory,
+        device: Device,
+        settings: Settings,
+        stations: int = 1,
+    ) -> None:
+        self.device = device
+        self.gpu = GpuUtilization(device)
+        self.budget = VramBudget(device, settings.vram_budget_gb)
+        select_backend(settings.attention_backend, device)
+        compiler = Compiler(settings.compile, device=device)
+        self.residency = ModelCache(catalog, shelf, device, self.budget, compiler)
+        self._loader = BackgroundLoader(self.residency)
+        share = EngineConfig(
+            max_queue=math.ceil(settings.max_queue / stations),
+            max_queue_seconds=settings.max_queue_seconds,
+        )
+        self.engine = Engine(self._loader, device, share)
+        self.estimates = DepthJobQueue(self._loader, self.engine, share.max_queue)
+        self.engine.run_on_device_thread(compiler.configure_thread)
+
+    def load(self, model: str, controlnet: str) -> Future[None]:
+        """Start loading a variant and a ControlNet; the future raises LoadError."""
+        return self._loader.load(model, controlnet)
+
+    def ensure_loaded(self, model: str, controlnet: str) -> tuple[SdxlModel, ControlNet]:
+        """Return a variant and a ControlNet, and load them first if necessary.
+
+        Raises:
+            LoadError: one of them could not be loaded.
+        """
+        self.load(model, controlnet).result()
+        return self.residency.load_variant(model), self.residency.load_controlnet(controlnet)
+
+    def estimated_start_delay(self, job: GenerateJob) -> float:
+        """Estimate the seconds until a job starts here: the backlog plus missing weights."""
+        missing_model = job.model not in self.residency.variants
+        missing_controlnet = job.controlnet not in self.residency.controlnets
+        return self.engine.load()[2] + _LOAD_SECONDS * (missing_model + missing_controlnet)
+
+    def seconds_until_estimate(self, estimator: str) -> float:
+        """Estimate the seconds until a depth estimate starts here."""
+        is_missing = estimator not in self.residency.estimators
+        return self.estimates.waiting() + self.engine.load()[2] + _LOAD_SECONDS * is_missing
+
+    def warm_up(
+        self, variant: SdxlModel, controlnet: ControlNet, sizes: Iterable[int]
+    ) -> Mapping[int, float]:
+        """Run the first steps, generate one image per size and measure their memory.
+
+        Args:
+            variant: a resident variant.
+            controlnet: a resident ControlNet.
+            sizes: edge lengths of the images in pixels.
+
+        Returns:
+            Seconds per image by size.
+
+        Raises:
+            WarmUpError: an image could not be generated.
+        """
+        self.budget.begin_measurement()
+        self.engine.run_on_device_thread(
+            lambda: warm_up(variant, controlnet, self.device, self.engine.cost)
+        ).result()
+        durations = generate_one_per_size(self.engine, variant, controlnet, sizes)
+        self.budget.end_measurement()
+        return durations
+
+    def close(self) -> None:
+        """Stop the engine after the current step, then end loads and depth jobs."""
+        self.engine.close()
+        self._loader.close()
+        self.estimates.close()

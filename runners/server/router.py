@@ -1,0 +1,77 @@
+"""Router that sends each request to the device with the earliest start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from common.protocol import CancelCommand, EstimateJob, GenerateJob
+from runners.engine.depth_jobs import OnResult
+from runners.engine.request_state import EventSink
+from runners.server.device_worker import DeviceWorker
+
+
+class EngineRouter:
+    """Router over the engines of all devices. Thread-safe.
+
+    A request goes to the device with the shortest estimated start delay. Missing weights add to the
+    delay, so requests of a variant share a device until its backlog exceeds a load. A request with
+    the id of an unfinished one goes to the same device. A session's newer request ends its older
+    requests on every device.
+    """
+
+    def __init__(self, stations: Sequence[DeviceWorker]) -> None:
+        self.stations = stations
+
+    def submit(self, job: GenerateJob, emit: EventSink) -> None:
+        """Queue a job, or subscribe to the unfinished request with the same id."""
+        for station in self.stations:
+            if station.engine.has_request(job):
+                station.engine.submit(job, emit)
+                return
+        chosen = min(self.stations, key=lambda station: station.estimated_start_delay(job))
+        if job.session is not None:
+            for station in self.stations:
+                station.estimates.supersede(job.session, job.arrived)
+                if station is not chosen:
+                    station.engine.supersede(job.session, job.arrived)
+        chosen.engine.submit(job, emit)
+
+    def estimate(self, job: EstimateJob, answer: OnResult) -> None:
+        """Start a depth job on one device; see `DepthJobQueue.submit`."""
+        chosen = min(
+            self.stations, key=lambda station: station.seconds_until_estimate(job.estimator)
+        )
+        if job.session is not None:
+            for station in self.stations:
+                station.estimates.supersede(job.session, job.arrived)
+        chosen.estimates.submit(job, answer)
+
+    def cancel(self, order: CancelCommand) -> tuple[str, ...]:
+        """End matching requests before the next step, and return their request ids."""
+        holders = [
+            each for station in self.stations for each in (station.engine, station.estimates)
+        ]
+        ended = [name for holder in holders for name in holder.cancel(order)]
+        return tuple(dict.fromkeys(ended))
+
+    def snapshot(self) -> tuple[int, int, float]:
+        """Return the waiting requests, the running requests and the longest backlog in seconds.
+
+        Depth jobs count as waiting.
+        """
+        waiting, running, seconds = zip(
+            *(station.engine.load() for station in self.stations), strict=True
+        )
+        photographs = sum(station.estimates.waiting() for station in self.stations)
+        return sum(waiting) + photographs, sum(running), max(seconds)
+
+    def retry_after(self) -> float | None:
+        """Return the seconds after which to retry, or None while any device accepts requests."""
+        waits = [station.engine.retry_after() for station in self.stations]
+        known = [wait for wait in waits if wait is not None]
+        return min(known) if len(known) == len(waits) else None
+
+    def close(self) -> None:
+        """Stop every engine after its current step."""
+        for station in self.stations:
+            station.close()

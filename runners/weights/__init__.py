@@ -1,0 +1,1 @@
+"""Weights on the device: cache, VRAM budget and background loading."""

@@ -1,0 +1,75 @@
+"""Operators of a piece of work, counted: those that launch a kernel, and those that wait for one.
+
+On the meta device, which stands for a GPU here: its tensors hold nothing, so whatever needs their
+values on the host cannot go unnoticed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+
+from testing.operator_mode import OperatorMode, tensors_in
+
+ATTENTION = "scaled_dot_product_attention"
+
+# They change how memory is looked at, or only reserve it.
+_VIEWS = frozenset(
+    {
+        "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "empty", "empty_like",
+        "empty_strided", "expand", "lift_fresh", "new_empty", "permute", "select", "slice",
+        "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unsqueeze", "view",
+    }
+)  # fmt: skip
+_WAITING = frozenset({"_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select"})
+
+
+class OperatorCount(OperatorMode):  # type: ignore[no-untyped-call]
+    """Counts what touches the device while it is watching.
+
+    `launches` by operator, without views; `waits` by operator: reads of device values by the host
+    (`item`, `nonzero`, copies from the device), each of which drains the device's queue.
+    """
+
+    def __init__(self, device: str = "meta") -> None:
+        super().__init__()
+        self._device = device
+        self.launches: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
+
+    def operator(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Count one operator and run it."""
+        name = func.overloadpacket.__name__
+        from_device = self._on_device((args, kwargs))
+        to_host = _to_host(kwargs.get("device"))
+        if from_device and (name in _WAITING or (name in {"_to_copy", "copy_"} and to_host)):
+            self.waits[name] += 1
+            return _stand_in(name, args)
+        result = func(*args, **kwargs)
+        if (from_device or self._on_device(result)) and name not in _VIEWS:
+            self.launches[name] += 1
+        return result
+
+    def attention(self, result: torch.Tensor) -> None:
+        """One launch."""
+        self.launches[ATTENTION] += 1
+
+    def _on_device(self, tree: Any) -> bool:
+        return any(tensor.device.type == self._device for tensor in tensors_in(tree))
+
+
+def _to_host(device: Any) -> bool:
+    return device is not None and torch.device(device).type == "cpu"
+
+
+def _stand_in(name: str, args: Any) -> Any:
+    """Something in place of a value that is not there."""
+    if name == "_local_scalar_dense":
+        return 1.0
+    if name in {"is_nonzero", "equal"}:
+        return True
+    shape = args[0].shape if name in {"_to_copy", "copy_"} else (1, args[0].dim())
+    dtype = args[0].dtype if name in {"_to_copy", "copy_"} else torch.int64
+    return torch.zeros(shape, dtype=dtype)

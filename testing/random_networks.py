@@ -1,0 +1,126 @@
+"""SDXL's networks with random weights, made on the device: no files, no downloads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    ControlNetModel,
+    UNet2DConditionModel,
+)
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from models.catalog import load_catalog
+from runners.device import Device
+from runners.networks.loading import extract_hint_embedding
+from runners.networks.sdxl import ControlNet, SdxlModel
+from testing.sdxl_set import configurations, controlnet_config
+from testing.workbench import WEIGHTS
+
+_ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+def random_parts(device: Device, small: bool) -> dict[str, Any]:
+    """Networks and tokenizers by kind; `small` has the same layout with narrow networks."""
+    networks = empty_networks(small)
+    for network in networks.values():
+        fill(network, device)
+    tokenizers = {
+        kind: CLIPTokenizer.from_pretrained(WEIGHTS / kind, local_files_only=True)
+        for kind in ("tokenizer", "tokenizer_2")
+    }
+    return {**networks, **tokenizers}
+
+
+def empty_networks(small: bool = False) -> dict[str, Any]:
+    """SDXL's networks and the small ControlNet by kind, without weights: on the meta device.
+
+    The autoencoder holds in half precision, as the catalog's does.
+    """
+    configs = configurations(small)
+    with torch.device("meta"):
+        networks = {
+            "unet": UNet2DConditionModel.from_config(configs["unet"]),
+            "vae": AutoencoderKL.from_config({**configs["vae"], "force_upcast": False}),
+            # TAESDXL has the shapes that diffusers' class has by default.
+            "tiny_decoder": AutoencoderTiny(),
+            "controlnet": ControlNetModel.from_config(controlnet_config(small)),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
+            "text_encoder_2": CLIPTextModelWithProjection(
+                CLIPTextConfig(**configs["text_encoder_2"])
+            ),
+        }
+    return {kind: network.eval() for kind, network in networks.items()}
+
+
+def fill(network: nn.Module, device: Device) -> None:
+    """Give a network without weights random ones that keep deep networks finite."""
+    network.to(device.dtype).to_empty(device=device.torch_device)
+    generator = torch.Generator(device.torch_device).manual_seed(0)
+    for name, tensor in network.named_parameters():
+        if tensor.dim() == 1:
+            nn.init.constant_(tensor, 1.0 if name.endswith(".weight") else 0.0)
+        else:
+            scale = 1.0 / math.sqrt(math.prod(tensor.shape[1:]))
+            nn.init.normal_(tensor, std=scale, generator=generator)
+    for name, buffer in network.named_buffers():
+        if name.endswith("position_ids"):
+            buffer.copy_(torch.arange(buffer.shape[-1]))
+    network.eval().requires_grad_(False)
+
+
+def shared_copies(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The same tensors in modules of their own, the same tokenizers."""
+    return {
+        kind: _shared_copy(part) if isinstance(part, nn.Module) else part
+        for kind, part in parts.items()
+    }
+
+
+def _shared_copy(network: Any) -> Any:
+    with torch.device("meta"):
+        if hasattr(network, "from_config"):
+            twin = type(network).from_config(network.config)
+        else:
+            twin = type(network)(network.config)
+    twin.load_state_dict(network.state_dict(), assign=True)
+    for name, buffer in network.named_buffers():
+        owner, _, attribute = name.rpartition(".")
+        twin.get_submodule(owner).register_buffer(attribute, buffer, persistent=False)
+    return twin.eval().requires_grad_(False)
+
+
+def engine_networks(parts: Mapping[str, Any], native_size: int) -> tuple[SdxlModel, ControlNet]:
+    """As the engine holds them."""
+    spec = lightning_spec(native_size)
+    variant = SdxlModel.from_components("lightning", spec, parts, text_key="random")
+    return variant, extract_hint_embedding("sdxl_small", parts["controlnet"])
+
+
+def lightning_spec(native_size: int) -> Any:
+    """The catalog's `lightning` with another native size."""
+    spec = load_catalog("experimance").models["lightning"]
+    return spec.model_copy(update={"native_size": native_size})
+
+
+def write_lora(path: Path, unet: nn.Module, rank: int, seed: int) -> None:
+    """A LoRA in diffusers' format on every attention projection of a UNet."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, layer in unet.named_modules():
+        if isinstance(layer, nn.Linear) and name.endswith(_ATTENTION_LAYERS):
+            down = (
+                torch.randn(rank, layer.in_features, generator=generator) / layer.in_features**0.5
+            )
+            up = torch.randn(layer.out_features, rank, generator=generator) * 0.01
+            state[f"unet.{name}.lora_A.weight"] = down
+            state[f"unet.{name}.lora_B.weight"] = up
+    save_file(state, path)

@@ -1,0 +1,190 @@
+"""The demo set in one process: the engine, and diffusers' pipeline on the same files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    ControlNetModel,
+    StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetPipeline,
+)
+from PIL import Image
+
+from common.protocol import Event, GenerateJob, JobDone
+from models.catalog import Catalog
+from models.sources.base import parse_source
+from runners.device import Device
+from runners.engine.engine import Engine, EngineConfig
+from runners.networks.loading import extract_hint_embedding, load_component
+from runners.networks.sdxl import ControlNet, SdxlModel
+from testing.catalog import demo_catalog as demo_catalog
+
+WEIGHTS = Path(__file__).parent.parent / "models" / "demo" / "weights"
+DEVICE = Device(torch.device("cpu"), torch.float32)
+CONTROLNET = "sdxl_small"
+
+
+def component_folders(catalog: Catalog, model: str) -> dict[str, Path]:
+    """Where a variant's components lie on this machine, by kind."""
+    # Imported here: it brings the model store, which the GPU report does without.
+    from models.conversion.components import component_specs
+
+    return {
+        part.kind: Path(parse_source(part.source, catalog.folder).path, part.folder)
+        for part in component_specs(catalog, "models", model)
+    }
+
+
+@lru_cache
+def _component(kind: str, path: Path) -> Any:
+    """A component of the repository's files; variants share what they have in common."""
+    return load_component(kind, path, DEVICE)
+
+
+@lru_cache
+def demo_networks(model: str) -> tuple[SdxlModel, ControlNet]:
+    """A variant of the demo set and its ControlNet, straight from the repository's files."""
+    catalog = demo_catalog()
+    folders = component_folders(catalog, model)
+    parts = {kind: _component(kind, folder) for kind, folder in folders.items()}
+    variant = SdxlModel.from_components(model, catalog.models[model], parts, text_key="demo")
+    network = load_component("controlnet", WEIGHTS / "controlnet", DEVICE)
+    return variant, extract_hint_embedding(CONTROLNET, network)
+
+
+@lru_cache
+def reference_pipeline() -> StableDiffusionXLControlNetPipeline:
+    """diffusers' own pipeline on the same files, with a ControlNet of its own."""
+    controlnet = ControlNetModel.from_pretrained(WEIGHTS / "controlnet", dtype=torch.float32)
+    pipeline = StableDiffusionXLControlNetPipeline.from_pretrained(
+        WEIGHTS, controlnet=controlnet, dtype=torch.float32, add_watermarker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@lru_cache
+def image_reference_pipeline() -> StableDiffusionXLControlNetImg2ImgPipeline:
+    """diffusers' pipeline for image-to-image, on the networks of `reference_pipeline`."""
+    pipeline = StableDiffusionXLControlNetImg2ImgPipeline(
+        **reference_pipeline().components, add_watermarker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+class ResidentLoader:
+    """A loader whose networks are there already."""
+
+    def __init__(self, networks: dict[str, tuple[SdxlModel, ControlNet]] | None = None) -> None:
+        self._networks = networks
+        self._given: dict[str, tuple[SdxlModel, ControlNet]] = {}
+        self.on_change: Callable[[], None] = lambda: None
+        self.in_use: Callable[[], set[str]] = set
+        self.is_waiting_for_eviction = False
+
+    def get_or_start_load(
+        self, model: str, controlnet: str, loras: Sequence[str]
+    ) -> tuple[SdxlModel, ControlNet] | None:
+        """What `Loader.resident` gives, for the demo set or the networks given."""
+        networks = demo_networks(model) if self._networks is None else self._networks[model]
+        catalog = demo_catalog()
+        for name in set(loras) & set(catalog.loras):
+            path = parse_source(catalog.loras[name].source, catalog.folder).path
+            networks[0].loras.add(name, Path(path))
+        self._given[model] = networks
+        return networks
+
+    def release_memory(self) -> None:
+        """What `Loader.release_memory` does, for the networks that were asked for."""
+        for variant, _ in self._given.values():
+            variant.loras.release_sets()
+
+
+def make_engine(config: EngineConfig | None = None, max_batch_rows: int = 8) -> Engine:
+    """An engine on the demo set, to be ticked by its owner."""
+    loader: Any = ResidentLoader()
+    engine = Engine(loader, DEVICE, config)
+    engine.cost.max_batch_rows = max_batch_rows
+    return engine
+
+
+def make_job(depth: np.ndarray[Any, Any], **changes: Any) -> GenerateJob:
+    """A job with the API's defaults; `depth` is uint8 [h, w] and sets the size."""
+    height, width = depth.shape
+    spec = demo_catalog().models["base"]
+    job = GenerateJob(
+        request_id="job", subscriber="bench", model="base", controlnet=CONTROLNET,
+        prompt="aerial photography, untouched wilderness", negative_prompt=None, seed=0,
+        num_images=1, steps=spec.steps, guidance_scale=spec.cfg, controlnet_strength=0.8,
+        control_guidance_start=0.0, control_guidance_end=1.0, scheduler="auto",
+        use_karras_sigmas=None, width=width, height=height, output_format="png", quality=90,
+        depth=depth.tobytes(),
+    )  # fmt: skip
+    return replace(job, **changes)
+
+
+@dataclass
+class Listener:
+    """Collects a job's events."""
+
+    events: list[Event] = field(default_factory=list)
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+        self.events.append(event)
+
+
+def drain(engine: Engine) -> None:
+    """Tick until nothing is left to do."""
+    while engine.tick():
+        pass
+
+
+def finished(engine: Engine, listeners: Iterable[Listener]) -> list[JobDone]:
+    """Tick to the end, close the engine, and give what each listener's request ended with.
+
+    Raises:
+        RuntimeError: one of them ended without its pictures.
+    """
+    drain(engine)
+    engine.close()
+    ends = []
+    for listener in listeners:
+        last = listener.events[-1]
+        if not isinstance(last, JobDone):
+            raise RuntimeError(f"the engine ended with {last}")
+        ends.append(last)
+    return ends
+
+
+def reference_arguments(jobs: Sequence[GenerateJob]) -> dict[str, Any]:
+    """The pipeline's arguments for jobs that differ in nothing but the seed."""
+    job = jobs[0]
+    grey = np.frombuffer(job.depth, np.uint8).reshape(job.height, job.width)
+    generators = [torch.Generator("cpu").manual_seed(each.seed) for each in jobs]
+    negative = job.negative_prompt
+    depth = [Image.fromarray(grey).convert("RGB")] * len(jobs)
+    pictures: dict[str, Any] = {"image": depth, "width": job.width, "height": job.height}
+    if job.image:
+        start = np.frombuffer(job.image, np.uint8).reshape(job.height, job.width, 3)
+        pictures["image"] = [Image.fromarray(start)] * len(jobs)
+        pictures |= {"control_image": depth, "strength": job.strength}
+    return {
+        **pictures,
+        "prompt": [job.prompt] * len(jobs),
+        "negative_prompt": None if negative is None else [negative] * len(jobs),
+        "num_inference_steps": job.steps,
+        "guidance_scale": job.guidance_scale,
+        "controlnet_conditioning_scale": job.controlnet_strength,
+        "control_guidance_start": job.control_guidance_start,
+        "control_guidance_end": job.control_guidance_end,
+        "generator": generators,
+    }

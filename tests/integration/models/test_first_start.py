@@ -1,0 +1,106 @@
+"""A start with an empty store that fetches what is missing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from testing.faulty_bucket import Fault, FaultyBucket
+from testing.imports import Site, publish
+from testing.server import started_service
+
+PICTURE = {"prompt": "hills", "mock_depth": True, "steps": 2}
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[FaultyBucket]:
+    with FaultyBucket.running() as bucket:
+        publish(bucket)
+        yield bucket
+
+
+def settings(bucket: FaultyBucket, site: Site) -> dict[str, str]:
+    return {
+        "CATALOG": str(site.catalog.file),
+        "FETCH_MISSING": "1",
+        "TRUST_FIRST_USE": "1",
+        "STORAGE_EMULATOR_HOST": bucket.url,
+        "MODELS_DIR": str(site.downloads),
+    }
+
+
+def until(url: str, states: set[str], seconds: float = 60) -> dict[str, Any]:
+    deadline = time.monotonic() + seconds
+    while True:
+        health: dict[str, Any] = httpx.get(f"{url}/healthcheck").json()
+        if health["status"] in states or time.monotonic() > deadline:
+            return health
+        time.sleep(0.05)
+
+
+def test_it_answers_while_it_fetches_and_then_paints(bucket: FaultyBucket, tmp_path: Path) -> None:
+    site = Site(tmp_path / "site")
+    bucket.delay = 0.15
+    log = tmp_path / "log"
+    with started_service(site.folder, log, settings(bucket, site), ready=False) as url:
+        seen: list[dict[str, Any]] = []
+        while not (health := until(url, {"loading_models"}))["startup_status"]["download_progress"]:
+            pass
+        seen.append(health)
+        assert httpx.get(f"{url}/readyz").status_code == 503
+        refused = httpx.post(f"{url}/generate", json=PICTURE)
+        assert refused.status_code == 503, refused.text
+        assert refused.json()["error"] == "not_ready"
+        assert int(refused.headers["Retry-After"]) > 0
+        assert httpx.get(f"{url}/models").json()["available_models"] == []
+        bucket.delay = 0.0
+        health = until(url, {"ready", "error"})
+        assert health["status"] == "ready", log.read_text(errors="replace")[-2000:]
+        progress = health["startup_status"]["download_progress"]
+        unet = progress["gs://weights/demo/unet/diffusion_pytorch_model.safetensors"]
+        assert unet == {
+            "status": "done",
+            "bytes_downloaded": unet["total_bytes"],
+            "total_bytes": unet["total_bytes"],
+            "percent": 100.0,
+        }
+        time.sleep(1.1)
+        assert httpx.get(f"{url}/models").json()["available_models"] == ["base"]
+        painted = httpx.post(f"{url}/generate", json=PICTURE, timeout=60)
+        assert painted.status_code == 200, painted.text
+    assert site.problems() == []
+
+
+def test_a_fetch_that_fails_is_told(bucket: FaultyBucket, tmp_path: Path) -> None:
+    site = Site(tmp_path / "site")
+    bucket.faults = [Fault("status", times=10**6, status=403)]
+    try:
+        with started_service(
+            site.folder, tmp_path / "log", settings(bucket, site), ready=False
+        ) as url:
+            health = until(url, {"error"})
+            error = health["startup_status"]["startup_error"]
+            assert "the bucket refuses access (403)" in error
+            assert str(tmp_path) not in error
+            assert httpx.get(f"{url}/healthcheck").status_code == 503
+            assert httpx.get(f"{url}/readyz").status_code == 503
+    finally:
+        bucket.faults = []
+
+
+def test_what_nothing_pins_is_not_fetched_unless_somebody_says_so(
+    bucket: FaultyBucket, tmp_path: Path
+) -> None:
+    site = Site(tmp_path / "site")
+    careful = {**settings(bucket, site), "TRUST_FIRST_USE": "0"}
+    with started_service(site.folder, tmp_path / "log", careful, ready=False) as url:
+        health = until(url, {"ready", "error"})
+    assert health["status"] == "error"
+    said = (tmp_path / "log").read_text()
+    assert "is pinned by neither" in said
+    assert "TRUST_FIRST_USE=1" in said

@@ -1,0 +1,176 @@
+"""What Prometheus and an autoscaler read."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import yaml
+from PIL import Image
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from testing.server import ROOT, import_demo, started_service
+from tests.support.calls import QUICK
+from tests.support.images.pictures import encoded, hill
+from tests.support.metric_table import documented_metrics, expressions, series_of
+
+MANIFEST = ROOT / "deploy" / "kubernetes" / "autoscaler.yaml"
+TOKEN = {"Authorization": "Bearer shibboleth"}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A service with a home of its own: BentoML empties the metrics of its home at every start."""
+    home = tmp_path_factory.mktemp("home")
+    import_demo(home)
+    log = tmp_path_factory.mktemp("log") / "log"
+    # A busy machine's estimates of the queue must not refuse what is to be seen waiting.
+    settings = {"API_TOKEN": "shibboleth", "MAX_QUEUE_SECONDS": "3600"}
+    with (
+        started_service(home, log, settings) as url,
+        httpx.Client(base_url=url, timeout=120, headers=TOKEN) as made,
+    ):
+        yield made
+
+
+@pytest.fixture(scope="module")
+def painted(client: httpx.Client) -> dict[str, Metric]:
+    """What is exported after one picture and one request for a model that does not exist."""
+    assert client.post("/generate", json=QUICK).status_code == 200
+    assert client.post("/generate", json={**QUICK, "model": "nobody's"}).status_code == 400
+    return {family.name: family for family in exported(client)}
+
+
+def exported(client: httpx.Client) -> list[Metric]:
+    found = text_string_to_metric_families(client.get("/metrics").text)
+    return [family for family in found if family.name.startswith("experimance_")]
+
+
+def value(client: httpx.Client, name: str) -> float:
+    """The value of the one sample with this name."""
+    (found,) = (s.value for family in exported(client) for s in family.samples if s.name == name)
+    return found
+
+
+def test_the_start_is_exported(client: httpx.Client) -> None:
+    text = client.get("/metrics").text
+    phases = dict(re.findall(r'experimance_boot_seconds\{[^}]*phase="(\w+)"\} (\S+)', text))
+    assert set(phases) == {"imports", "store", "load", "warm_up", "ready"}
+    parts = sum(float(seconds) for phase, seconds in phases.items() if phase != "ready")
+    assert abs(parts - float(phases["ready"])) < 0.1
+
+
+def test_the_metrics_are_for_those_who_have_the_token(client: httpx.Client) -> None:
+    assert httpx.get(client.base_url.join("/metrics")).status_code == 401
+    assert client.get("/metrics").headers["content-type"].startswith("text/plain")
+
+
+def test_the_table_and_the_service_agree(painted: dict[str, Metric]) -> None:
+    table = documented_metrics()
+    here = {metric.name: metric for metric in table if not metric.gpu}
+    assert len(table) - len(here) == 3
+    names = {n + ("_total" if f.type == "counter" else ""): f for n, f in painted.items()}
+    assert set(names) == set(here)
+    for name, family in names.items():
+        assert family.type == here[name].kind, name
+        assert family.documentation, name
+        for sample in family.samples:
+            assert set(sample.labels) - {"le", "pid"} == here[name].labels, name
+            assert "pid" not in sample.labels, name
+
+
+def test_every_name_of_rules_and_dashboard_is_exported(painted: dict[str, Metric]) -> None:
+    series = {sample.name for family in painted.values() for sample in family.samples}
+    gpu = [metric for metric in documented_metrics() if metric.gpu]
+    series |= {name for metric in gpu for name in series_of(metric)}
+    used = {name for text in expressions() for name in re.findall(r"\bexperimance_\w+", text)}
+    assert used <= series, used - series
+
+
+def test_a_picture_moves_the_metrics_of_both_processes(painted: dict[str, Metric]) -> None:
+    def total(name: str, /, **labels: str) -> float:
+        return sum(
+            sample.value
+            for family in painted.values()
+            for sample in family.samples
+            if sample.name == f"experimance_{name}" and labels.items() <= sample.labels.items()
+        )
+
+    # The warm-up has painted one too.
+    assert total("pictures_total", model="lightning") == 2
+    assert total("requests_total", outcome="success", model="lightning") == 1
+    assert total("requests_total", outcome="unknown_model", model="none") == 1
+    assert total("requests_total") == 2
+    assert total("request_seconds_count", model="lightning") == 1
+    assert total("ready") == 1
+    assert total("resident_bytes", kind="unet") > 1e6
+    assert total("load_seconds_count", kind="model", name="lightning") == 1
+    assert total("black_pictures_total") == total("not_finite_pictures_total") == 0
+
+
+def test_a_name_that_nobody_knows_becomes_no_label(painted: dict[str, Metric]) -> None:
+    models = {
+        sample.labels["model"]
+        for family in painted.values()
+        for sample in family.samples
+        if "model" in sample.labels
+    }
+    assert models == {"base", "lightning", "hyper", "relief", "none"}
+
+
+def test_paths_that_are_no_routes_are_one_label(client: httpx.Client) -> None:
+    def endpoints() -> set[str]:
+        text = client.get("/metrics").text
+        own = [line for line in text.splitlines() if 'runner_name="experimance-controlnet"' in line]
+        return set(re.findall(r'endpoint="([^"]*)"', "\n".join(own)))
+
+    for path in ("/x" * 1000, "/generate/../etc", "/models/", "/%0aforged", "/playground/none.js"):
+        client.get(path)
+        httpx.get(f"{client.base_url}{path}")
+    client.get("/models")
+    found = endpoints()
+    routes = {*client.get("/docs.json").json()["paths"], "/", "/playground", "/docs.json"}
+    assert found <= {*routes, "/livez", "/readyz", "/healthz", "other"}, found - routes
+    assert {"other", "/models", "/playground"} <= found
+
+
+def test_what_the_autoscaler_asks_for_follows_the_queue(client: httpx.Client) -> None:
+    (asked,) = yaml.safe_load(MANIFEST.read_text(encoding="utf-8"))["spec"]["metrics"]
+    name = asked["pods"]["metric"]["name"]
+    client.get("/healthcheck")
+    assert value(client, name) == 0.0
+    body = {"prompt": "x", "mock_depth": True, "steps": 25, "width": 512, "height": 512}
+    busy = 0.0
+    running = 0.0
+    with ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(client.post, "/generate", json=body) for _ in range(3)]
+        while not all(answer.done() for answer in answers):
+            busy = max(busy, value(client, name))
+            running = max(running, value(client, "experimance_queue_running"))
+            # The service shares two cores with the test.
+            time.sleep(0.2)
+    assert [answer.result().status_code for answer in answers] == [200] * 3
+    assert busy > 0.5
+    assert running == 3
+    client.get("/healthcheck")
+    assert value(client, name) == 0.0
+
+
+def test_estimates_are_counted(client: httpx.Client) -> None:
+    def counted() -> list[float]:
+        kept = {
+            "experimance_requests_total": {"model": "relief", "outcome": "success"},
+            "experimance_estimate_seconds_count": {"name": "relief"},
+        }
+        samples = [sample for family in exported(client) for sample in family.samples]
+        return [s.value for s in samples if s.labels == kept.get(s.name)]
+
+    photograph = encoded(Image.fromarray(hill(256, 256)).convert("RGB"))
+    before = counted()
+    assert client.post("/estimate_depth", json={"image_b64": photograph}).status_code == 200
+    assert [now - then for now, then in zip(counted(), before, strict=True)] == [1, 1]

@@ -1,0 +1,207 @@
+"""From a request to a job: defaults, names, LoRAs, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.errors import InvalidRequest, Unavailable, UnknownName
+from api.handlers.image_metadata import build_image_metadata
+from api.handlers.resolve import RequestResolver
+from api.schemas.requests import GenerateRequest
+from common.protocol import LoadCommand, LoraWeight
+from common.scheduler_table import SCHEDULER_NAMES, SCHEDULERS, has_karras_sigmas
+from models.store.inventory import LiveInventory
+from models.store.store import Component
+from runners.diffusion.schedulers import build_scheduler
+from tests.support.runner.resolved_jobs import CATALOG, inventory, resolved, shelf
+
+
+def test_defaults_are_the_variants() -> None:
+    job = resolved().job
+    assert (job.model, job.controlnet) == ("lightning", "sdxl_small")
+    assert (job.steps, job.guidance_scale, job.width, job.height) == (6, 1.5, 1024, 1024)
+    base = resolved(model="base").job
+    assert (base.steps, base.guidance_scale) == (20, 7.5)
+
+
+def test_what_the_request_says_goes_first_even_zero() -> None:
+    job = resolved(steps=3, cfg=0.0, seed=0, width=256, height=2048, deadline_ms=500).job
+    assert (job.steps, job.guidance_scale, job.seed) == (3, 0.0, 0)
+    assert (job.width, job.height, job.deadline) == (256, 2048, 100.5)
+
+
+def test_seeds_are_drawn_anew() -> None:
+    seeds = {resolved().job.seed for _ in range(20)}
+    assert len(seeds) == 20
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "listed"),
+    [
+        ({"model": "hyper"}, "unknown_model", "lightning, base"),
+        ({"controlnet": "canny"}, "unknown_controlnet", "sdxl_small"),
+        ({"era": "baroque"}, "unknown_era", "wilderness"),
+        ({"loras": [{"name": "pixel"}]}, "unknown_lora", "drone, experimance"),
+        (
+            {"depth_estimator": "midas", "image_b64": "A", "mock_depth": False},
+            "unknown_depth_estimator",
+            "depth_anything, zoe",
+        ),
+    ],
+)
+def test_unknown_names_are_told_the_known(fields: dict[str, Any], code: str, listed: str) -> None:
+    with pytest.raises(UnknownName, match=listed) as caught:
+        resolved(**fields)
+    assert caught.value.code == code
+    assert caught.value.detail[0].field == next(iter(fields))
+
+
+def test_the_depth_of_a_photograph_is_estimated_by_the_default() -> None:
+    photograph = {"image_b64": "A", "mock_depth": False}
+    assert resolved(**photograph).depth_estimator == "depth_anything"
+    assert resolved(**photograph).job.controlnet_strength == 0.8
+    assert resolved(**photograph, depth_estimator="zoe").depth_estimator == "zoe"
+    only = RequestResolver(CATALOG, shelf(inventory(estimators=("zoe",))))
+    assert resolved(only, **photograph).depth_estimator == "zoe"
+    assert only.default_depth_estimator == "zoe"
+    unnamed = CATALOG.model_copy(update={"default_depth_estimator": None})
+    first = RequestResolver(unnamed, LiveInventory(unnamed, False, inventory()))
+    assert first.default_depth_estimator == "depth_anything"
+
+
+def test_without_estimators_the_message_names_the_field() -> None:
+    photograph = {"image_b64": "A", "mock_depth": False}
+    bare = CATALOG.model_copy(update={"depth_estimators": {}, "default_depth_estimator": None})
+    without = RequestResolver(bare, LiveInventory(bare, False, inventory(estimators=())))
+    with pytest.raises(InvalidRequest, match="depth_estimator: this catalog has none") as caught:
+        resolved(without, **photograph)
+    assert (caught.value.status, caught.value.detail[0].field) == (400, "depth_estimator")
+    assert without.default_depth_estimator is None
+    empty = RequestResolver(CATALOG, shelf(inventory(estimators=())))
+    with pytest.raises(UnknownName, match="none, for no depth_estimator is in the store"):
+        resolved(empty, **photograph)
+    assert empty.default_depth_estimator is None
+    fetching = RequestResolver(CATALOG, shelf(inventory(estimators=()), fetching=True))
+    with pytest.raises(Unavailable, match="depth_estimator is still being fetched"):
+        fetching.depth_estimator(None)
+
+
+def test_without_any_lora_the_message_says_so() -> None:
+    with pytest.raises(UnknownName, match="none, for no lora"):
+        resolved(RequestResolver(CATALOG, shelf(inventory(()))), loras=[{"name": "drone"}])
+
+
+def weights(**fields: Any) -> tuple[LoraWeight, ...]:
+    return resolved(**fields).job.loras
+
+
+def test_an_era_sets_its_loras_and_the_multiplier_scales_them() -> None:
+    assert weights() == ()
+    assert weights(era="wilderness") == (LoraWeight("drone", 0.8), LoraWeight("experimance", 0.4))
+    assert weights(era="future", lora_strength=0.5) == (LoraWeight("experimance", 0.55),)
+    assert weights(era="future", lora_strength=0.0) == ()
+
+
+def test_loras_replace_the_eras_also_when_empty() -> None:
+    drone = [{"name": "drone", "strength": 0.3}]
+    assert weights(era="wilderness", loras=drone) == (LoraWeight("drone", 0.3),)
+    assert weights(era="wilderness", loras=[]) == ()
+    assert weights(era="wilderness", loras=None) == weights(era="wilderness")
+    with pytest.raises(InvalidRequest, match="twice"):
+        resolved(loras=drone * 2)
+
+
+def test_an_era_whose_loras_are_not_there_paints_with_a_warning() -> None:
+    partly = resolved(RequestResolver(CATALOG, shelf(inventory(("drone",)))), era="wilderness")
+    assert partly.job.loras == (LoraWeight("drone", 0.8),)
+    assert "experimance" in partly.warnings[0]
+    assert resolved(era="wilderness").warnings == ()
+
+
+def test_a_picture_alone_has_no_depth_to_follow() -> None:
+    alone = resolved(mock_depth=False, image_b64="AAAA", strength=0.5)
+    assert (alone.job.strength, alone.job.controlnet_strength) == (0.5, 0.0)
+    assert alone.depth_estimator is None
+    followed = resolved(image_b64="AAAA", strength=0.5)
+    assert followed.job.controlnet_strength == 0.8
+
+
+@pytest.mark.parametrize(
+    ("strength", "steps", "first"), [(1.0, 6, 0), (0.5, 6, 3), (0.34, 6, 4), (0.1, 6, 5), (0, 6, 5)]
+)
+def test_strength_is_the_share_of_the_steps_that_is_done(
+    strength: float, steps: int, first: int
+) -> None:
+    painted = resolved(image_b64="AAAA", strength=strength, steps=steps)
+    assert painted.job.first_step == first
+    assert bool(painted.warnings) == (strength * steps < 1)
+
+
+def test_the_tiny_decoder_only_where_the_variant_has_one() -> None:
+    with pytest.raises(InvalidRequest, match=r"decoder: model lightning .*accepted: 'full'"):
+        resolved(decoder="tiny")
+    there = inventory()
+    decoder = Component("tiny_decoder", "sdxl-tiny_decoder:1", Path(), 1)
+    entry = replace(there.models["lightning"], components={"tiny_decoder": decoder})
+    resolver = RequestResolver(CATALOG, shelf(replace(there, models={"lightning": entry})))
+    assert resolved(resolver, decoder="tiny").job.decoder == "tiny"
+
+
+def test_the_schedulers_on_offer_are_the_engines() -> None:
+    assert set(SCHEDULER_NAMES) == {"auto", *SCHEDULERS}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULER_NAMES)
+def test_karras_sigmas_only_where_the_scheduler_has_them(scheduler: str) -> None:
+    spec = CATALOG.models["lightning"].scheduler
+    if has_karras_sigmas(type(build_scheduler(spec, scheduler, None)).__name__):
+        assert resolved(scheduler=scheduler, use_karras_sigmas=True).job.use_karras_sigmas
+    else:
+        with pytest.raises(InvalidRequest, match=r"use_karras_sigmas: .*euler, dpm_sde"):
+            resolved(scheduler=scheduler, use_karras_sigmas=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "jpeg"),
+        ({"use_jpeg": True}, "jpeg"),
+        ({"use_jpeg": False}, "png"),
+        ({"use_jpeg": True, "output_format": "webp"}, "webp"),
+        ({"output_format": "png"}, "png"),
+    ],
+)
+def test_older_clients_choose_the_format_by_a_flag(fields: Any, expected: str) -> None:
+    assert resolved(**fields).job.output_format == expected
+
+
+def test_parameters_suffice_to_paint_again() -> None:
+    fields = {"prompt": "x", "seed": 5, "era": "ruins", "negative_prompt": "y", "mock_depth": True}
+    request = GenerateRequest(**fields)
+    first = resolved(**fields)
+    written = build_image_metadata(request, first, first.job, "", "")
+    assert written["loras"][0] == {"name": "drone", "strength": 0.8}
+    assert written["digests"] == {
+        "lightning": "1",
+        "sdxl_small": "1",
+        "drone": "1",
+        "experimance": "1",
+    }
+    beside = {"software", "digests", "depth_sha256", "image_sha256"}
+    again = resolved(**{key: value for key, value in written.items() if key not in beside}).job
+    assert replace(again, subscriber="") == replace(first.job, subscriber="")
+
+
+def test_load_orders() -> None:
+    resolver = RequestResolver(CATALOG, shelf(inventory()))
+    assert resolver.resolve_load(LoadCommand()) == LoadCommand("lightning", "sdxl_small")
+    assert resolver.resolve_unload(LoadCommand("base")) == LoadCommand("base")
+    with pytest.raises(InvalidRequest, match="one of model, controlnet"):
+        resolver.resolve_unload(LoadCommand())
+    with pytest.raises(UnknownName, match="lightning"):
+        resolver.resolve_unload(LoadCommand("hyper"))

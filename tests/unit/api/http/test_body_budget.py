@@ -1,0 +1,118 @@
+"""Bodies that wait for their answers: bounded all together, small ones apart from large ones."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from api.errors import Overloaded
+from api.http.body_budget import SMALL_BODY, BodyBudget
+from api.http.middleware import MAX_BODY_BYTES, ApiMiddleware
+
+MIB = 2**20
+JSON = {"Content-Type": "application/json"}
+
+
+def test_what_is_closed_may_be_taken_again() -> None:
+    budget = BodyBudget(small=10, large=10)
+    first = budget.open(6)
+    with pytest.raises(Overloaded) as refused:
+        budget.open(6)
+    assert refused.value.retry_after
+    first.close()
+    budget.open(10).close()
+
+
+def test_large_bodies_keep_no_small_one_out() -> None:
+    budget = BodyBudget(small=SMALL_BODY, large=2 * MAX_BODY_BYTES)
+    held = [budget.open(MAX_BODY_BYTES), budget.open(MAX_BODY_BYTES)]
+    with pytest.raises(Overloaded, match="large bodies"):
+        budget.open(SMALL_BODY + 1)
+    small = budget.open(SMALL_BODY)
+    with pytest.raises(Overloaded, match="small bodies"):
+        budget.open(1)
+    for holding in (*held, small):
+        holding.close()
+
+
+def test_a_body_that_says_no_length_counts_as_it_comes() -> None:
+    budget = BodyBudget(small=10, large=10)
+    growing = budget.open(None)
+    growing.grow(4)
+    growing.grow(9)
+    with pytest.raises(Overloaded):
+        growing.grow(11)
+    growing.close()
+    budget.open(None).grow(10)
+
+
+async def test_fifty_bodies_of_31_mib() -> None:
+    """Those beyond the bound are refused before they are read, and a small one gets through."""
+    ready = asyncio.Event()
+
+    async def wait(request: Request) -> Response:
+        await request.body()
+        if b"small" not in await request.body():
+            await ready.wait()
+        return JSONResponse({})
+
+    app = ApiMiddleware(Starlette(routes=[Route("/wait", wait, methods=["POST"])]))
+    body = b'{"image_b64": "' + b"x" * (31 * MIB) + b'"}'
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://localhost", headers=JSON
+    ) as client:
+        large = [asyncio.ensure_future(client.post("/wait", content=body)) for _ in range(50)]
+        for answer in itertools.islice(asyncio.as_completed(large), 47):
+            assert (await answer).status_code == 429
+        small = await client.post("/wait", content=b'{"a": "small"}')
+        assert small.status_code == 200
+        ready.set()
+        statuses = [answer.status_code for answer in await asyncio.gather(*large)]
+        assert (statuses.count(200), statuses.count(429)) == (3, 47)
+        # All of it was given back.
+        assert (await client.post("/wait", content=body)).status_code == 200
+
+
+async def test_discarding_is_paced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many bodies are discarded at once, together they arrive at 64 MiB/s."""
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("asyncio.sleep", sleep)
+    budget = BodyBudget()
+    await asyncio.gather(*(budget.pace(MIB) for _ in range(64)))
+    assert sum(waited) == 1
+
+
+async def test_who_is_refused_can_read_why() -> None:
+    """The body is received to its end: a connection that is closed before loses the answer."""
+    app = ApiMiddleware(Starlette())
+    held = [app._budget.open(MAX_BODY_BYTES) for _ in range(3)]
+    left, answers = 40, list[Any]()
+
+    async def receive() -> Any:
+        nonlocal left
+        left -= 1
+        return {"type": "http.request", "body": bytes(2**16), "more_body": left > 0}
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % (5 * MIB))]
+    scope = {"type": "http", "method": "POST", "path": "/generate", "headers": headers,
+             "query_string": b""}  # fmt: skip
+    await app(scope, receive, send)
+    assert answers[0]["status"] == 429
+    assert left == 0
+    for holding in held:
+        holding.close()

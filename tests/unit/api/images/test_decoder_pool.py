@@ -1,0 +1,140 @@
+"""Decoders in processes of their own: what they answer, and what ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import psutil
+import pytest
+from PIL import Image
+
+from api.errors import InvalidDepthMap, InvalidImage, Overloaded, TooLarge
+from api.images.decoder_pool import LABORIOUS, ORDINARY, DecoderPool, Limits
+from testing.hostile_pictures import progressive
+from tests.support.images.pictures import encoded, hill
+
+HILL = hill()
+SMALL = encoded(Image.fromarray(HILL))
+
+
+@contextlib.asynccontextmanager
+async def opened(most: int = 8, **limits: Limits) -> AsyncIterator[DecoderPool]:
+    pool = DecoderPool(most, **limits)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[DecoderPool]:
+    async with opened() as pool:
+        yield pool
+
+
+def decoders() -> list[psutil.Process]:
+    """The living processes that decode for this one."""
+    return [
+        child
+        for child in psutil.Process().children()
+        if child.status() != psutil.STATUS_ZOMBIE
+        and "api.images.decoder_process" in child.cmdline()
+    ]
+
+
+def laborious() -> str:
+    """A dozen passes over 49 megapixels."""
+    return base64.b64encode(progressive(7000, 7000, scans=7)).decode()
+
+
+async def test_what_is_decoded_is_as_it_was_sent(pool: DecoderPool) -> None:
+    depth = await pool.decode_depth(SMALL, 64, 48)
+    assert depth.pixels == HILL.tobytes()
+    inverted = await pool.decode_depth(SMALL, 64, 48, invert=True)
+    assert inverted.pixels == (255 - HILL).tobytes()
+    assert len(inverted.warnings) == 1
+    photograph = await pool.decode_image(encoded(Image.new("RGB", (640, 480), "red")), 320, None)
+    assert (photograph.width, photograph.height) == (320, 256)
+    assert photograph.pixels[:3] == b"\xff\0\0"
+
+
+async def test_what_is_no_picture_is_an_error_that_says_what_is_accepted(pool: DecoderPool) -> None:
+    for text in ("", "AAAA", "Ω" * 9, "\ud800", encoded(Image.fromarray(HILL), "GIF")):
+        with pytest.raises(InvalidDepthMap, match="PNG, JPEG, WebP or TIFF") as depth:
+            await pool.decode_depth(text, 256, 256)
+        assert depth.value.detail[0].field == "depth_map_b64"
+        with pytest.raises(InvalidImage, match="PNG, JPEG, WebP or TIFF") as image:
+            await pool.decode_image(text, 256, 256)
+        assert image.value.detail[0].field == "image_b64"
+
+
+async def test_large_pictures_are_decoded_too(pool: DecoderPool) -> None:
+    depth = await pool.decode_depth(encoded(Image.new("L", (4000, 4000), 99)), 256, 256)
+    assert set(depth.pixels) == {99}
+
+
+async def test_a_picture_that_takes_too_long_is_refused_and_the_next_one_decoded() -> None:
+    hasty = {
+        "ordinary": replace(ORDINARY, seconds=0.2),
+        "laborious": replace(LABORIOUS, seconds=0.2),
+    }
+    async with opened(**hasty) as pool:
+        with pytest.raises(TooLarge, match=r"depth_map_b64: .* more time or memory"):
+            await pool.decode_depth(laborious(), 256, 256)
+        assert (await pool.decode_depth(SMALL, 64, 48)).digest
+
+
+async def test_a_picture_that_takes_too_much_memory_is_refused_and_the_next_one_decoded() -> None:
+    tight = replace(LABORIOUS, megabytes=100)
+    async with opened(laborious=tight) as pool:
+        with pytest.raises(TooLarge, match=r"more time or memory"):
+            await pool.decode_depth(encoded(Image.new("RGB", (7000, 7000))), 256, 256)
+        assert (await pool.decode_depth(encoded(Image.new("L", (3000, 3000))), 64, 48)).digest
+
+
+async def test_who_leaves_frees_the_decoder(pool: DecoderPool) -> None:
+    before = {decoder.pid for decoder in decoders()}
+    for decoder in decoders():
+        decoder.suspend()
+    work = asyncio.ensure_future(pool.decode_depth(SMALL, 64, 48))
+    await asyncio.sleep(0.1)
+    assert pool.waiting == 1
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert pool.waiting == 0
+    after = {decoder.pid for decoder in decoders()}
+    assert len(after) == len(before)
+    assert len(before - after) == 1
+
+
+async def test_pictures_wait_in_a_bounded_number() -> None:
+    async with opened(most=3) as pool:
+        outcomes = await asyncio.gather(
+            *(pool.decode_depth(SMALL, 64, 48) for _ in range(5)), return_exceptions=True
+        )
+    refused = [outcome for outcome in outcomes if isinstance(outcome, Overloaded)]
+    assert len(refused) == 2
+    assert all(error.retry_after for error in refused)
+
+
+async def test_a_decoder_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKEN", "secret")
+    async with opened() as pool:
+        await pool.decode_depth(SMALL, 64, 48)
+        assert decoders()
+        for decoder in decoders():
+            assert "API_TOKEN" not in decoder.environ()
+            assert os.getpgid(decoder.pid) != os.getpgid(0)
+
+
+async def test_a_decoder_that_the_system_ended_is_replaced(pool: DecoderPool) -> None:
+    for decoder in decoders():
+        decoder.kill()
+        decoder.wait()
+    assert (await pool.decode_depth(SMALL, 64, 48)).digest

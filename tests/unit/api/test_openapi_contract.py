@@ -1,0 +1,17 @@
+"""The wire contract: paths, fields, bounds and codes change only on purpose."""
+
+from __future__ import annotations
+
+import json
+
+from tests.support.openapi_contract import CONTRACT, document, without_texts
+
+
+def test_the_document_keeps_the_contract() -> None:
+    """On purpose: `python -m tests.support.openapi_contract`, and a line in CHANGELOG.md."""
+    assert without_texts(document()) == json.loads(CONTRACT.read_text(encoding="utf-8"))
+
+
+def test_a_field_named_like_a_text_stays() -> None:
+    part = {"properties": {"title": {"type": "string", "title": "Title"}}, "title": "X"}
+    assert without_texts(part) == {"properties": {"title": {"type": "string"}}}

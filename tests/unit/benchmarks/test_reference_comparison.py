@@ -1,0 +1,128 @@
+"""The benchmarks against the reference server: their clients, and how they reckon."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from benchmarks.support import crowd
+from benchmarks.support.crowd import Turn, closed_loop
+from benchmarks.support.rivals import REFERENCE, SERVICE, in_turn
+from benchmarks.switching import Visit, losses, row, session
+from benchmarks.throughput import SCENARIOS, figures_of, missed, rate_ratio
+
+
+class Desk:
+    """Answers after so many seconds, and knows how many were there at once."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.most = self._present = 0
+        self.asked: list[int] = []
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(json.loads(request.content)["seed"])
+        self._present += 1
+        self.most = max(self.most, self._present)
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            self._present -= 1
+        return httpx.Response(200, json={})
+
+
+async def _crowd(desk: Any, requests: int, clients: int, abandon_every: int | None = None) -> Turn:
+    transport = httpx.MockTransport(desk)
+    async with httpx.AsyncClient(transport=transport, base_url="http://desk") as client:
+        bodies = [{"seed": number} for number in range(requests)]
+        return await closed_loop(client, bodies, clients, abandon_every)
+
+
+async def test_so_many_clients_are_there_at_once_and_all_is_asked_in_order() -> None:
+    desk = Desk(0.02)
+    turn = await _crowd(desk, requests=10, clients=4)
+    assert desk.most == 4
+    assert desk.asked == list(range(10))
+    assert len(turn.latencies) == 10
+    assert min(turn.latencies) >= 0.02
+    # Three waves: 4, 4 and 2.
+    assert turn.seconds >= 0.06
+    assert turn.rate == 10 / turn.seconds
+
+
+async def test_every_fourth_client_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowd, "PATIENCE_SECONDS", 0.02)
+    slow = await _crowd(Desk(0.1), requests=8, clients=8, abandon_every=4)
+    assert (len(slow.latencies), slow.abandoned) == (6, 2)
+    monkeypatch.setattr(crowd, "PATIENCE_SECONDS", 5.0)
+    quick = await _crowd(Desk(0.01), requests=8, clients=8, abandon_every=4)
+    assert (len(quick.latencies), quick.abandoned) == (8, 0)
+
+
+async def test_an_error_is_no_picture() -> None:
+    async def refuse(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(503)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await _crowd(refuse, requests=1, clients=1)
+    assert caught.group_contains(httpx.HTTPStatusError)
+
+
+def _turns(seconds: float, latency: float) -> list[Turn]:
+    return [Turn(seconds, (latency,) * 4, 0)] * 2
+
+
+def test_a_bar_is_missed_by_who_is_too_slow() -> None:
+    fast = {SERVICE: _turns(1, 0.5), REFERENCE: _turns(2, 1.0)}
+    even = {SERVICE: _turns(1, 1.05), REFERENCE: _turns(1, 1.0)}
+    names = [scenario.name for scenario in SCENARIOS]
+    good = figures_of(dict.fromkeys(names, fast))
+    assert good["mixed_rate"] == 2.0
+    assert good["mixed_p95"] == good["single_latency"] == 0.5
+    assert missed(good) == []
+    assert set(missed(figures_of(dict.fromkeys(names, even)))) == set(good)
+
+
+def test_rates_are_compared_round_by_round() -> None:
+    ours = [Turn(seconds, (1.0,) * 4, 0) for seconds in (1, 10, 1)]
+    theirs = [Turn(seconds, (1.0,) * 4, 0) for seconds in (2, 20, 2)]
+    assert rate_ratio({SERVICE: ours, REFERENCE: theirs}) == 2.0
+    assert in_turn(0) == in_turn(1)[::-1] == in_turn(2)
+
+
+def test_rounds_ask_both_the_same_and_each_other_things() -> None:
+    for scenario in SCENARIOS:
+        first, again, other = (
+            scenario.bodies(np.random.default_rng(seed), scenario.requests, 6) for seed in (1, 1, 2)
+        )
+        assert first == again != other
+        kinds = {(body["model"], body["era"], body["width"], body["height"]) for body in first}
+        assert (len(kinds) > 10) is scenario.mixed
+
+
+def test_what_is_lost_is_what_the_kind_does_not_cost() -> None:
+    base, hyper, ruins = ("base", "modern"), ("hyper", "modern"), ("hyper", "ruins")
+    visits = [
+        Visit(base, 1.0, (1.0, 1.1)),
+        Visit(hyper, 3.0, (2.0, 2.0)),
+        Visit(ruins, 2.25, (2.0, 2.0)),
+        Visit(base, 1.5, (1.0, 9.0)),
+    ]
+    assert losses(visits) == pytest.approx([-0.05, 1.0, 0.25, 0.45])
+    figures = row(visits)
+    assert figures["session s"] == pytest.approx(7.75)
+    assert figures["lost s"] == pytest.approx(1.65)
+    assert figures["per variant"] == pytest.approx((1.0 + 0.45) / 2)
+    assert figures["per era"] == pytest.approx(0.25)
+
+
+def test_a_session_visits_every_variant_and_era() -> None:
+    bodies = session(100, seed=1, steps=6)
+    assert len({body["model"] for body in bodies}) == 3
+    assert len({body["era"] for body in bodies}) == 11
+    assert bodies == session(100, seed=1, steps=6)

@@ -1,0 +1,34 @@
+"""No request leaves a timer behind."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+from bentoml._internal.server.base_app import BaseAppFactory
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+import runners.server.service  # noqa: F401
+
+
+class Factory(BaseAppFactory):
+    @property
+    def name(self) -> str:
+        return "test"
+
+    async def readyz(self, _: Any) -> Any:
+        return None
+
+
+async def test_bentomls_applications_leave_no_timers() -> None:
+    routes = [Route("/", lambda _: PlainTextResponse("here"))]
+    app = Starlette(routes=routes, middleware=Factory(timeout=1e9).middlewares)
+    loop: Any = asyncio.get_running_loop()
+    before = len(loop._scheduled)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as web:
+        for _ in range(20):
+            assert (await web.get("/")).text == "here"
+    assert len(loop._scheduled) <= before + 1

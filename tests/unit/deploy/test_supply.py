@@ -1,0 +1,179 @@
+"""The locks: for every Python and platform, read and written; and the bill of materials."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.markers import Marker, default_environment
+
+from deploy.setup.lockfile import (
+    DEVELOPMENT,
+    SERVING,
+    Download,
+    downloads,
+    entries,
+    version_of,
+    without_torch,
+)
+from deploy.supply import sbom
+from deploy.supply.lock import PLATFORMS, TARGETS, LockError, Target, resolve
+from models.catalog import load_catalog
+
+LOCKS = [SERVING, DEVELOPMENT]
+SILENT_REGISTRY = ("dns error", "error sending request", "tcp connect error", "timed out")
+
+LOCK = """\
+# Written by hand.
+# download linux-x86_64 300 100
+Numpy==2.4.6 ; python_full_version < '3.12' \\
+    --hash=sha256:aaaa
+torch==2.14.1 \\
+    --hash=sha256:bbbb \\
+    --hash=sha256:cccc
+nvidia-cublas==13.1 ; sys_platform == 'linux' \\
+    --hash=sha256:dddd
+nvidia-ml-py==13.6 \\
+    --hash=sha256:eeee
+cuda_bindings==13.5 \\
+    --hash=sha256:ffff
+"""
+
+
+def resolve_or_skip(lock: Path, target: Target) -> Download:
+    try:
+        return resolve(lock, target)
+    except LockError as error:
+        if any(sign in str(error) for sign in SILENT_REGISTRY):
+            pytest.skip("the package registry does not answer")
+        raise
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda file: file.stem)
+def test_the_lock_resolves_with_hashes(lock: Path, target: Target) -> None:
+    """As an installation would resolve it: complete, with hashes, with wheels alone."""
+    size = resolve_or_skip(lock, target)
+    announced = downloads(lock.read_text(encoding="utf-8"))[target.platform]
+    assert size.total <= announced.total
+
+
+@pytest.mark.parametrize(
+    ("lock", "said"),
+    [
+        (f"pydantic==2.14.3 --hash=sha256:{'0' * 64}\n", "is needed, and not in the lock"),
+        (f"six==1.17.0 --hash=sha256:{'0' * 64}\n", "six==1.17.0: the registry has no file with"),
+        (f"six==999 --hash=sha256:{'0' * 64}\n", "six==999"),
+    ],
+)
+def test_a_lock_that_lacks_a_package_or_a_file_is_refused(
+    tmp_path: Path, lock: str, said: str
+) -> None:
+    file = tmp_path / "requirements.lock"
+    file.write_text(lock)
+    with pytest.raises(LockError, match=re.escape(said)):
+        resolve_or_skip(file, TARGETS[0])
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda file: file.stem)
+def test_every_package_has_hashes_and_one_version_for_each_target(lock: Path) -> None:
+    listed = list(entries(lock.read_text(encoding="utf-8")))
+    assert [name for name, lines in listed if "--hash=sha256:" not in lines] == []
+    systems = {"linux": "Linux", "macos": "Darwin"}
+    for target in TARGETS:
+        system, machine = target.platform.split("-")
+        python = target.python if target.python.count(".") == 2 else f"{target.python}.0"
+        environment = {
+            **default_environment(),
+            "python_full_version": python,
+            "python_version": python.rpartition(".")[0],
+            "sys_platform": {"linux": "linux", "macos": "darwin"}[system],
+            "platform_system": systems[system],
+            "platform_machine": machine,
+        }
+        chosen = [
+            name
+            for name, lines in listed
+            if ";" not in lines
+            or Marker(lines.partition(";")[2].partition("\\")[0].strip()).evaluate(environment)
+        ]
+        assert len(set(chosen)) == len(chosen), target
+        assert {"torch", "bentoml", "diffusers"} <= set(chosen), target
+        assert any(name.startswith("nvidia-cublas") for name in chosen) == (system == "linux")
+
+
+def test_serving_installs_no_tool_of_development() -> None:
+    serving = {name for name, _ in entries(SERVING.read_text(encoding="utf-8"))}
+    development = {name for name, _ in entries(DEVELOPMENT.read_text(encoding="utf-8"))}
+    assert serving < development
+    tools = {"pytest", "mypy", "ruff", "mkdocs", "playwright", "hypothesis", "controlnet-aux"}
+    assert not tools & serving
+    assert tools <= development
+
+
+def test_both_locks_agree_on_what_both_have() -> None:
+    serving, development = (file.read_text(encoding="utf-8") for file in LOCKS)
+    for name, lines in entries(serving):
+        versions = {each for other, each in entries(development) if other == name}
+        assert any(_pinned(lines) == _pinned(each) for each in versions), name
+
+
+def _pinned(lines: str) -> tuple[str, set[str]]:
+    """The version and the hashes, without the marker."""
+    return lines.partition("==")[2].split()[0], set(re.findall(r"sha256:\w+", lines))
+
+
+def test_the_locks_say_what_each_platform_downloads() -> None:
+    for lock in LOCKS:
+        sizes = downloads(lock.read_text(encoding="utf-8"))
+        assert set(sizes) == set(PLATFORMS)
+        for size in sizes.values():
+            assert 0 < size.without_torch < size.total
+
+
+def test_pip_accepts_the_lock_of_this_environment() -> None:
+    """Everything is installed, so that pip has only to agree: nothing is fetched."""
+    pytest.importorskip("torchvision", reason="TORCH=cpu is not the lock's torch")
+    install = ["-m", "pip", "install", "--dry-run", "--no-index", "--require-hashes"]
+    command = [sys.executable, *install, "--requirement", str(DEVELOPMENT)]
+    settings = {"PATH": os.environ["PATH"], "PIP_CONFIG_FILE": os.devnull}
+    done = subprocess.run(command, env=settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Would install" not in done.stdout
+
+
+def test_a_lock_is_read_by_package() -> None:
+    assert [name for name, _ in entries(LOCK)] == [
+        "numpy", "torch", "nvidia-cublas", "nvidia-ml-py", "cuda-bindings",
+    ]  # fmt: skip
+    assert downloads(LOCK)["linux-x86_64"].without_torch == 100
+    assert version_of("torch", LOCK) == "2.14.1"
+    with pytest.raises(KeyError):
+        version_of("triton", LOCK)
+
+
+def test_torch_is_left_out_with_its_hashes_and_its_cuda() -> None:
+    kept = without_torch(LOCK)
+    assert [name for name, _ in entries(kept)] == ["numpy", "nvidia-ml-py"]
+    assert kept.count("--hash") == 2
+
+
+def test_the_bill_has_every_package_and_every_weight(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "sbom.json"
+    assert sbom.main(["--catalog", "experimance", "--output", str(file)]) == 0
+    build_sbom = json.loads(file.read_text())
+    assert (build_sbom["bomFormat"], build_sbom["specVersion"]) == ("CycloneDX", "1.6")
+    packages = {part["name"] for part in build_sbom["components"] if part["type"] == "library"}
+    assert packages == {name for name, _ in entries(SERVING.read_text(encoding="utf-8"))}
+    catalog = load_catalog("experimance")
+    weights = {p["name"] for p in build_sbom["components"] if p["type"] == "machine-learning-model"}
+    sections = (catalog.models, catalog.controlnets, catalog.loras, catalog.depth_estimators)
+    assert weights == {name for section in sections for name in section}
+    refs = [part["bom-ref"] for part in build_sbom["components"]]
+    assert len(set(refs)) == len(refs)
+    assert sbom.build_sbom(catalog) == build_sbom

@@ -1,0 +1,130 @@
+"""DeepCache: which steps are whole, that the cached ones are right, and who shares a batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.flops import installation_job
+from common.protocol import LoraWeight
+from runners.diffusion.conditioning import ConditioningBuilder
+from runners.diffusion.deepcache import check_supported, is_cached_step
+from runners.diffusion.denoise import predict_noise
+from runners.diffusion.sample import Sample
+from runners.engine.engine import Engine
+from runners.errors import DeepCacheError
+from testing.flop_count import CountedEngine, sdxl
+from testing.workbench import DEVICE, Listener, demo_networks
+from tests.support.runner.jobs import drain, finish, job, paint, pictures
+
+
+def sample_of(**changes: Any) -> Sample:
+    made = job("a", enable_deepcache=True, **changes)
+    networks = demo_networks("base")
+    with torch.inference_mode():
+        conditioning = ConditioningBuilder(DEVICE).build(made, *networks)
+        return Sample(made, 0, *networks, conditioning, DEVICE)
+
+
+def test_the_first_and_the_last_step_are_whole() -> None:
+    assert [is_cached_step(step, 6) for step in range(6)] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
+    assert [is_cached_step(step, 5) for step in range(5)] == [False, True, False, True, False]
+    assert not is_cached_step(0, 1)
+    assert [is_cached_step(step, 2) for step in range(2)] == [False, False]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_with_features_of_the_very_step_it_is_the_whole_step(
+    guidance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the deep features are exact, and nothing may differ."""
+    sample = sample_of(steps=4, guidance_scale=guidance)
+    (whole,) = predict_noise([sample], DEVICE)
+    assert sample.deep_features is not None
+    assert len(sample.deep_features.features) == sample.batch_rows
+    assert sample.deep_features.residuals
+    monkeypatch.setattr("runners.diffusion.sample.is_cached_step", lambda *_: True)
+    monkeypatch.delattr(type(sample.variant.unet), "forward")
+    (again,) = predict_noise([sample], DEVICE)
+    torch.testing.assert_close(again, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_a_picture_is_near_the_whole_one_and_not_the_same() -> None:
+    settings = {"steps": 8, "guidance_scale": 2.0, "loras": (LoraWeight("drone", 0.8),)}
+    (whole,) = paint(job("whole", **settings))
+    (cached,) = paint(job("cached", enable_deepcache=True, **settings))
+    difference = np.abs(whole.astype(int) - cached.astype(int))
+    assert difference.max() > 1
+    assert difference.mean() < 20
+
+
+def test_alone_or_in_company_it_is_the_same(engine: Engine, batches: list[list[str]]) -> None:
+    """With others at another phase, and with requests that do without."""
+    settings = {"steps": 6, "guidance_scale": 2.0}
+    first, second = (
+        job(n, seed=s, enable_deepcache=True, **settings) for n, s in (("a", 1), ("b", 2))
+    )
+    plain = job("plain", seed=3, **settings)
+    listeners = {each.request_id: Listener() for each in (first, second, plain)}
+    engine.submit(first, listeners["a"])
+    engine.tick()
+    engine.submit(second, listeners["b"])
+    engine.submit(plain, listeners["plain"])
+    finish(engine)
+    assert any(len(batch) > 1 for batch in batches)
+    for each in (first, second, plain):
+        (alone,) = paint(each)
+        shown = pictures(listeners[each.request_id])[0]
+        assert np.abs(shown.astype(int) - alone.astype(int)).max() <= 1
+
+
+def test_without_it_nothing_is_kept() -> None:
+    plain = sample_of(steps=3)
+    plain.job = replace(plain.job, enable_deepcache=False)
+    predict_noise([plain], DEVICE)
+    assert plain.deep_features is None
+
+
+def test_a_unet_of_another_shape_is_refused_by_name() -> None:
+    other = SimpleNamespace(down_blocks=[torch.nn.Identity()], up_blocks=[torch.nn.Identity()])
+    with pytest.raises(DeepCacheError, match="enable_deepcache: not offered by model odd"):
+        check_supported(other, "odd")
+    check_supported(demo_networks("base")[0].unet, "base")
+
+
+def test_what_it_saves_at_sdxls_size() -> None:
+    engine = CountedEngine(*sdxl("lightning", "small"))
+    plain = replace(installation_job(256), steps=3, guidance_scale=1.0)
+    whole = engine.operations(plain)
+    # One of three steps, and the decoder as ever.
+    assert engine.operations(replace(plain, enable_deepcache=True)) < 0.85 * whole
+
+
+def test_the_engine_frees_the_features(engine: Engine) -> None:
+    listener = Listener()
+    engine.submit(job("a", steps=4, enable_deepcache=True), listener)
+    engine.tick()
+    ((sample, _),) = engine._queue.pending().items()
+    assert sample.deep_features is not None
+    drain(engine)
+    assert not engine._queue.pending()
+
+
+def test_cached_steps_do_not_teach_what_a_step_costs(engine: Engine) -> None:
+    engine.submit(job("a", steps=6, enable_deepcache=True), Listener())
+    with mock.patch.object(engine.cost, "observe_step") as observe:
+        drain(engine)
+    assert observe.call_count == 4

@@ -1,0 +1,214 @@
+"""Photographs on the device: beside pictures, one at a time, and every way in which they end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from common.protocol import CancelCommand, DepthResult, EstimateJob, JobFailed
+from common.settings import Settings
+from models.demo.training.data.rendering import render
+from models.demo.training.data.terrain import make_terrain
+from models.store.inventory import LiveInventory
+from runners.errors import NonFiniteError
+from runners.server.device_worker import DeviceWorker
+from runners.server.router import EngineRouter
+from testing.imports import store_at
+from testing.workbench import DEVICE, Listener, demo_catalog
+from tests.support.metric_delta import Growth
+from tests.support.runner.jobs import await_end, job, paint, pictures
+
+PICTURE = render(make_terrain(9_100_002, (256, 256), "craters").height, "modern", 4)
+PHOTOGRAPH = EstimateJob("photo", "s", "relief", PICTURE.tobytes(), 256, 256)
+
+
+class Answers:
+    """Collects what a photograph ends with."""
+
+    def __init__(self) -> None:
+        self.all: list[DepthResult | JobFailed] = []
+        self._there = threading.Event()
+
+    def __call__(self, answer: DepthResult | JobFailed) -> None:
+        self.all.append(answer)
+        self._there.set()
+
+    def one(self) -> Any:
+        assert self._there.wait(30)
+        assert len(self.all) == 1
+        return self.all[0]
+
+
+class Device:
+    """An estimator that ends as it is told, one ending after the other."""
+
+    def __init__(self, *ends: Exception | None) -> None:
+        self.network = torch.nn.Identity()
+        self._ends = [*ends]
+
+    def estimate(self, picture: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        end = self._ends.pop(0) if self._ends else None
+        if end is not None:
+            raise end
+        return picture[..., 0]
+
+
+@pytest.fixture
+def pool(demo_home: Path) -> Iterator[EngineRouter]:
+    """Two stations whose engines nobody runs until `start`."""
+    with store_at(demo_home):
+        catalog, shelf = demo_catalog(), LiveInventory(demo_catalog())
+        settings = Settings(max_queue=4)
+        made = EngineRouter([DeviceWorker(catalog, shelf, DEVICE, settings, 2) for _ in range(2)])
+        yield made
+        made.close()
+
+
+def start(pool: EngineRouter) -> None:
+    for station in pool.stations:
+        station.engine.start()
+
+
+def ask(pool: EngineRouter, **changes: Any) -> Answers:
+    answers = Answers()
+    pool.estimate(replace(PHOTOGRAPH, **changes), answers)
+    return answers
+
+
+def put(pool: EngineRouter, *ends: Exception | None) -> None:
+    """Such an estimator in the first station's memory, where photographs then go."""
+    estimators: Any = pool.stations[0].residency._estimators
+    estimators["relief"] = Device(*ends)
+
+
+def await_none(pool: EngineRouter) -> None:
+    deadline = time.monotonic() + 20
+    while any(station.estimates.waiting() for station in pool.stations):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_it_runs_between_the_steps_of_pictures_and_changes_nothing(pool: EngineRouter) -> None:
+    start(pool)
+    station = pool.stations[0]
+    listener = Listener()
+    painted = job("a", steps=6)
+    station.ensure_loaded("base", "sdxl_small")
+    station.engine.submit(painted, listener)
+    answers = [Answers() for _ in range(2)]
+    for each in answers:
+        station.estimates.submit(PHOTOGRAPH, each)
+    depths = {each.one().depth for each in answers}
+    await_end(listener)
+    assert len(depths) == 1
+    assert len(depths.pop()) == 256 * 256
+    (alone,) = paint(painted)
+    assert np.abs(pictures(listener)[0].astype(int) - alone.astype(int)).max() <= 1
+    assert station.estimates.waiting() == 0
+    assert station.residency.resident_bytes["depth_estimator"] > 0
+    assert not station.residency.in_use()
+
+
+def test_it_goes_to_one_station_where_its_estimator_is(pool: EngineRouter) -> None:
+    start(pool)
+    ask(pool).one()
+    holders = [bool(station.residency.estimators) for station in pool.stations]
+    assert sorted(holders) == [False, True]
+    for turn in range(3):
+        ask(pool, request_id=str(turn)).one()
+    assert [bool(station.residency.estimators) for station in pool.stations] == holders
+
+
+def test_without_memory_it_is_tried_once_more(pool: EngineRouter) -> None:
+    grown = Growth()
+    start(pool)
+    put(pool, torch.OutOfMemoryError("full"))
+    assert ask(pool).one().depth == PICTURE[..., 0].tobytes()
+    put(pool, torch.OutOfMemoryError("full"), torch.OutOfMemoryError("full"))
+    failed = ask(pool).one()
+    assert (failed.error, failed.retry_after) == ("out_of_memory", 5.0)
+    assert grown.of("out_of_memory_retries_total") == 2
+    assert ask(pool).one().depth == PICTURE[..., 0].tobytes()
+
+
+def test_what_is_no_number_is_no_map(pool: EngineRouter) -> None:
+    grown = Growth()
+    start(pool)
+    put(pool, NonFiniteError("no number"))
+    assert ask(pool).one().error == "internal"
+    assert grown.of("not_finite_pictures_total") == 1
+    put(pool, RuntimeError("/secret"))
+    failed = ask(pool).one()
+    assert (failed.error, failed.message) == ("internal", "internal error")
+
+
+def test_an_estimator_that_is_not_there_is_named(pool: EngineRouter) -> None:
+    start(pool)
+    failed = ask(pool, estimator="midas").one()
+    assert failed.error == "not_ready"
+    assert failed.message == "depth_estimator midas is not in the model store"
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        CancelCommand(all=True),
+        CancelCommand(request_id="photo"),
+        CancelCommand(request_id="photo", subscriber="s"),
+        CancelCommand(session="table"),
+    ],
+)
+def test_cancelling_leaves_nothing_behind(pool: EngineRouter, order: CancelCommand) -> None:
+    waiting = ask(pool, session="table")
+    other = CancelCommand(request_id="photo", subscriber="another")
+    assert pool.cancel(other) == ()
+    assert pool.snapshot()[0] == 1
+    assert pool.cancel(order) == ("photo",)
+    assert waiting.one().error == "cancelled"
+    assert pool.snapshot()[0] == 0
+    assert not any(station.residency.in_use() for station in pool.stations)
+    start(pool)
+    ask(pool).one()
+    assert len(waiting.all) == 1
+
+
+def test_a_sessions_newer_request_replaces_it(pool: EngineRouter) -> None:
+    old = ask(pool, session="table", arrived=1.0)
+    late = ask(pool, request_id="b", session="table", arrived=2.0)
+    assert old.one().error == "superseded"
+    pool.submit(job("c", session="table", arrived=3.0), Listener())
+    assert late.one().error == "superseded"
+
+
+def test_more_than_the_queue_holds_are_refused(pool: EngineRouter) -> None:
+    taken = [ask(pool, request_id=str(number)) for number in range(4)]
+    refused = ask(pool).one()
+    assert (refused.error, refused.message) == ("overloaded", "2 requests are waiting")
+    assert refused.retry_after >= 1.0
+    start(pool)
+    assert all(isinstance(each.one(), DepthResult) for each in taken)
+
+
+def test_none_is_taken_while_no_request_is(pool: EngineRouter) -> None:
+    for number, station in enumerate(pool.stations * 2):
+        station.engine.submit(job(str(number)), Listener())
+    assert pool.retry_after() is not None
+    assert ask(pool).one().error == "overloaded"
+
+
+def test_closing_ends_what_waits(demo_home: Path) -> None:
+    with store_at(demo_home):
+        catalog, shelf = demo_catalog(), LiveInventory(demo_catalog())
+        pool = EngineRouter([DeviceWorker(catalog, shelf, DEVICE, Settings())])
+        waiting = ask(pool)
+        pool.close()
+        assert waiting.one().error == "runner_lost"
+        await_none(pool)

@@ -1,0 +1,150 @@
+"""The loop: what a request is told, what it shares with others, and what it does not."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common.protocol import JobDone, LoraWeight, Queued, Started, Step
+from runners.engine.engine import Engine
+from testing.workbench import Listener, demo_networks, make_engine, make_job
+from tests.support.files.lora_files import lora_file
+from tests.support.runner.jobs import Clock, drain, failure, finish, job, paint, pictures
+
+
+def test_a_request_hears_of_every_stage(engine: Engine) -> None:
+    listener = Listener()
+    engine.submit(job("a", steps=3), listener)
+    finish(engine)
+    assert listener.events[:-1] == [Queued(0), Started(), Step(1, 3), Step(2, 3), Step(3, 3)]
+    done = listener.events[-1]
+    assert isinstance(done, JobDone)
+    assert done.scheduler == "EulerDiscreteScheduler"
+    assert set(done.timings) == {"queue", "encode", "denoise", "decode", "save"}
+    assert done.timings["denoise"] > 0
+    assert pictures(listener)[0].shape == (64, 64, 3)
+
+
+def test_pictures_of_one_request_take_consecutive_seeds(engine: Engine) -> None:
+    listener = Listener()
+    engine.submit(job("three", seed=7, num_images=3), listener)
+    finish(engine)
+    together = pictures(listener)
+    for index, picture in enumerate(together):
+        (alone,) = paint(job("alone", seed=7 + index))
+        assert np.abs(picture.astype(int) - alone).max() <= 1
+    assert np.abs(together[0].astype(int) - together[1]).max() > 1
+
+
+def test_company_changes_no_picture() -> None:
+    jobs = [
+        job("guided", guidance_scale=4.0, negative_prompt="blurry", steps=5),
+        job("plain", seed=3, steps=5),
+        job("windowed", seed=4, control_guidance_end=0.5, steps=4, scheduler="euler_a"),
+        job("uncontrolled", seed=5, controlnet_strength=0.0, scheduler="dpm_sde"),
+        job("strong", seed=6, controlnet_strength=2.0, guidance_scale=7.0, scheduler="unipc"),
+    ]
+    together = paint(*jobs)
+    for each, picture in zip(jobs, together, strict=True):
+        (alone,) = paint(each)
+        assert np.abs(picture.astype(int) - alone).max() <= 1, each.request_id
+
+
+def test_lora_sets_run_side_by_side_and_touch_nobody_else(
+    tmp_path: Path, batches: list[list[str]]
+) -> None:
+    variant, _ = demo_networks("base")
+    for seed, name in enumerate(("drone", "style")):
+        file = lora_file(tmp_path / f"{name}.safetensors", variant.unet, "kohya", seed, rank=4)
+        variant.loras.add(name, file)
+    drone, style = LoraWeight("drone", 0.8), LoraWeight("style", 1.2)
+    sets = [(), (drone,), (style,), (drone, style), (LoraWeight("drone", 0.2),)]
+    jobs = [job(f"set-{number}", loras=loras) for number, loras in enumerate(sets)]
+    together = paint(*jobs)
+    assert all(len(batch) == 1 for batch in batches)
+    for each, picture in zip(jobs, together, strict=True):
+        (alone,) = paint(each)
+        assert np.abs(picture.astype(int) - alone).max() <= 1, each.request_id
+    different = {picture.tobytes() for picture in together}
+    assert len(different) == len(sets)
+
+
+def test_a_request_that_joins_half_way_shares_the_batch(
+    engine: Engine, batches: list[list[str]]
+) -> None:
+    first, second = Listener(), Listener()
+    engine.submit(job("first", steps=4), first)
+    engine.tick()
+    engine.tick()
+    engine.submit(job("second", steps=2, seed=9), second)
+    finish(engine)
+    assert batches == [["first"], ["first"], ["first", "second"], ["first", "second"]]
+    (alone,) = paint(job("second", steps=2, seed=9))
+    assert np.abs(pictures(second)[0].astype(int) - alone).max() <= 1
+
+
+def test_different_sizes_do_not_share_a_batch(engine: Engine, batches: list[list[str]]) -> None:
+    other = np.zeros((64, 128), np.uint8)
+    engine.submit(job("small"), Listener())
+    engine.submit(make_job(other, request_id="wide", steps=2, scheduler="euler"), Listener())
+    drain(engine)
+    assert all(len(batch) == 1 for batch in batches)
+
+
+def test_batches_keep_to_the_measured_bound(engine: Engine, batches: list[list[str]]) -> None:
+    engine.cost.max_batch_rows = 2
+    for name in "abc":
+        engine.submit(job(name), Listener())
+    engine.submit(job("guided", guidance_scale=3.0), Listener())
+    drain(engine)
+    assert batches == [["a", "b"], ["a", "b"], ["c"], ["c"], ["guided"], ["guided"]]
+
+
+def test_previews_come_at_most_five_times_a_second() -> None:
+    clock = Clock()
+    engine = make_engine()
+    engine._clock = clock
+    listener = Listener()
+    engine.submit(job("seen", steps=6, previews=True), listener)
+    for _ in range(6):
+        engine.tick()
+        clock.now += 0.125
+    engine.close()
+    steps = [event for event in listener.events if isinstance(event, Step)]
+    has_preview = [bool(step.preview) for step in steps]
+    assert has_preview == [True, False, True, False, True, False]
+    first = Image.open(io.BytesIO(steps[0].preview))
+    assert (first.format, first.size) == ("JPEG", (64, 64))
+
+
+def test_the_loop_runs_in_its_own_thread_and_closes() -> None:
+    engine = make_engine()
+    engine.start()
+    listener = Listener()
+    engine.submit(job("threaded"), listener)
+    assert engine.run_on_device_thread(lambda: None).result(timeout=20) is None
+    deadline = 200
+    while not isinstance(listener.events[-1], JobDone) and (deadline := deadline - 1):
+        engine._finisher._encoders.submit(lambda: None).result()
+        engine.run_on_device_thread(lambda: None).result(timeout=20)
+    engine.close()
+    assert pictures(listener)
+    ended = Listener()
+    engine.submit(job("after"), ended)
+    engine.close()
+    assert failure(ended) == "runner_lost"
+
+
+def test_a_finished_batch_is_let_go_while_others_still_run(engine: Engine) -> None:
+    """What it holds are its variant's weights too."""
+    engine.submit(job("short", steps=1), Listener())
+    engine.submit(job("long", model="lightning", steps=4), Listener())
+    while len(engine._queue.pending()) != 1:
+        engine.tick()
+    engine.tick()
+    (running,) = engine._queue.pending()
+    held = {owner for batch in engine._batches._batches.values() for owner in batch.row_samples}
+    assert held == {running}

@@ -1,0 +1,334 @@
+"""How requests end other than with a picture, and that they end alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import runners.engine.engine
+import runners.engine.output_stage
+from common.protocol import CancelCommand, GenerateJob, JobFailed, LoraWeight
+from runners.device import Device
+from runners.diffusion.batch import BatchCache
+from runners.diffusion.conditioning import Conditioning
+from runners.diffusion.denoise import predict_noise
+from runners.diffusion.sample import Sample
+from runners.diffusion.vae import Pixels, decode_latents
+from runners.engine.engine import Engine, EngineConfig
+from runners.networks.sdxl import SdxlModel
+from testing.workbench import Listener, demo_networks, make_engine
+from tests.support.runner.jobs import (
+    Clock,
+    await_end,
+    drain,
+    failure,
+    finish,
+    job,
+    paint,
+    pictures,
+)
+
+
+def test_cancelling_stops_the_work_within_one_step(
+    engine: Engine, batches: list[list[str]]
+) -> None:
+    listener, other = Listener(), Listener()
+    engine.submit(job("cancelled", steps=30), listener)
+    engine.submit(job("other", steps=3), other)
+    engine.tick()
+    assert engine.cancel(CancelCommand(request_id="cancelled")) == ("cancelled",)
+    assert failure(listener) == "cancelled"
+    finish(engine)
+    assert batches == [["cancelled", "other"], ["other"], ["other"]]
+    assert pictures(other)
+
+
+def test_cancelling_by_session_and_all(engine: Engine) -> None:
+    listeners = {name: Listener() for name in "abc"}
+    engine.submit(job("a", session="left"), listeners["a"])
+    engine.submit(job("b", session="right"), listeners["b"])
+    engine.submit(job("c"), listeners["c"])
+    assert engine.cancel(CancelCommand(session="left")) == ("a",)
+    assert engine.cancel(CancelCommand(request_id="a")) == ()
+    assert set(engine.cancel(CancelCommand(all=True))) == {"b", "c"}
+    assert {failure(listener) for listener in listeners.values()} == {"cancelled"}
+
+
+def test_a_newer_request_of_a_session_supersedes(engine: Engine) -> None:
+    old, waiting, new = Listener(), Listener(), Listener()
+    engine.submit(job("old", session="table", steps=9), old)
+    engine.tick()
+    engine.submit(job("waiting", session="table"), waiting)
+    engine.submit(job("new", session="table"), new)
+    finish(engine)
+    assert failure(old) == failure(waiting) == "superseded"
+    assert pictures(new)
+
+
+def test_of_a_session_the_last_to_arrive_wins_whoever_is_here_first(engine: Engine) -> None:
+    newer, older, newest = Listener(), Listener(), Listener()
+    engine.submit(job("newer", session="table", arrived=2.0), newer)
+    engine.submit(job("older", session="table", arrived=1.0), older)
+    assert failure(older) == "superseded"
+    drain(engine)
+    await_end(newer)
+    engine.submit(job("late", session="table", arrived=1.5), older)
+    assert failure(older) == "superseded"
+    engine.submit(job("newest", session="table", arrived=3.0), newest)
+    finish(engine)
+    assert pictures(newer)
+    assert pictures(newest)
+
+
+def test_equal_ids_join_and_one_leaving_leaves_the_other(
+    engine: Engine, batches: list[list[str]]
+) -> None:
+    first, second = Listener(), Listener()
+    engine.submit(job("same", subscriber="one"), first)
+    engine.tick()
+    engine.submit(job("same", subscriber="two"), second)
+    engine.cancel(CancelCommand(request_id="same", subscriber="one"))
+    finish(engine)
+    assert failure(first) == "cancelled"
+    assert pictures(second)
+    assert batches == [["same"], ["same"]]
+
+
+def test_ids_and_sessions_are_their_owners(engine: Engine, batches: list[list[str]]) -> None:
+    mine, theirs = Listener(), Listener()
+    engine.submit(job("same", owner="me", session="me/table", steps=3), mine)
+    engine.tick()
+    engine.submit(job("same", owner="they", session="they/table", steps=2), theirs)
+    for stranger in ("they", "", "me/"):
+        order = CancelCommand(request_id="same", owner=stranger, subscriber="nobody")
+        assert engine.cancel(order) == ()
+    assert engine.cancel(CancelCommand(session="me/table", owner="they")) == ()
+    finish(engine)
+    assert pictures(mine)
+    assert pictures(theirs)
+    assert sum(len(batch) for batch in batches) == 5, "neither joined the other"
+
+
+def test_the_last_caller_to_leave_ends_the_work(engine: Engine, batches: list[list[str]]) -> None:
+    engine.submit(job("left", subscriber="only", steps=20), Listener())
+    engine.tick()
+    engine.cancel(CancelCommand(request_id="left", subscriber="only"))
+    drain(engine)
+    assert len(batches) == 1
+
+
+def test_a_late_request_is_dropped_without_work(batches: list[list[str]]) -> None:
+    clock = Clock()
+    engine = make_engine()
+    engine._clock = clock
+    late, running, fine = Listener(), Listener(), Listener()
+    engine.cost.observe_step("base", 64 * 64, 1.0)
+    engine.submit(job("hopeless", steps=10, deadline=clock.now + 5), late)
+    engine.submit(job("fine", steps=2, deadline=clock.now + 50), fine)
+    engine.tick()
+    assert failure(late) == "deadline_exceeded"
+    engine.submit(job("overtaken", steps=4, deadline=clock.now + 20), running)
+    engine.tick()
+    clock.now += 30
+    finish(engine)
+    assert failure(running) == "deadline_exceeded"
+    assert pictures(fine)
+    assert not any("hopeless" in batch for batch in batches)
+
+
+def test_a_full_queue_refuses_with_the_time_to_come_back() -> None:
+    engine = make_engine(EngineConfig(max_queue=1))
+    kept, refused = Listener(), Listener()
+    engine.cost.observe_step("base", 64 * 64, 2.0)
+    engine.submit(job("kept", steps=3), kept)
+    engine.submit(job("refused"), refused)
+    failed = refused.events[-1]
+    assert isinstance(failed, JobFailed)
+    assert (failed.error, failed.retry_after) == ("overloaded", 6.0)
+    finish(engine)
+    assert pictures(kept)
+
+
+def test_a_queue_of_many_seconds_is_full_too() -> None:
+    engine = make_engine(EngineConfig(max_queue_seconds=12.0))
+    engine.cost.observe_step("base", 64 * 64, 2.0)
+    first, second, refused = Listener(), Listener(), Listener()
+    engine.submit(job("first", steps=2), first)
+    engine.submit(job("second", steps=3), second)
+    engine.submit(job("refused"), refused)
+    failed = refused.events[-1]
+    assert isinstance(failed, JobFailed)
+    assert (failed.error, failed.retry_after) == ("overloaded", 10.0)
+    finish(engine)
+    assert pictures(first)
+    assert pictures(second)
+
+
+def test_where_nothing_waits_even_the_longest_is_taken() -> None:
+    engine = make_engine(EngineConfig(max_queue_seconds=1.0))
+    engine.cost.observe_step("base", 64 * 64, 2.0)
+    listener = Listener()
+    engine.submit(job("long", steps=3), listener)
+    finish(engine)
+    assert pictures(listener)
+
+
+def test_a_failing_request_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(samples: Sequence[Sample], device: Device, _: BatchCache) -> list[torch.Tensor]:
+        if any(sample.job.request_id == "bad" for sample in samples):
+            raise RuntimeError("secret /path")
+        return predict_noise(samples, device)
+
+    monkeypatch.setattr(runners.engine.engine, "predict_noise", broken)
+    listeners = {name: Listener() for name in ("a", "bad", "b", "c")}
+    for seed, (name, listener) in enumerate(listeners.items()):
+        engine.submit(job(name, seed=seed), listener)
+    finish(engine)
+    failed = listeners["bad"].events[-1]
+    assert isinstance(failed, JobFailed)
+    assert failed.error == "internal"
+    assert "secret" not in failed.message
+    monkeypatch.undo()
+    for seed, name in ((0, "a"), (2, "b"), (3, "c")):
+        (alone,) = paint(job(name, seed=seed))
+        assert np.abs(pictures(listeners[name])[0].astype(int) - alone).max() <= 1
+
+
+def test_out_of_memory_shrinks_the_batch_before_anyone_sees_an_error(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def small_device(
+        samples: Sequence[Sample], device: Device, _: BatchCache
+    ) -> list[torch.Tensor]:
+        sizes.append(len(samples))
+        if len(samples) > 2:
+            raise torch.OutOfMemoryError
+        return predict_noise(samples, device)
+
+    monkeypatch.setattr(runners.engine.engine, "predict_noise", small_device)
+    listeners = [Listener() for _ in range(4)]
+    for index, listener in enumerate(listeners):
+        engine.submit(job(str(index), steps=1), listener)
+    finish(engine)
+    assert sizes == [4, 2, 2]
+    assert all(pictures(listener) for listener in listeners)
+
+
+def test_out_of_memory_lets_go_of_what_can_be_made_anew(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant, _ = demo_networks("base")
+    jobs = [job(str(index), loras=(LoraWeight("drone", 0.3),), steps=2) for index in range(2)]
+    held: list[int] = []
+
+    def small_device(
+        samples: Sequence[Sample], device: Device, batches: BatchCache
+    ) -> list[torch.Tensor]:
+        held.append(variant.loras._sets.used_bytes)
+        predictions = predict_noise(samples, device, batches)
+        if len(held) == 1:
+            assert variant.loras._sets.used_bytes > 0
+            raise torch.OutOfMemoryError
+        return predictions
+
+    monkeypatch.setattr(runners.engine.engine, "predict_noise", small_device)
+    listeners = [Listener() for _ in jobs]
+    for each, listener in zip(jobs, listeners, strict=True):
+        engine.submit(each, listener)
+    variant.loras.release_sets()
+    finish(engine)
+    assert held[:2] == [0, 0]
+    assert held[2] > 0
+    assert all(pictures(listener) for listener in listeners)
+
+
+def test_out_of_memory_alone_is_said_so(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(samples: Sequence[Sample], device: Device, _: BatchCache) -> list[torch.Tensor]:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(runners.engine.engine, "predict_noise", full)
+    listener = Listener()
+    engine.submit(job("big"), listener)
+    finish(engine)
+    assert failure(listener) == "out_of_memory"
+
+
+def test_a_decode_that_does_not_fit_is_tried_once_more(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+
+    def tight(latents: torch.Tensor, variant: SdxlModel, decoder: str) -> Pixels:
+        tries.append(decoder)
+        if len(tries) in {1, 3, 4}:
+            raise torch.OutOfMemoryError
+        return decode_latents(latents, variant, decoder)
+
+    monkeypatch.setattr(runners.engine.output_stage, "decode_latents", tight)
+    fits, never = Listener(), Listener()
+    engine.submit(job("fits", steps=1), fits)
+    drain(engine)
+    engine.submit(job("never", steps=1), never)
+    finish(engine)
+    assert pictures(fits)
+    assert failure(never) == "out_of_memory"
+    assert len(tries) == 4
+
+
+def test_a_request_that_cannot_be_prepared_waits_until_it_is_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = engine._conditioner.build
+
+    def tight(job: GenerateJob, *networks: Any) -> Conditioning:
+        if job.request_id == "large" and engine._queue.pending():
+            raise torch.OutOfMemoryError
+        return real(job, *networks)
+
+    monkeypatch.setattr(engine._conditioner, "build", tight)
+    small, large = Listener(), Listener()
+    engine.submit(job("small", steps=3), small)
+    engine.submit(job("large", steps=1), large)
+    finish(engine)
+    assert pictures(small)
+    assert pictures(large)
+
+
+def test_one_that_cannot_even_alone_is_told_so(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Conditioning:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(engine._conditioner, "build", full)
+    listener = Listener()
+    engine.submit(job("large"), listener)
+    finish(engine)
+    assert failure(listener) == "out_of_memory"
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_a_text_of_too_many_tokens_is_the_callers_error(engine: Engine, field: str) -> None:
+    fits, too_long = Listener(), Listener()
+    settings = {"steps": 1, "guidance_scale": 2.0}
+    engine.submit(job("fits", **settings, **{field: "x" * 2000}), fits)
+    engine.submit(job("long", **settings, **{field: "山" * 1000}), too_long)
+    finish(engine)
+    assert pictures(fits)
+    failed = too_long.events[-1]
+    assert isinstance(failed, JobFailed)
+    assert failed.error == "invalid_request"
+    assert failed.message == f"{field}: more than 2250 tokens"
+
+
+def test_an_unknown_scheduler_setting_is_the_callers_error(engine: Engine) -> None:
+    listener = Listener()
+    engine.submit(job("odd", scheduler="ddim", use_karras_sigmas=True), listener)
+    finish(engine)
+    assert failure(listener) == "invalid_request"

@@ -1,0 +1,152 @@
+"""No request leaves a trace in another: random sequences through one engine, against fresh ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common.protocol import GenerateJob, LoraWeight
+from common.scheduler_table import SCHEDULERS
+from models.demo.training.data.terrain import make_terrain
+from runners.engine.engine import Engine
+from runners.networks.lora import LoraManager
+from runners.networks.sdxl import ControlNet, SdxlModel
+from testing.workbench import (
+    DEVICE,
+    Listener,
+    ResidentLoader,
+    demo_catalog,
+    demo_networks,
+    make_job,
+)
+from tests.support.runner.jobs import await_end, drain, pictures
+
+Networks = dict[str, tuple[SdxlModel, ControlNet]]
+
+DEPTHS = [make_terrain(seed, size).depth for seed, size in ((1, (64, 64)), (2, (64, 72)))]
+LORAS = st.dictionaries(
+    st.sampled_from(sorted(demo_catalog().loras)), st.sampled_from([0.3, 1.0, 1.5]), max_size=2
+)
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> GenerateJob:
+    loras = draw(LORAS)
+    start, end = sorted(draw(st.tuples(*[st.sampled_from([0.0, 0.4, 1.0])] * 2)))
+    return make_job(
+        draw(st.sampled_from(DEPTHS)),
+        model=draw(st.sampled_from(sorted(demo_catalog().models))),
+        prompt=draw(st.sampled_from([era.prompt for era in demo_catalog().eras.values()])),
+        negative_prompt=draw(st.sampled_from([None, "", "blurry"])),
+        seed=draw(st.integers(0, 2**63 - 1)),
+        num_images=draw(st.integers(1, 2)),
+        steps=draw(st.integers(1, 4)),
+        guidance_scale=draw(st.sampled_from([0.0, 1.0, 2.0, 4.0])),
+        controlnet_strength=draw(st.sampled_from([0.0, 0.8, 1.5])),
+        control_guidance_start=start,
+        control_guidance_end=end,
+        scheduler=draw(st.sampled_from(["auto", *SCHEDULERS])),
+        loras=tuple(LoraWeight(name, loras[name]) for name in sorted(loras)),
+        decoder=draw(st.sampled_from(["full", "tiny"])),
+    )
+
+
+def _fresh() -> Networks:
+    """Networks that no request has touched."""
+    made = {}
+    for name in demo_catalog().models:
+        variant, controlnet = demo_networks(name)
+        parts = {
+            "tokenizer": variant.tokenizers[0],
+            "tokenizer_2": variant.tokenizers[1],
+            "text_encoder": variant.text_encoders[0],
+            "text_encoder_2": variant.text_encoders[1],
+            "unet": _without_hooks(variant.unet),
+            "vae": variant.vae,
+            "tiny_decoder": variant.tiny_decoder,
+        }
+        copies = {kind: copy.deepcopy(part) for kind, part in parts.items()}
+        made[name] = (
+            SdxlModel.from_components(name, variant.spec, copies, "fresh"),
+            copy.deepcopy(controlnet),
+        )
+    return made
+
+
+def _without_hooks(unet: Any) -> Any:
+    """Other tests may have hung their adapters on the shared UNet."""
+    clean = type(unet).from_config(unet.config)
+    clean.load_state_dict(unet.state_dict())
+    return clean.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def pristine() -> Networks:
+    return _fresh()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Engine]:
+    """One engine that paints every example of the test, one after another."""
+    engine = _engine(_fresh())
+    yield engine
+    engine.close()
+
+
+def _engine(networks: Networks) -> Engine:
+    loader: Any = ResidentLoader(networks)
+    engine = Engine(loader, DEVICE)
+    engine.cost.max_batch_rows = 8
+    return engine
+
+
+def _alone(job: GenerateJob, pristine: Networks) -> list[np.ndarray[Any, Any]]:
+    engine = _engine(copy.deepcopy({job.model: pristine[job.model]}))
+    listener = Listener()
+    engine.submit(job, listener)
+    drain(engine)
+    engine.close()
+    return pictures(listener)
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(sequence=st.lists(jobs(), min_size=2, max_size=6), data=st.data())
+def test_a_picture_does_not_depend_on_other_requests(
+    shared: Engine, pristine: Networks, sequence: list[GenerateJob], data: st.DataObject
+) -> None:
+    listeners = [Listener() for _ in sequence]
+    for number, (job, listener) in enumerate(zip(sequence, listeners, strict=True)):
+        shared.submit(replace(job, request_id=f"job-{number}"), listener)
+        for _ in range(data.draw(st.integers(0, 3))):
+            shared.tick()
+    drain(shared)
+    for job, listener in zip(sequence, listeners, strict=True):
+        await_end(listener)
+        for mine, theirs in zip(pictures(listener), _alone(job, pristine), strict=True):
+            assert np.abs(mine.astype(int) - theirs).max() <= 1
+
+
+def test_the_networks_are_as_they_were(shared: Engine, pristine: Networks) -> None:
+    """After everything that the shared engine has painted, its weights are the files' still."""
+    loader: Any = shared._loader
+    for name, (variant, controlnet) in loader._networks.items():
+        assert isinstance(variant.loras, LoraManager)
+        for mine, clean in (
+            (variant.unet, pristine[name][0].unet),
+            (controlnet.network, pristine[name][1].network),
+        ):
+            state = clean.state_dict()
+            assert all(
+                bool((value == state[key]).all()) for key, value in mine.state_dict().items()
+            )

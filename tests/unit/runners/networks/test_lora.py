@@ -1,0 +1,202 @@
+"""LoRAs against peft's own arithmetic, and that none stays behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
+
+import runners.networks.lora
+from common.protocol import LoraWeight
+from runners.errors import AdapterError
+from runners.networks.lora import LoraManager, read_lora
+from testing.workbench import WEIGHTS, demo_networks
+from tests.support.files.lora_files import layers_of, lora_file
+
+
+def predict(unet: torch.nn.Module) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    config: Any = unet.config
+    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    with torch.inference_mode():
+        result: torch.Tensor = unet(
+            noise(2, 4, 16, 16),
+            torch.tensor([500.0, 20.0]),
+            noise(2, 77, config.cross_attention_dim),
+            added_cond_kwargs={"text_embeds": noise(2, pooled), "time_ids": noise(2, 6)},
+            return_dict=False,
+        )[0]
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("loras")
+    unet = demo_networks("base")[0].unet
+    lora_file(path / "drone.safetensors", unet, "diffusers", seed=1, rank=4)
+    lora_file(path / "style.safetensors", unet, "kohya", seed=2, rank=6)
+    return path
+
+
+@pytest.fixture
+def bank(folder: Path) -> LoraManager:
+    unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float32)
+    made = LoraManager(unet)
+    made.add("drone", folder / "drone.safetensors")
+    made.add("style", folder / "style.safetensors")
+    return made
+
+
+def reference(folder: Path, strengths: dict[str, float]) -> torch.Tensor:
+    """The same by diffusers and peft, on a UNet of their own."""
+    from diffusers.loaders import StableDiffusionXLLoraLoaderMixin as Mixin
+
+    unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float32)
+    for name in strengths:
+        state, alphas = Mixin.lora_state_dict(
+            str(folder / f"{name}.safetensors"), unet_config=unet.config
+        )
+        unet.load_lora_adapter(state, prefix="unet", network_alphas=alphas, adapter_name=name)
+    unet.set_adapters(list(strengths), list(strengths.values()))
+    return predict(unet)
+
+
+@pytest.mark.parametrize(
+    "strengths",
+    [{"drone": 0.8}, {"style": 0.5}, {"drone": 0.8, "style": 0.4}, {"drone": 2.0, "style": 1.1}],
+)
+def test_it_equals_peft(bank: LoraManager, folder: Path, strengths: dict[str, float]) -> None:
+    loras = [LoraWeight(name, strength) for name, strength in strengths.items()]
+    with bank.activate(loras):
+        ours = predict(bank._unet)
+    expected = reference(folder, strengths)
+    assert (expected - predict(bank._unet)).abs().max() > 1e-3
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+
+
+def test_nothing_stays_behind(bank: LoraManager) -> None:
+    fresh = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float32)
+    untouched = predict(fresh)
+    with bank.activate([LoraWeight("drone", 1.0)]):
+        changed = predict(bank._unet)
+    assert not torch.equal(changed, untouched)
+    assert torch.equal(predict(bank._unet), untouched)
+    with pytest.raises(RuntimeError), bank.activate([LoraWeight("style", 1.0)]):
+        raise RuntimeError
+    assert torch.equal(predict(bank._unet), untouched)
+
+
+def test_a_set_is_the_same_whatever_was_active_before(bank: LoraManager) -> None:
+    wanted = [LoraWeight("drone", 0.3)]
+    with bank.activate(wanted):
+        first = predict(bank._unet)
+    for number in range(20):
+        with bank.activate([LoraWeight("style", number / 10)]):
+            predict_nothing = bank._active
+        assert predict_nothing
+    with bank.activate(wanted):
+        assert torch.equal(predict(bank._unet), first)
+
+
+@pytest.mark.parametrize(("drone", "style"), [(1.0, None), (0.5, None), (1.0, 0.5)])
+def test_every_set_is_of_one_kind_of_tensors(
+    bank: LoraManager, drone: float, style: float | None
+) -> None:
+    loras = [LoraWeight("drone", drone)]
+    if style is not None:
+        loras.append(LoraWeight("style", style))
+    with torch.inference_mode(), bank.activate(loras):
+        parts = list(bank._active.values())
+    assert all(part.down.is_inference() and part.up.is_inference() for part in parts)
+    assert all(part.down.is_contiguous() and part.up.is_contiguous() for part in parts)
+
+
+def test_sets_share_what_they_can(bank: LoraManager) -> None:
+    drone, half = LoraWeight("drone", 1.0), LoraWeight("drone", 0.5)
+    adapter = bank._adapters["drone"]
+    with bank.activate([drone]):
+        for layer, part in bank._active.items():
+            assert part.down is adapter[layer].down
+            assert part.up is adapter[layer].up
+        assert bank._sets.used_bytes == 0
+    with bank.activate([half]):
+        assert all(part.down is adapter[layer].down for layer, part in bank._active.items())
+        assert bank._sets.used_bytes == sum(part.up.nbytes for part in adapter.values())
+    with bank.activate([drone, LoraWeight("style", 1.0)]):
+        both = [part for name in ("drone", "style") for part in bank._adapters[name].values()]
+        whole = sum(part.down.nbytes + part.up.nbytes for part in both)
+        assert bank._sets.used_bytes == whole + sum(part.up.nbytes for part in adapter.values())
+    bank.release_sets()
+    assert bank._sets.used_bytes == 0
+
+
+@pytest.mark.parametrize(("room", "kept"), [(3.5, 3), (100, 16)])
+def test_a_slider_keeps_no_more_than_the_bounds(
+    bank: LoraManager, folder: Path, monkeypatch: pytest.MonkeyPatch, room: float, kept: int
+) -> None:
+    one = sum(part.up.nbytes for part in bank._adapters["drone"].values())
+    monkeypatch.setattr(runners.networks.lora, "_SET_BYTES", int(room * one))
+    slid = LoraManager(bank._unet)
+    slid.add("drone", folder / "drone.safetensors")
+    for number in range(20):
+        with slid.activate([LoraWeight("drone", 0.01 + number / 20)]):
+            assert slid._sets.used_bytes <= room * one
+    assert len(slid._sets) == kept
+
+
+def test_one_product_per_layer(bank: LoraManager) -> None:
+    both = [LoraWeight("drone", 1.0), LoraWeight("style", 1.0)]
+    with bank.activate(both):
+        ranks = {layer.down.shape[0] for layer in bank._active.values()}
+        assert len(bank._active) == len(layers_of(bank._unet))
+    assert ranks == {10}
+
+
+def test_convolutions_too(tmp_path: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float32)
+    layer = "down_blocks.0.resnets.0.conv1"
+    outputs, inputs, *kernel = unet.get_submodule(layer).weight.shape
+    down, up = torch.randn(2, inputs, *kernel) * 0.1, torch.randn(outputs, 2, 1, 1) * 0.1
+    save_file(
+        {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up},
+        tmp_path / "conv.safetensors",
+    )
+    bank = LoraManager(unet)
+    bank.add("conv", tmp_path / "conv.safetensors")
+    with bank.activate([LoraWeight("conv", 0.7)]):
+        ours = predict(unet)
+    with torch.no_grad():
+        unet.get_submodule(layer).weight += 0.7 * torch.einsum("rikl,or->oikl", down, up[..., 0, 0])
+    torch.testing.assert_close(ours, predict(unet), rtol=0, atol=1e-4)
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    unet = demo_networks("base")[0].unet
+    path = tmp_path / "lora.safetensors"
+    layer = layers_of(unet)[0]
+    for state, message in (
+        ({"unet.no.such.lora_A.weight": torch.ones(2, 3)}, "does not exist"),
+        ({f"unet.{layer}.lora_A.weight": torch.ones(2, 3),
+          f"unet.{layer}.lora_B.weight": torch.ones(5, 2)}, "shape of layer"),
+        ({"text_encoder.x.lora_A.weight": torch.ones(2, 3)}, "no layers"),
+    ):  # fmt: skip
+        save_file(state, path)
+        with pytest.raises(AdapterError, match=message):
+            read_lora(path, unet)
+
+
+def test_half_precision_weights_are_cast(folder: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float16)
+    layers, ignored = read_lora(folder / "drone.safetensors", unet)
+    assert {layer.up.dtype for layer in layers.values()} == {torch.float16}
+    assert ignored == []
+    assert np.isfinite([layer.up.abs().max().item() for layer in layers.values()]).all()

@@ -1,0 +1,37 @@
+"""How long threads that wait for their team spin, as libgomp says it when it is loaded."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.contention import painted
+from runners import SPIN_COUNT
+
+_NAMES = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch brings another OpenMP elsewhere")
+@pytest.mark.parametrize(
+    ("settings", "spins"),
+    [({}, SPIN_COUNT), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_the_engine_sets_it_where_nobody_has(settings: dict[str, str], spins: str) -> None:
+    inherited = {k: v for k, v in os.environ.items() if k not in _NAMES}
+    done = subprocess.run(
+        [sys.executable, "-c", "import runners.engine.engine"],
+        env={**inherited, **settings, "OMP_DISPLAY_ENV": "verbose"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr) == [spins]
+
+
+@pytest.mark.parametrize("way", ["libgomp", "ours"])
+def test_pictures_are_painted_either_way(way: str) -> None:
+    assert 0 < painted(way, 1) < 60

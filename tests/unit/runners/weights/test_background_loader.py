@@ -1,0 +1,119 @@
+"""Loading in the background: once, shared, retried, and forgotten when unloaded."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from runners.errors import LoadError
+from runners.weights.background_loader import BackgroundLoader
+
+
+class Network:
+    """Stands for weights; as a variant it has read the LoRAs in `names`."""
+
+    def __init__(self) -> None:
+        self.loras = self
+        self.names: list[str] = []
+
+
+class FakeModelCache:
+    """Loads when the gate opens; `broken` makes loads fail."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.broken = False
+        self.loads = 0
+        self.variants: dict[str, Any] = {}
+        self.controlnets: dict[str, Any] = {}
+        self.eviction_blocked = False
+
+    def touch(self, model: str, controlnet: str) -> tuple[Any, Any]:
+        return self.variants.get(model), self.controlnets.get(controlnet)
+
+    def load_variant(self, name: str, beside: Sequence[str]) -> Any:
+        self.gate.wait(10)
+        self.loads += 1
+        if self.broken:
+            raise LoadError(f"model {name}: its unet could not be loaded")
+        return self.variants.setdefault(name, Network())
+
+    def load_loras(self, model: str, names: Sequence[str]) -> None:
+        self.variants[model].names += names
+
+    def load_controlnet(self, name: str, beside: Sequence[str]) -> Any:
+        return self.controlnets.setdefault(name, Network())
+
+
+@pytest.fixture
+def residency() -> FakeModelCache:
+    return FakeModelCache()
+
+
+@pytest.fixture
+def loader(residency: FakeModelCache) -> BackgroundLoader:
+    fake: Any = residency
+    return BackgroundLoader(fake)
+
+
+def test_asking_starts_one_load_and_tells_when_it_is_done(
+    loader: BackgroundLoader, residency: FakeModelCache
+) -> None:
+    changed = threading.Event()
+    loader.on_change = changed.set
+    assert loader.get_or_start_load("base", "depth") is None
+    assert loader.get_or_start_load("base", "depth") is None
+    joined = loader.load("base", "depth")
+    residency.gate.set()
+    assert changed.wait(10)
+    joined.result(10)
+    assert loader.get_or_start_load("base", "depth") is not None
+    assert residency.loads == 1
+
+
+def test_loras_are_read_before_a_request_that_names_them_starts(
+    loader: BackgroundLoader, residency: FakeModelCache
+) -> None:
+    residency.gate.set()
+    loader.load("base", "depth").result(10)
+    assert loader.get_or_start_load("base", "depth") is not None
+    assert loader.get_or_start_load("base", "depth", ["drone"]) is None
+    loader.load("base", "depth", ["drone"]).result(10)
+    assert loader.get_or_start_load("base", "depth", ["drone"]) is not None
+    assert residency.variants["base"].names == ["drone"]
+
+
+def test_a_failure_is_told_once_and_then_tried_again(
+    loader: BackgroundLoader, residency: FakeModelCache
+) -> None:
+    residency.gate.set()
+    residency.broken = True
+    assert loader.get_or_start_load("base", "depth") is None
+    with pytest.raises(LoadError):
+        loader.load("base", "depth").result(10)
+    with pytest.raises(LoadError, match="unet"):
+        loader.get_or_start_load("base", "depth")
+    residency.broken = False
+    assert loader.get_or_start_load("base", "depth") is None
+    loader.load("base", "depth").result(10)
+    assert loader.get_or_start_load("base", "depth") is not None
+
+
+def test_what_is_unloaded_is_freed_and_loads_anew(
+    loader: BackgroundLoader, residency: FakeModelCache
+) -> None:
+    residency.gate.set()
+    assert loader.get_or_start_load("base", "depth") is None
+    loader.load("base", "depth").result(10)
+    held = weakref.ref(residency.variants["base"])
+    residency.variants.clear()
+    gc.collect()
+    assert held() is None
+    assert loader.get_or_start_load("base", "depth") is None
+    loader.load("base", "depth").result(10)
+    assert loader.get_or_start_load("base", "depth") is not None

@@ -1,0 +1,170 @@
+"""Weights within a budget: who leaves, who stays, and that pictures do not notice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.store.inventory import LiveInventory
+from runners.engine.engine import Engine
+from runners.errors import LoadError
+from runners.networks.pinned_weights import PinnedWeightCache
+from runners.weights.background_loader import BackgroundLoader
+from runners.weights.model_cache import ModelCache
+from runners.weights.vram_budget import VramBudget, device_bytes
+from testing.imports import store_at
+from testing.workbench import DEVICE, Listener, demo_catalog
+from tests.support.runner.jobs import job, paint, pictures
+
+CONTROLNET = "sdxl_small"
+
+
+@pytest.fixture(scope="module")
+def shelf(demo_home: Path) -> Iterator[LiveInventory]:
+    with store_at(demo_home):
+        yield LiveInventory(demo_catalog())
+
+
+def bytes_of(shelf: LiveInventory, *models: str) -> int:
+    """Of the variants together with the ControlNet, shared parts once."""
+    entries = [shelf.inventory.models[name] for name in models]
+    entries.append(shelf.inventory.controlnets[CONTROLNET])
+    parts = {part.tag: part for entry in entries for part in entry.components.values()}
+    return sum(device_bytes(DEVICE, part) for part in parts.values())
+
+
+def residency_of(shelf: LiveInventory, budget_bytes: int | None) -> ModelCache:
+    budget = VramBudget(DEVICE, None if budget_bytes is None else budget_bytes / 1e9)
+    return ModelCache(demo_catalog(), shelf, DEVICE, budget)
+
+
+def ask(residency: ModelCache, *models: str) -> None:
+    for model in models:
+        residency.touch(model, CONTROLNET)
+        residency.load_variant(model, beside=[CONTROLNET])
+        residency.load_controlnet(CONTROLNET, beside=[model])
+
+
+def test_without_a_budget_everything_stays(shelf: LiveInventory) -> None:
+    residency = residency_of(shelf, None)
+    ask(residency, "base", "lightning", "hyper")
+    assert set(residency.variants) == {"base", "lightning", "hyper"}
+    assert residency.used_bytes >= bytes_of(shelf, "base", "lightning", "hyper")
+
+
+def test_further_variants_add_their_unet_alone(shelf: LiveInventory) -> None:
+    residency = residency_of(shelf, None)
+    ask(residency, "base")
+    one = residency.used_bytes
+    unet = residency.resident_bytes["unet"]
+    ask(residency, "lightning")
+    assert residency.used_bytes - one == unet
+    ask(residency, "hyper")
+    assert residency.used_bytes - one == 2 * unet
+
+
+def test_who_was_asked_for_longest_ago_leaves(shelf: LiveInventory) -> None:
+    bound = bytes_of(shelf, "base", "lightning") + 10_000
+    residency = residency_of(shelf, bound)
+    ask(residency, "base", "lightning", "base", "hyper")
+    assert set(residency.variants) == {"base", "hyper"}
+    assert set(residency.controlnets) == {CONTROLNET}
+    assert residency.used_bytes <= bound
+    ask(residency, "lightning")
+    assert set(residency.variants) == {"lightning", "hyper"}
+
+
+def test_what_is_in_use_never_leaves(shelf: LiveInventory) -> None:
+    residency = residency_of(shelf, bytes_of(shelf, "base", "lightning") + 10_000)
+    ask(residency, "base", "lightning")
+    used = {"base", "lightning", CONTROLNET}
+    residency.in_use = lambda: set(used)
+    loading = threading.Thread(target=ask, args=(residency, "hyper"))
+    loading.start()
+    deadline = time.monotonic() + 10
+    while not residency.eviction_blocked:
+        assert time.monotonic() < deadline
+    assert set(residency.variants) == {"base", "lightning"}
+    used.discard("lightning")
+    loading.join(10)
+    assert set(residency.variants) == {"base", "hyper"}
+    assert not residency.eviction_blocked
+
+
+def test_what_cannot_fit_alone_is_named(shelf: LiveInventory) -> None:
+    residency = residency_of(shelf, 1_000_000)
+    with pytest.raises(LoadError, match=r"model base: its .* GB do not fit .*VRAM_BUDGET_GB"):
+        residency.load_variant("base")
+    assert "model base" in residency.errors
+
+
+def test_an_estimator_counts_leaves_and_comes_back(shelf: LiveInventory) -> None:
+    entry = shelf.inventory.depth_estimators["relief"]
+    (needed,) = (device_bytes(DEVICE, part) for part in entry.components.values())
+    residency = residency_of(shelf, bytes_of(shelf, "base") + needed // 2)
+    first = residency.load_estimator("relief")
+    assert residency.resident_bytes["depth_estimator"] == residency.used_bytes
+    assert abs(residency.used_bytes - needed) < 1000
+    picture = np.arange(256 * 256 * 3, dtype=np.uint8).reshape(256, 256, 3)
+    depth = first.estimate(picture)
+    ask(residency, "base")
+    assert not residency.estimators
+    assert "depth_estimator" not in residency.resident_bytes
+    used = {"depth_estimator relief"}
+    residency.in_use = lambda: used
+    again = residency.load_estimator("relief")
+    assert set(residency.estimators) == {"relief"}
+    assert not residency.variants
+    np.testing.assert_array_equal(again.estimate(picture), depth)
+
+
+def test_loras_leave_with_their_variant(shelf: LiveInventory) -> None:
+    residency = residency_of(shelf, bytes_of(shelf, "base") + 10_000)
+    ask(residency, "base")
+    residency.load_loras("base", ["drone"])
+    assert residency.resident_bytes["lora"] > 0
+    ask(residency, "lightning")
+    assert residency.resident_bytes["lora"] == 0
+    assert residency.variants["lightning"].loras.names == ()
+
+
+def test_pictures_under_a_tight_budget_are_the_same(shelf: LiveInventory) -> None:
+    """Three variants take turns where one fits; nobody waits for ever, nothing changes."""
+    bound = bytes_of(shelf, "base") + 2_000_000
+    residency = residency_of(shelf, bound)
+    loader = BackgroundLoader(residency)
+    engine = Engine(loader, DEVICE)
+    models = ["base", "lightning", "base", "hyper", "lightning", "base"]
+    jobs = [job(f"{n}-{model}", model=model, seed=n) for n, model in enumerate(models)]
+    listeners = [Listener() for _ in jobs]
+    engine.start()
+    for each, listener in zip(jobs, listeners, strict=True):
+        engine.submit(each, listener)
+    deadline = time.monotonic() + 60
+    while engine.load()[:2] != (0, 0):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    engine.close()
+    loader.close()
+    assert len(residency.variants) == 1
+    for each, listener in zip(jobs, listeners, strict=True):
+        (alone,) = paint(each)
+        assert np.abs(pictures(listener)[0].astype(int) - alone.astype(int)).max() <= 1
+
+
+def test_copies_are_kept_within_their_room(shelf: LiveInventory) -> None:
+    (file,) = shelf.inventory.models["base"].components["unet"].path.glob("*.safetensors")
+    store = PinnedWeightCache(DEVICE)
+    first = store.read(file, torch.float32)
+    assert store.bytes == sum(tensor.nbytes for tensor in first.values())
+    again = store.read(file, torch.float32)
+    assert all(again[name] is tensor for name, tensor in first.items())
+    full = PinnedWeightCache(DEVICE, room=10)
+    assert set(full.read(file, torch.float32)) == set(first)
+    assert full.bytes == 0
