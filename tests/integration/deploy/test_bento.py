@@ -77,7 +77,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     for name in ("service.py", "bentofile.yaml", "requirements.lock", "README.md"):
         shutil.copy(ROOT / name, source)
     for name in ("common", "api", "runners", "models", "playground", "tests"):
-        skipped = shutil.ignore_patterns("weights", "__pycache__")
+        skipped = shutil.ignore_patterns("*.safetensors", "__pycache__")
         shutil.copytree(ROOT / name, source / name, ignore=skipped)
     stray = source / "build" / "bentoml" / "service.py"
     stray.parent.mkdir(parents=True)

@@ -221,7 +221,10 @@ def test_the_projects_client_finds_it(python: str, chain: Chain, tmp_path: Path)
     """Through the platform's own package, beside the Pillow that this pins."""
     packages = client_packages(python)
     chain.platform.worker = chain.worker
-    caller, picture = ROOT / "tests" / "integration" / "serverless_caller.py", tmp_path / "p.png"
+    caller, picture = (
+        ROOT / "tests" / "support" / "vast" / "serverless_caller.py",
+        tmp_path / "p.png",
+    )
     done = subprocess.run(
         [python, caller, chain.platform.url, picture], capture_output=True, text=True, timeout=120,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT / 'client'}{os.pathsep}{packages}"},
