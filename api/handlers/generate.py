@@ -15,7 +15,7 @@ from starlette.responses import Response
 from api.errors import ApiError, Internal
 from api.handlers.prepare import PreparedJob, RequestPreparer
 from api.handlers.resolve import RequestResolver
-from api.handlers.sse import _event, format_sse_event
+from api.handlers.sse import format_event, format_sse_event
 from api.http.media_types import preferred_image_type
 from api.observability import RequestRecorder
 from api.runner_client import RunnerClient
@@ -88,17 +88,17 @@ class GenerateHandler:
                     seconds = time.monotonic() - arrived
                     log.info("painted", model=job.model, seconds=round(seconds, 3))
                     answer = build_generate_response(event, prepared, seconds)
-                    yield _event("done", answer.model_dump_json())
+                    yield format_event("done", answer.model_dump_json())
                 else:
                     yield format_sse_event(event)
         except ApiError as error:
             log.info("refused", error=error.code, message=error.message)
             account.mark_failure(error.code)
-            yield _event("error", bytes(error.response(request_id).body).decode())
+            yield format_event("error", bytes(error.response(request_id).body).decode())
         except Exception:
             log.exception("stream failed")
             account.mark_failure(Internal.code)
-            yield _event("error", bytes(Internal().response(request_id).body).decode())
+            yield format_event("error", bytes(Internal().response(request_id).body).decode())
         finally:
             await events.aclose()
 

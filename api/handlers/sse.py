@@ -16,17 +16,18 @@ def format_sse_event(event: object) -> str:
     """
     match event:
         case Queued(position):
-            return _event("queued", json.dumps({"position": position}))
+            return format_event("queued", json.dumps({"position": position}))
         case Started():
-            return _event("started", "{}")
+            return format_event("started", "{}")
         case Step(index, total, preview):
             content: dict[str, object] = {"step": index, "steps": total}
             if preview:
                 content["preview_b64"] = base64.b64encode(preview).decode("ascii")
-            return _event("step", json.dumps(content))
+            return format_event("step", json.dumps(content))
         case _:
             raise TypeError(f"{type(event).__name__} is not a progress event")
 
 
-def _event(name: str, data: str) -> str:
+def format_event(name: str, data: str) -> str:
+    """Return an event in the text format of server-sent events; `data` is a single line."""
     return f"event: {name}\ndata: {data}\n\n"

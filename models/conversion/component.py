@@ -11,6 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
+from models.catalog.schema import PICKLE_SUFFIXES
 from models.conversion.config import (
     PROCESSOR_NAME,
     read_config,
@@ -29,8 +30,6 @@ from models.conversion.tensor_copy import TensorSlice, write_slices
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 _TRANSFORMERS_NAME = "model.safetensors"
 _DIFFUSERS_NAME = "diffusion_pytorch_model.safetensors"
-
-_PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
 
 
 def weight_name(kind: str) -> str:
@@ -131,7 +130,7 @@ _LEGACY_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn
 
 
 def _refuse_pickle(path: Path) -> None:
-    if path.suffix.lower() in _PICKLES:
+    if path.suffix.lower() in PICKLE_SUFFIXES:
         raise WeightsError(f"{path.name}: a pickle; only safetensors weights are read")
 
 

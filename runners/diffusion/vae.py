@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
@@ -14,6 +15,7 @@ import torch
 from runners.errors import NonFiniteError
 from runners.networks.sdxl import SdxlModel
 
+T = TypeVar("T")
 Pixels = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 log = structlog.get_logger(__name__)
 _PEAK_VALUES_PER_CHANNEL = 7.5
@@ -72,18 +74,12 @@ def decode_within_memory(autoencoder: Any, latents: torch.Tensor) -> torch.Tenso
     Raises:
         torch.OutOfMemoryError: a single tile does not fit.
     """
-    if needs_tiling(autoencoder, latents) and needed_bytes(autoencoder, latents) > free_bytes(
-        latents
-    ):
-        return _decode_tiled(autoencoder, latents)
-    try:
-        return autoencoder.decode(latents, return_dict=False)[0]
-    except torch.OutOfMemoryError:
-        if not needs_tiling(autoencoder, latents):
-            raise
-    if latents.device.type == "cuda":
-        torch.cuda.empty_cache()
-    return _decode_tiled(autoencoder, latents)
+    return _run_within_memory(
+        autoencoder,
+        latents,
+        whole=lambda: autoencoder.decode(latents, return_dict=False)[0],
+        tiled=lambda: _decode_tiled(autoencoder, latents),
+    )
 
 
 def encode_within_memory(autoencoder: Any, image: torch.Tensor) -> Any:
@@ -97,18 +93,29 @@ def encode_within_memory(autoencoder: Any, image: torch.Tensor) -> Any:
     """
     height, width = image.shape[-2:]
     latents = image.new_empty((1, 4, height // 8, width // 8))
-    if needs_tiling(autoencoder, latents) and needed_bytes(autoencoder, latents) > free_bytes(
-        latents
-    ):
-        return _encode_tiled(autoencoder, image)
+    return _run_within_memory(
+        autoencoder,
+        latents,
+        whole=lambda: autoencoder.encode(image).latent_dist,
+        tiled=lambda: _encode_tiled(autoencoder, image),
+    )
+
+
+def _run_within_memory(
+    autoencoder: Any, latents: torch.Tensor, whole: Callable[[], T], tiled: Callable[[], T]
+) -> T:
+    """Return the result for the whole image, or for its tiles if memory does not suffice."""
+    is_tileable = needs_tiling(autoencoder, latents)
+    if is_tileable and needed_bytes(autoencoder, latents) > free_bytes(latents):
+        return tiled()
     try:
-        return autoencoder.encode(image).latent_dist
+        return whole()
     except torch.OutOfMemoryError:
-        if not needs_tiling(autoencoder, latents):
+        if not is_tileable:
             raise
-    if image.device.type == "cuda":
+    if latents.device.type == "cuda":
         torch.cuda.empty_cache()
-    return _encode_tiled(autoencoder, image)
+    return tiled()
 
 
 def needs_tiling(autoencoder: Any, latents: torch.Tensor) -> bool:
