@@ -1,14 +1,20 @@
-"""What hostile requests cost everybody else: /livez, the next honest caller, memory, the log.
+"""Cost of hostile requests to everybody else: /livez, the next honest caller, memory, the log.
 
     python -m benchmarks.abuse [--only EXPRESSION] [--list]
 
-Starts the service on the demo set with a token, and for each attack of `abuse_cases` has another
-process send it while /livez is asked every 20 ms and the installation's own request (two LoRAs,
-guidance, control) is painted again and again. Holds if, during every attack, /livez answers within
-100 ms (p99), the honest request that follows the attack's first byte takes no more than twice as
-long as those before it (the median of three attacks), the log grows by at most twice the bytes
-that were received, and no answer to the attack is a fault. Attacker and service share the
-machine's cores, so few cores show more.
+Starts the service on the demo set with a token. Another process sends each attack of `abuse_cases`.
+Meanwhile a watcher calls /livez every 20 ms, and an honest client sends the installation's own
+request (two LoRAs, guidance, control) again and again.
+
+Every attack must keep four limits:
+
+- /livez answers within 100 ms (p99).
+- The honest request that follows the attack's first byte takes at most twice as long as those
+  before. The median of three attacks counts.
+- The log grows by at most two bytes per byte received.
+- No answer to the attack is a server fault.
+
+Attacker and service share the machine's cores, so a machine with few cores shows more.
 """
 
 from __future__ import annotations
@@ -53,7 +59,7 @@ _PIECE = 2**18
 
 @dataclass(slots=True)
 class Toll:
-    """What an attack cost: seconds, bytes, and the answers that it got."""
+    """Cost of one attack: seconds, bytes, and the count of its answers by status."""
 
     name: str
     livez_p99: float
@@ -65,8 +71,8 @@ class Toll:
 
     @property
     def holds(self) -> bool:
-        """Whether it is within the bars."""
-        # Who closes a connection in the middle of a body that is too large may have told nothing.
+        """Whether every figure is within its bar."""
+        # The server may close the connection of a body that is too large without an answer.
         faults = set(self.answers) - {"connection closed", "503", "504"}
         faults = {status for status in faults if status >= "500"}
         return (
@@ -78,7 +84,7 @@ class Toll:
 
 
 async def attack(url: str, chosen: Attack) -> None:
-    """Be the attacker: make the requests; for each line, send them and print what they got."""
+    """Send the chosen attack once per line of standard input, and print the answers as JSON."""
     host, port = url.removeprefix("http://").split(":")
     calls = [_on_the_wire(call) for call in chosen.calls()]
     print(sum(map(len, calls)), flush=True)
@@ -108,7 +114,7 @@ async def _send(calls: list[bytes], host: str, port: int, at_once: int) -> Count
 
 
 async def _write(writer: asyncio.StreamWriter, call: bytes) -> None:
-    """Send in pieces: asyncio copies what it cannot send yet, on cores that the service needs."""
+    """Send in pieces, because asyncio copies unsent data on cores that the service needs."""
     view = memoryview(call)
     with contextlib.suppress(OSError):
         for start in range(0, len(view), _PIECE):
@@ -117,7 +123,7 @@ async def _write(writer: asyncio.StreamWriter, call: bytes) -> None:
 
 
 def _on_the_wire(call: Call) -> bytes:
-    """A request's bytes, made beforehand: an attacker's own work is not what is measured."""
+    """Build a request's bytes beforehand, so that the attacker's own work is not measured."""
     headers = {"Host": "localhost", "Connection": "close", **call.headers}
     headers |= {"Authorization": f"Bearer {TOKEN}"} if call.has_token else {}
     headers |= {"Content-Length": str(len(call.body))} if call.body else {}
@@ -126,7 +132,7 @@ def _on_the_wire(call: Call) -> bytes:
 
 
 class Watch:
-    """What is seen of the service while it is attacked."""
+    """Latency of /livez, in seconds, and peak memory, in bytes, during an attack."""
 
     def __init__(self, url: str) -> None:
         self._port = int(url.rsplit(":", 1)[1])
@@ -136,7 +142,7 @@ class Watch:
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Ask until the context is left."""
+        """Sample until the context exits."""
         tasks = [asyncio.create_task(self._ask()), asyncio.create_task(self._weigh())]
         try:
             yield
@@ -154,7 +160,7 @@ class Watch:
                 await asyncio.sleep(_LIVEZ_EVERY)
 
     async def _weigh(self) -> None:
-        """The public process and its decoders; what the runner holds is its weights."""
+        """Sample the memory of the API process and its decoders; the runner's is its weights."""
         api = processes_of(self._port)["api"]
         while True:
             with contextlib.suppress(psutil.Error):
@@ -164,14 +170,20 @@ class Watch:
 
 
 async def honest(client: httpx.AsyncClient) -> float:
-    """Seconds of the installation's own request."""
+    """Return the seconds of one honest request."""
     began = time.monotonic()
     (await client.post("/generate", json=HONEST, headers=_BEARER)).raise_for_status()
     return time.monotonic() - began
 
 
 async def toll_of(name: str, url: str, log: Path) -> Toll:
-    """Have one attack made, and measure."""
+    """Run one attack and measure its cost.
+
+    Args:
+        name: key of the attack in `ATTACKS`.
+        url: base URL of the service.
+        log: the service's log file.
+    """
     attacker = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.abuse", "--attack", name, "--url", url),
         cwd=ROOT,
@@ -186,24 +198,24 @@ async def toll_of(name: str, url: str, log: Path) -> Toll:
         logged = _size(log)
         async with Watch(url).watching():
             alone = float(np.median([await honest(client) for _ in range(_BASELINES)]))
-        # Lines of the honest requests are part of the log too.
+        # The honest requests write log lines too, so their share is subtracted below.
         each = (_size(log) - logged) / _BASELINES
-        logged, painted = _size(log), 0
+        logged, answered = _size(log), 0
         began = time.monotonic()
         async with watch.watching():
             for _ in range(ROUNDS):
                 attacker.stdin.write(b"\n")
-                said = asyncio.create_task(attacker.stdout.readline())
+                reply = asyncio.create_task(attacker.stdout.readline())
                 followed.append(await honest(client))
-                painted += 1
-                while not said.done():
+                answered += 1
+                while not reply.done():
                     await honest(client)
-                    painted += 1
-                answers.update(json.loads(await said))
+                    answered += 1
+                answers.update(json.loads(await reply))
         seconds = time.monotonic() - began
     attacker.stdin.close()
     await attacker.wait()
-    grown = max(0.0, _size(log) - logged - painted * each)
+    grown = max(0.0, _size(log) - logged - answered * each)
     return Toll(
         name, round(float(np.percentile(watch.livez, 99)), 4),
         round(float(np.median(followed)) / alone, 2), watch.peak, round(grown / received, 3),
@@ -216,7 +228,13 @@ def _size(file: Path) -> int:
 
 
 async def measure(names: list[str], url: str, log: Path) -> list[Toll]:
-    """The tolls of several attacks, a line each."""
+    """Run the attacks one after another, and print a row for each.
+
+    Args:
+        names: keys of the attacks in `ATTACKS`.
+        url: base URL of the service.
+        log: the service's log file.
+    """
     tolls = []
     print(f"{'':44}{'livez p99':>10}{'honest':>8}{'peak MB':>9}{'log/byte':>9}{'s':>7}  answers")
     for name in names:
@@ -226,7 +244,7 @@ async def measure(names: list[str], url: str, log: Path) -> list[Toll]:
             f"{toll.livez_p99 * 1000:8.0f}ms{toll.honest_ratio:7.2f}x{toll.peak_bytes / 1e6:9.0f}"
         )
         answers = " ".join(f"{key}:{count}" for key, count in sorted(toll.answers.items()))
-        mark = "" if toll.holds else "  <-- beyond a bar"
+        mark = "" if toll.holds else "  <-- exceeds a bar"
         print(
             f"{toll.name[:43]:44}{figures}{toll.log_per_byte:9.3f}{toll.seconds:7.1f}  "
             f"{answers}{mark}",
@@ -236,12 +254,12 @@ async def measure(names: list[str], url: str, log: Path) -> list[Toll]:
 
 
 def main() -> None:
-    """Start, attack, and finish with the worst figures against their bars."""
+    """Start the service, attack it, and finish with the worst figures against their bars."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="", help="attacks whose names match an expression")
-    parser.add_argument("--list", action="store_true", help="name them and end")
+    parser.add_argument("--only", default="", help="only attacks whose names match this expression")
+    parser.add_argument("--list", action="store_true", help="list the attacks and exit")
     parser.add_argument("--attack", help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -255,7 +273,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="experimance-") as folder:
         home, log = Path(folder, "bentoml"), Path(folder, "log")
         import_demo(home)
-        # An honest caller must not be refused for his own queue.
+        # Without a long queue, the honest client would be refused because of its own requests.
         settings = {"API_TOKEN": TOKEN, "MAX_QUEUE_SECONDS": "3600"}
         with started_service(home, log, settings) as url:
             tolls = asyncio.run(measure(names, url, log))

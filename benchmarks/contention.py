@@ -1,10 +1,10 @@
-"""What other programs on the same cores cost a picture, and what waiting threads make of it.
+"""Slowdown by other programs on the same cores, by the spin count of waiting threads.
 
     python -m benchmarks.contention [--rounds N] [--pictures N]
 
-Paints the demo's pictures in a process of their own, alone on this machine and beside two busy
-loops for each core, in turn with libgomp's own default for how long a thread that waits for its
-team spins (GOMP_SPINCOUNT=300000) and with the service's. Takes four minutes.
+Generates the demo's images in a process of their own, alone and beside two busy loops per core.
+Rounds alternate between two spin counts of a thread that waits for its team: libgomp's default
+(GOMP_SPINCOUNT=300000) and the service's. Takes four minutes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from testing.server import ROOT
 from testing.workbench import Listener, drain, finished, make_engine, make_job
 
 BESIDE_BAR, ALONE_BAR = 0.75, 1.1
-"""The service's seconds over those with libgomp's default, beside busy loops and alone."""
+"""Seconds with the service's spin count over libgomp's, beside busy loops and alone."""
 _SIDE = 256
 _WAYS = {"libgomp": "300000", "ours": SPIN_COUNT}
 _READ_BY_LIBGOMP = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
 
 
 def paint(pictures: int) -> float:
-    """Median seconds of a picture in this process, after one to warm up."""
+    """Return the median seconds of an image in this process, after one to warm up."""
     engine = make_engine()
     depth = np.tile(np.arange(_SIDE, dtype=np.uint8), (_SIDE, 1))
     listeners = [Listener() for _ in range(pictures + 1)]
@@ -51,7 +51,7 @@ def paint(pictures: int) -> float:
 
 
 def painted(way: str, pictures: int) -> float:
-    """The same in a process of its own, whose libgomp spins in one way."""
+    """Return the median seconds of an image in a new process with one way's spin count."""
     inherited = {k: v for k, v in os.environ.items() if k not in _READ_BY_LIBGOMP}
     command = [sys.executable, "-m", "benchmarks.contention", "--worker"]
     done = subprocess.run(
@@ -67,7 +67,7 @@ def painted(way: str, pictures: int) -> float:
 
 @contextlib.contextmanager
 def busy(processes: int) -> Iterator[None]:
-    """So many programs that never wait."""
+    """Run busy loops in this many processes until the context exits."""
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
     try:
         yield
@@ -78,7 +78,7 @@ def busy(processes: int) -> Iterator[None]:
 
 
 def measure(rounds: int, pictures: int) -> dict[str, dict[str, float]]:
-    """Median seconds of a picture by way, alone and beside."""
+    """Return the median seconds of an image by way, alone and beside busy loops."""
     found: dict[str, dict[str, list[float]]] = {way: {"alone": [], "beside": []} for way in _WAYS}
     for place, loops in (("alone", 0), ("beside", 2 * (os.cpu_count() or 1))):
         for _ in range(rounds):
@@ -92,12 +92,12 @@ def measure(rounds: int, pictures: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Measure, and finish with the ratio beside busy loops."""
+    """Measure, and finish with the ratios alone and beside busy loops."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=4, help="of each process")
+    parser.add_argument("--pictures", type=int, default=4, help="images per process")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:

@@ -1,10 +1,10 @@
-"""What DeepCache saves at SDXL's size, and what it costs the pictures of the demo set.
+"""Savings of DeepCache (arXiv:2312.00858) at SDXL's size, and its cost in the demo set's quality.
 
     python -m benchmarks.deepcache [--maps N]
 
-Operations are counted on the meta device. Then every variant that the catalog names paints held-out
-depth maps twice, without and with `enable_deepcache`, from equal seeds; a judge that has seen only
-true renderings reads height and era out of both.
+Operations are counted on the meta device. Every variant of the demo catalog then renders held-out
+depth maps twice from equal seeds, without and with `enable_deepcache`. A judge trained only on true
+renderings reads height and era from both.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from testing.heldout import COUNT, heldout
 from testing.workbench import demo_catalog
 
 KEPT_BAR = 0.95
-"""Share of depth and of era that the pictures keep."""
+"""Least share of adherence and of era recognition that every variant keeps."""
 _CACHE = Path("build/judge")
 _CASES = (("lightning", 6, 1.0), ("lightning", 6, 2.0), ("base", 20, 7.5))
 
 
 def operations() -> dict[str, list[float]]:
-    """TFLOP of a request without and with DeepCache at 1024 x 1024, and their ratio."""
+    """Return TFLOP without and with DeepCache at 1024 x 1024, and their ratio, by request."""
     figures = {}
     for model, steps, guidance in _CASES:
         job = replace(installation_job(), model=model, steps=steps, guidance_scale=guidance)
         engine = CountedEngine(*sdxl(model, "small"))
-        # The first request reads the prompt, which both kinds do once.
+        # Encode the prompt first: both kinds do it once, so it must not count.
         engine.operations(replace(job, steps=1))
         whole = engine.operations(job) / 1e12
         cached = engine.operations(replace(job, enable_deepcache=True)) / 1e12
@@ -47,13 +47,22 @@ def operations() -> dict[str, list[float]]:
 
 
 def difference(whole: Sequence[Picture], cached: Sequence[Picture]) -> float:
-    """Mean absolute difference of the pictures, of 255."""
+    """Return the mean absolute difference of uint8 images, in steps of 1/255."""
     pairs = zip(whole, cached, strict=True)
     return float(np.mean([np.abs(a.astype(int) - b.astype(int)).mean() for a, b in pairs]))
 
 
 def quality(judge: Judge, pairs: Pairs, models: Iterable[str]) -> dict[str, dict[str, list[float]]]:
-    """Depth and era without and with DeepCache by variant, and how far the pictures are apart."""
+    """Measure adherence and era recognition without and with DeepCache, and the images' difference.
+
+    Args:
+        judge: reads height and era from the images.
+        pairs: depth maps, each with its era.
+        models: names of the variants.
+
+    Returns:
+        By variant and figure: the values without and with DeepCache; one value for the difference.
+    """
     figures = {}
     for name in models:
         whole, cached = (
@@ -70,7 +79,7 @@ def quality(judge: Judge, pairs: Pairs, models: Iterable[str]) -> dict[str, dict
 
 
 def kept(figures: dict[str, dict[str, list[float]]]) -> float:
-    """The smallest share of adherence or era that any variant keeps."""
+    """Return the smallest share of adherence or era recognition that any variant keeps."""
     return min(
         own[reading][1] / own[reading][0]
         for own in figures.values()
@@ -79,7 +88,7 @@ def kept(figures: dict[str, dict[str, list[float]]]) -> float:
 
 
 def main() -> None:
-    """Count, paint, read, and finish with the smallest share that is kept."""
+    """Count, generate, read, and finish with the smallest share kept."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

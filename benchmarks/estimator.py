@@ -1,10 +1,11 @@
-"""Does the demo's depth estimator read the height back out of a picture?
+"""Accuracy of the demo's depth estimator on rendered and generated images.
 
     python -m benchmarks.estimator [--maps N] [--sheet PATH]
 
-Held-out maps, half of them of kinds that no training saw, as true renderings and as every variant
-paints them, each in an era with its LoRAs. The estimate is the service's own, at the picture's
-size; the figure is Pearson's correlation with the depth map, averaged over pictures.
+Each held-out map has one era. The estimator reads its true rendering, and the image of every
+variant with the era's LoRAs. Five of eight maps are of kinds that the training generator cannot
+make. The estimator runs as in the service, at the image's size. The figure is Pearson's correlation
+with the depth map, averaged over images.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ TRUE = "true renderings"
 TRUE_BAR = 0.9
 PAINTED_BAR = 0.88
 ERA_BAR = 0.85
-"""Of the era that is read worst, true and painted pictures together."""
+"""Mean over true and generated images of the era with the lowest mean."""
 
 Picture = NDArray[np.uint8]
 
 
 def estimator() -> Estimator:
-    """The demo set's, straight from the repository's files."""
+    """Load the demo set's default estimator from the repository's files."""
     catalog = demo_catalog()
     spec = catalog.depth_estimators[str(catalog.default_depth_estimator)]
     return load_estimator(spec, WEIGHTS / "depth_estimator", DEVICE)
 
 
 def painted(pairs: Pairs, model: str) -> list[Picture]:
-    """Each map in its era by a variant's defaults, with the era's LoRAs."""
+    """Generate each map in its era with a variant's defaults and the era's LoRAs."""
     catalog = demo_catalog()
     spec = catalog.models[model]
     jobs = []
@@ -67,7 +68,16 @@ def painted(pairs: Pairs, model: str) -> list[Picture]:
 def correlations(
     reader: Estimator, pairs: Pairs, pictures: Sequence[Picture]
 ) -> tuple[list[float], list[Picture]]:
-    """How closely each picture's estimated depth follows its map, and the estimates."""
+    """Estimate the depth of each image and correlate it with its map.
+
+    Args:
+        reader: the estimator.
+        pairs: depth maps, each with its era.
+        pictures: one image per pair, uint8 (h, w, 3).
+
+    Returns:
+        Pearson's correlation per image, and the estimates, uint8 (h, w).
+    """
     found = [reader.estimate(picture) for picture in pictures]
     figures = [
         float(np.corrcoef(estimate.ravel(), held.depth.ravel())[0, 1])
@@ -77,7 +87,7 @@ def correlations(
 
 
 def main() -> None:
-    """Paint, estimate, print tables, and finish."""
+    """Generate, estimate, print tables, and finish."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--maps", type=int, default=COUNT)
     parser.add_argument("--sheet", type=Path, default=Path("build/estimator.png"))
@@ -115,7 +125,7 @@ def main() -> None:
 
 
 def _row(pairs: Pairs, pictures: Sequence[Picture], found: Sequence[Picture]) -> Picture:
-    """Depth, picture and estimate below each other, the first twelve maps side by side."""
+    """Return depth, image and estimate in columns, for the first twelve maps."""
     tiles = [
         np.concatenate([_grey(held.depth), picture, _grey(estimate)])[::2, ::2]
         for (held, _), picture, estimate in list(zip(pairs, pictures, found, strict=True))[:12]

@@ -1,11 +1,11 @@
-"""Do the pictures follow the depth, and show the era that the prompt asks for?
+"""Adherence of generated images to the depth map, and to the era in the prompt.
 
     python -m benchmarks.fidelity [--all] [--maps N] [--sheet PATH] [--cfg SCALE]
 
-Paints held-out depth maps, half of them of kinds that the training generator cannot make, through
-the engine with the catalog's defaults, two eras each; and once more without control. A judge that
-has seen only true renderings reads height and era out of every picture. `--all` measures every
-variant at several step counts, the LoRAs by strength and the tiny decoder too.
+Generates held-out depth maps through the engine with the catalog's defaults, in two eras each, and
+once more without control. Five of eight maps are of kinds that the training generator cannot make.
+A judge trained only on true renderings reads height and era from every image. `--all` also measures
+every variant at several step counts, the LoRAs by strength, and the tiny decoder.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ ADHERENCE_BAR = 0.80
 UNCONTROLLED_BAR = 0.25
 ERA_BAR = 0.95
 STUDENT_BAR = 0.95
-"""Share of the base's adherence and era recognition that a few-step variant keeps."""
+"""Least share of the base's adherence and era recognition that a few-step variant keeps."""
 SHARPER_BAR = 1.2
-"""How much sharper a few-step variant is than the base in as many steps."""
+"""Least sharpness of a few-step variant, over the base's in 6 steps."""
 FEWER_ERRORS_BAR = 0.5
-"""Wrong eras of a few-step variant, as a share of the base's in as many steps."""
+"""Largest error rate in the era of a few-step variant, over the base's in 6 steps."""
 STUDENTS = ("lightning", "hyper")
 STEPS = {"base": (20, 6), "lightning": (6, 4), "hyper": (6, 4)}
 CACHE = Path("build/judge")
@@ -53,9 +53,14 @@ Table = Mapping[tuple[str, int], Sequence[Reading]]
 
 
 def variants(judge: Judge, pairs: Pairs, known: Table) -> Table:
-    """Every variant at several step counts, on equal maps, eras and seeds; printed as a table.
+    """Measure every variant at several step counts, and print a table.
 
-    What is `known` already is not painted again.
+    All variants share maps, eras and seeds.
+
+    Args:
+        judge: reads height and era from the images.
+        pairs: depth maps, each with its era.
+        known: readings by (variant, steps) that need no new images.
     """
     table = dict(known)
     print("variant    steps  adherence  era    sharpness")
@@ -74,7 +79,7 @@ def variants(judge: Judge, pairs: Pairs, known: Table) -> Table:
 
 
 def student_faults(table: Table) -> list[str]:
-    """In what a few-step variant at its defaults falls short of its bars."""
+    """Name the bars that few-step variants miss at their defaults."""
     best, hasty = table["base", 20], table["base", 6]
     faults = []
     for name in STUDENTS:
@@ -91,7 +96,7 @@ def student_faults(table: Table) -> list[str]:
 
 
 def lora_faults(judge: Judge, maps: Sequence[HeldOut]) -> list[str]:
-    """Measure and print the LoRAs' response curves; which of them miss their bars."""
+    """Print the LoRAs' response curves, and name those that miss their bars."""
     pairs = plan(maps[:_LORA_MAPS], 1)
     faults = []
     print("lora         on         " + "".join(f"{s:7.2f}" for s in lora_response.STRENGTHS))
@@ -107,7 +112,7 @@ def lora_faults(judge: Judge, maps: Sequence[HeldOut]) -> list[str]:
 
 
 def decoder_faults(maps: Sequence[HeldOut]) -> list[str]:
-    """Measure and print the tiny decoder's error; a fault if it is over its bar."""
+    """Print the tiny decoder's error, and name the decoder if it exceeds its bar."""
     error = decoder_error.measure(plan(maps, 1), demo_catalog().default_model)
     print(
         f"tiny decoder: mean difference {error.mean:.4f} of 1, {error.psnr:.1f} dB, "
@@ -118,7 +123,7 @@ def decoder_faults(maps: Sequence[HeldOut]) -> list[str]:
 
 
 def print_groups(readings: Sequence[Reading]) -> None:
-    """Adherence and era recognition by kind of map and by era."""
+    """Print adherence and era recognition by kind of map and by era."""
     for label, group in (("kind", "kind"), ("era", "asked")):
         for name in sorted({getattr(reading, group) for reading in readings}):
             own = [reading for reading in readings if getattr(reading, group) == name]
@@ -129,9 +134,11 @@ def print_groups(readings: Sequence[Reading]) -> None:
 
 
 def main() -> None:
-    """Paint, read, print tables, and finish."""
+    """Generate, read, print tables, and finish."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--all", action="store_true", help="variants, LoRAs and decoder too")
+    parser.add_argument(
+        "--all", action="store_true", help="also measure variants, LoRAs and the tiny decoder"
+    )
     parser.add_argument("--maps", type=int, default=COUNT)
     parser.add_argument("--sheet", type=Path, default=Path("build/fidelity.png"))
     parser.add_argument("--cfg", type=float, default=demo_catalog().models["base"].cfg)

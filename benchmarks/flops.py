@@ -1,10 +1,10 @@
-"""How much does the engine compute for a picture, and how much diffusers' pipeline?
+"""Operations of the engine per image, against diffusers' pipeline.
 
     python -m benchmarks.flops
 
-The installation's request (1024 x 1024, 6 steps, guidance 2.0, control until 0.8) at SDXL's size on
-the meta device. What the engine saves is counted part by part; the parts must explain the
-difference, and on the demo set the latents must equal the pipeline's.
+Counts the installation's request (1024 x 1024, 6 steps, guidance 2.0, control until 0.8) at SDXL's
+size on the meta device. The savings are counted part by part, and the parts must explain the
+difference. On the demo set, the final latents must equal the pipeline's.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from testing.flop_count import META, ControlNetSize, CountedEngine, counted, sdx
 from testing.workbench import make_job
 
 UNEXPLAINED = 0.001
-"""Share of the pipeline's operations that the parts may leave unexplained."""
+"""Largest share of the pipeline's operations that the parts do not explain."""
 _TERA = 1e12
 _ROWS = 2
 
 
 def installation_job(side: int = 1024) -> GenerateJob:
-    """What the installation asks for."""
+    """Return the installation's request, square with this many pixels a side."""
     return make_job(
         np.zeros((side, side), np.uint8),
         prompt="aerial photography, untouched wilderness, late afternoon sunlight",
@@ -48,7 +48,14 @@ def installation_job(side: int = 1024) -> GenerateJob:
 def savings(
     job: GenerateJob, variant: SdxlModel, controlnet: ControlNet, warm: bool
 ) -> Mapping[str, int]:
-    """Operations that the engine does not spend, by part."""
+    """Count the operations that the engine saves, by part.
+
+    Args:
+        job: the request.
+        variant: networks of the variant, on the meta device.
+        controlnet: the ControlNet, on the meta device.
+        warm: whether the prompt's embeddings are cached.
+    """
     steps = job.steps
     acting = sum((step + 1) / steps <= job.control_guidance_end for step in range(steps))
     depth = _zeros(1, 3, job.height, job.width)
@@ -69,7 +76,7 @@ def savings(
 
 
 def _control(job: GenerateJob, controlnet: ControlNet) -> int:
-    """One evaluation of the ControlNet without the hint's part, for both rows."""
+    """Count one evaluation of the ControlNet for both rows, without the hint embedding."""
     arguments = dummy_controlnet_inputs(controlnet, META, _ROWS, job.width)
     return counted(lambda: controlnet.network(**arguments))
 
@@ -79,7 +86,7 @@ def _zeros(*shape: int) -> torch.Tensor:
 
 
 def main() -> None:
-    """Count four cases, compare one on the demo set, and finish."""
+    """Count four cases, compare the latents of one job on the demo set, and finish."""
     job = installation_job()
     ratios, unexplained = {}, {}
     sizes: tuple[ControlNetSize, ...] = ("small", "full")

@@ -1,11 +1,11 @@
-"""One whole picture at SDXL's size on this CPU: the engine, and diffusers' pipeline.
+"""Seconds of one whole image at SDXL's size on this CPU: the engine against diffusers' pipeline.
 
     python -m benchmarks.fullsize [--rounds N] [--work FOLDER] [--small] [--no-service]
 
-Random weights in bfloat16, the small ControlNet, 512 x 512, 6 steps without guidance, from the same
-files, in turn: the engine with the full and with the tiny decoder, and the pipeline. Then one
-picture at 1024 x 1024 through the service. Needs 24 GB of disk and 12 GB of memory, and takes about
-15 minutes. What it makes is deleted. `--small` tries it with narrow networks in a minute.
+The engine with the full and the tiny decoder, and the pipeline, take turns on the same files:
+random weights in bfloat16, the small ControlNet, 512 x 512, 6 steps without guidance. Then the
+service generates one image at 1024 x 1024. Needs 24 GB of disk and 12 GB of memory, and takes about
+15 minutes. The files are deleted at the end. `--small` is a trial with narrow networks in a minute.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ BARS = {"full": 0.97, "tiny": 0.83}
 
 
 class Contest:
-    """The engine and the pipeline, each with networks of its own, mapped from the same files."""
+    """The engine and the pipeline, each with its own networks, mapped from the same files."""
 
     def __init__(self, catalog: Catalog, device: Device) -> None:
         shelf = LiveInventory(catalog)
@@ -73,7 +73,7 @@ class Contest:
         self._pipeline = plain_pipeline(parts, scheduler)
 
     def engine(self, job: GenerateJob) -> dict[str, float]:
-        """Seconds of a picture by part, `all` from the request to its file."""
+        """Return an image's seconds by part, with `all` from the request to the encoded file."""
         loader: Any = ResidentLoader({job.model: self._networks})
         engine = Engine(loader, self._device)
         listener = Listener()
@@ -84,7 +84,7 @@ class Contest:
         return {**done.timings, "all": seconds}
 
     def pipeline(self, job: GenerateJob) -> dict[str, float]:
-        """The same for the pipeline; its parts are what its callback can tell."""
+        """Return an image's seconds by part, as far as the pipeline's callback separates them."""
         self._pipeline.scheduler = build_scheduler(self._networks[0].spec.scheduler, "auto", None)
         ends: list[float] = []
 
@@ -109,7 +109,16 @@ class Contest:
 
 
 def compare(catalog: Catalog, side: int, rounds: int) -> dict[str, list[dict[str, float]]]:
-    """Seconds by part of every picture, by way; the ways take turns."""
+    """Time the engine and the pipeline in alternating order.
+
+    Args:
+        catalog: the catalog of the random set.
+        side: width and height of the image, in pixels.
+        rounds: timed rounds, after one to warm up.
+
+    Returns:
+        Seconds by part of every image, by way.
+    """
     contest = Contest(catalog, Device(torch.device("cpu"), torch.bfloat16))
     job = make_job(
         np.tile(np.linspace(0, 255, side).astype(np.uint8), (side, 1)),
@@ -121,7 +130,7 @@ def compare(catalog: Catalog, side: int, rounds: int) -> dict[str, list[dict[str
         "engine, tiny decoder": lambda: contest.engine(replace(job, decoder="tiny")),
     }
     took: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-    # The first of all reads pages that nobody has read, and is left out.
+    # The warm-up round reads cold pages, and is not counted.
     for number in range(-1, rounds):
         order = list(ways) if number % 2 else list(reversed(ways))
         for way in order:
@@ -135,7 +144,12 @@ def compare(catalog: Catalog, side: int, rounds: int) -> dict[str, list[dict[str
 
 
 def serve_one(workshop: Workshop, side: int) -> dict[str, Any]:
-    """One complete picture through the service."""
+    """Generate one image through the service, and return its seconds and timings.
+
+    Raises:
+        httpx.HTTPStatusError: the service answers with an error.
+        RuntimeError: the image has another size than requested.
+    """
     log = workshop.folder / "service.log"
     settings = {"CATALOG": str(workshop.folder / "load.toml")}
     body = {"prompt": "untouched wilderness", "mock_depth": True, "steps": 6, "cfg": 1.0,
@@ -147,16 +161,16 @@ def serve_one(workshop: Workshop, side: int) -> dict[str, Any]:
         seconds = time.perf_counter() - started
     picture = Image.open(io.BytesIO(base64.b64decode(answer.json()["image_b64"])))
     if picture.size != (side, side):
-        raise RuntimeError(f"the service's picture has {picture.size} pixels")
+        raise RuntimeError(f"the service's image has size {picture.size}")
     return {"seconds": round(seconds, 1), "timings": answer.json()["metadata"]["timings"]}
 
 
 def main() -> None:
-    """Make the set, compare, serve, delete what was made, and finish with the two ratios."""
+    """Create the set, compare, serve, delete the files, and finish with the two ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--work", type=Path, default=None, help="a folder on a large disk")
-    parser.add_argument("--small", action="store_true", help="narrow networks: a trial")
+    parser.add_argument("--small", action="store_true", help="trial with narrow networks")
     parser.add_argument("--no-service", action="store_true")
     options = parser.parse_args()
     side, served_side = (256, 256) if options.small else (512, 1024)
@@ -164,7 +178,7 @@ def main() -> None:
         workshop = Workshop(Path(folder), options.small)
         workshop.make(tiny_decoder=True)
         workshop.run("import_set")
-        # Its weights are in the store now.
+        # The store holds its weights now, and the disk space is needed.
         (workshop.folder / CHECKPOINT).unlink()
         served = None if options.no_service else serve_one(workshop, served_side)
         with store_at(workshop.folder / "home"):

@@ -1,11 +1,11 @@
-"""How fast is the engine on this GPU, and how near to what the card can do?
+"""Speed of the engine on this GPU, and its share of the card's throughput.
 
     python -m benchmarks.gpu_report [--minutes 8] [--output FILE] [--miniature]
 
-Needs torch and diffusers and a GPU with 24 GB, no service and no files: SDXL's networks get random
-weights on the spot. Engine and diffusers' pipeline take turns on the same tensors. What does not
-fit into the minutes is left out and said so. `--miniature` tries it with narrow networks on any
-device.
+Needs torch, diffusers and a GPU with 24 GB, but no service and no files, because SDXL's networks
+get random weights. The engine and diffusers' pipeline take turns on the same tensors. Measurements
+that do not fit into the minutes are listed as left out. `--miniature` is a trial with narrow
+networks on any device.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _ROWS = 8
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A kind of request, so many at once."""
+    """A kind of request and its batch size."""
 
     name: str
     steps: int
@@ -78,7 +78,7 @@ CASES = (
 
 
 class Report:
-    """Measurements on one device, within a time."""
+    """Measurements on one device, within a time limit in minutes."""
 
     def __init__(self, minutes: float, miniature: bool) -> None:
         self._ends = time.monotonic() + 60 * minutes
@@ -93,7 +93,7 @@ class Report:
         self.left_out: list[str] = []
 
     def lines(self) -> Iterator[tuple[str, dict[str, float]]]:
-        """Every measurement as it is done: its name, and figures by name."""
+        """Yield the name of each measurement as it ends, and its figures by name."""
         with tempfile.TemporaryDirectory() as folder:
             self._read_loras(Path(folder))
         yield from self._cases("eager", compare=True)
@@ -121,7 +121,7 @@ class Report:
             yield name, seconds if share is None else {**seconds, "roofline": share}
 
     def _take_turns(self, ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-        """The least seconds of each way; the first call of each is left out."""
+        """Return the least seconds of each way; the first call of each is not timed."""
         best = dict.fromkeys(ways, float("inf"))
         for number in range(1 if self._miniature else _REPETITIONS):
             for way, work in ways.items():
@@ -185,7 +185,7 @@ class Report:
             variant.loras.add(name, path)
 
     def _lora_switch(self) -> dict[str, float]:
-        """Two requests of other LoRAs against two of equal ones, per step."""
+        """Time two requests with different LoRAs against two with equal ones, per step."""
         case = CASES[0]
         sets = ((LoraWeight("drone", 0.8), LoraWeight("experimance", 0.4)),
                 (LoraWeight("drone", 0.3), LoraWeight("experimance", 0.6)))  # fmt: skip
@@ -204,7 +204,7 @@ class Report:
         }
 
     def _return(self) -> dict[str, float]:
-        """Seconds until a UNet that waited in pinned memory is on the device."""
+        """Time the copy of a UNet's weights from pinned host memory to the device."""
         weights = list(self._networks[0].unet.parameters())
         host = [tensor.cpu() for tensor in weights]
         if self.device.torch_device.type == "cuda":
@@ -226,9 +226,14 @@ class Report:
 
 
 def _device(miniature: bool) -> Device:
+    """Return the best device.
+
+    Raises:
+        SystemExit: no GPU is present, and the report is not in miniature.
+    """
     best = Device.best()
     if best.torch_device.type != "cuda" and not miniature:
-        raise SystemExit("no GPU here: --miniature tries the report without one")
+        raise SystemExit("no GPU found: --miniature runs a trial on any device")
     return best
 
 
@@ -236,7 +241,9 @@ def main() -> None:
     """Measure, print a table, and finish with the ratio for six steps."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--output", type=Path, default=None, help="writes the table there too")
+    parser.add_argument(
+        "--output", type=Path, default=None, help="also write the table to this file"
+    )
     parser.add_argument("--miniature", action="store_true")
     options = parser.parse_args()
     quiet = structlog.make_filtering_bound_logger(logging.WARNING)

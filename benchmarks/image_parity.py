@@ -1,9 +1,10 @@
-"""Do image-to-image's final latents equal those of diffusers' pipeline for it?
+"""Parity of image-to-image's final latents with those of diffusers' pipeline for it.
 
     python -m benchmarks.image_parity [--cases N]
 
-As benchmarks.parity, against `StableDiffusionXLControlNetImg2ImgPipeline`: every scheduler with
-every strength in turn, with and without guidance, with the ControlNet and without.
+Works as benchmarks.parity does, against `StableDiffusionXLControlNetImg2ImgPipeline`
+(arXiv:2108.01073). Every scheduler takes the strengths in turn, with and without guidance, with and
+without the ControlNet.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _GUIDANCE = (1.0, 3.0, 7.5)
 
 
 def cases() -> Iterator[GenerateJob]:
-    """Every scheduler with three settings of everything else."""
+    """Yield every scheduler with three settings of everything else."""
     rng = np.random.default_rng(11)
     turn = itertools.count()
     for name, _ in itertools.product(("auto", *SCHEDULERS), range(3)):
@@ -54,7 +55,7 @@ def cases() -> Iterator[GenerateJob]:
 def _smooth(
     rng: np.random.Generator, mode: str, width: int, height: int
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """A random picture without edges, uint8 [h, w] or [h, w, 3]."""
+    """Return a random image without edges, uint8 (h, w) or (h, w, 3)."""
     channels = {"L": (), "RGB": (3,)}[mode]
     coarse = rng.integers(0, 256, (height // 16, width // 16, *channels), np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height)))

@@ -1,10 +1,10 @@
-"""Imports under faults: does each end whole, and how much is fetched again?
+"""Imports under faults: completeness, and bytes downloaded again.
 
-python -m benchmarks.import_faults [--kills 10]
+    python -m benchmarks.import_faults [--kills 10]
 
-Every fault is injected into an import of the demo set from a bucket: Google's own client against
-gcp-storage-emulator behind a server that misbehaves. An import has ended whole when every entry
-is in the store, every file matches its digest, and nothing half-made or unfinished is left.
+Injects every fault into an import of the demo set from a bucket. Google's own client talks to
+gcp-storage-emulator behind a server that misbehaves. An import is whole when every entry is in the
+store, every file matches its digest, and no partial file is left.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LASTING = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a scenario ended: `again` bytes were downloaded a second time, `allowed` at most."""
+    """Result of a scenario: `again` counts bytes downloaded twice, `allowed` is its limit."""
 
     name: str
     ended: str
@@ -56,7 +56,7 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whole, and within its bytes."""
+        """Whether the import is whole and within its bytes."""
         return self.whole and self.again <= self.allowed
 
     def __str__(self) -> str:
@@ -101,10 +101,10 @@ class Trial:
         self._folder = folder
         self._content = bucket.content(LORA)
         self.size = 0
-        """Bytes that an undisturbed import downloads; known after the first."""
+        """Bytes of an undisturbed import; zero until the first scenario ends."""
 
     def transient(self, name: str) -> Outcome:
-        """A fault that passes: one call must be enough."""
+        """Inject a transient fault; one call must complete the import."""
         site, started = self._fresh(name), time.monotonic()
         self._bucket.faults = [_copy(fault) for fault in TRANSIENT[name]]
         ended = "in one call"
@@ -116,11 +116,11 @@ class Trial:
             ended = "FAULT NOT INJECTED"
         if not self.size:
             self.size = _pinned_bytes(site)
-        # Damage and replacement are seen at an object's end, so it is fetched again as a whole.
+        # Damage and replacement show at an object's end, so the whole object is downloaded again.
         allowed = {
             "bit flipped": len(self._bucket.content(UNET)),
             "replaced between ranges": len(self._content),
-            # What a reset overtakes on its way was sent in vain.
+            # A reset discards the bytes in flight.
             "connection reset": TRANSIENT["connection reset"][0].times * TRANSFER.range_bytes,
         }
         outcome = self._outcome(name, ended, site, started, allowed.get(name, 0))
@@ -128,7 +128,7 @@ class Trial:
         return outcome
 
     def lasting(self, name: str) -> Outcome:
-        """A fault that stays: the first call must refuse and leave nothing, the second succeed."""
+        """Inject a lasting fault; the first call must fail cleanly, a second without it succeed."""
         site, started = self._fresh(name), time.monotonic()
         self._bucket.faults = [_copy(fault) for fault in LASTING[name]]
         try:
@@ -143,7 +143,7 @@ class Trial:
         return self._outcome(name, ended, site, started, 0)
 
     def kills(self, count: int, chance: random.Random) -> list[Outcome]:
-        """Imports killed at a random moment of their work, each followed by an undisturbed one."""
+        """Kill imports at random moments of their work, each followed by an undisturbed one."""
         outcomes = []
         seconds = self._working_seconds()
         for index in range(1, count + 1):
@@ -166,7 +166,7 @@ class Trial:
         return outcomes
 
     def _working_seconds(self) -> float:
-        """How long an undisturbed import takes from its first byte to its end."""
+        """Return the seconds of an undisturbed import from its first byte to its end."""
         process = self._fresh("undisturbed").start_import(self._bucket.url)
         self._wait_for_work()
         started = time.monotonic()

@@ -1,11 +1,11 @@
-"""Does a request ever leave a trace in another's picture?
+"""Isolation of requests: no request may change another's image.
 
     python -m benchmarks.isolation [--requests N] [--concurrency N] [--seed N]
 
 Draws random requests over variants, schedulers, LoRAs, eras, guidance, control windows, sizes,
-decoders and seeds, sends them to one service, several at once and in random order, and then
-paints each of them again, alone, in a process that has never painted anything. The figure is the
-largest difference of any pixel, in steps of 1/255.
+decoders and seeds. One service answers them in random order, several at once. Each is then
+generated again, alone, in a fresh process. The figure is the largest difference of any pixel, in
+steps of 1/255.
 """
 
 from __future__ import annotations
@@ -40,8 +40,12 @@ Body = dict[str, Any]
 
 
 def paint_alone(body: Body) -> list[bytes]:
-    """What the runner paints for one request and nothing else; meant for a fresh process."""
-    # Imported here, so that nothing of the runner exists before the process has its task.
+    """Generate one request in this process, which should be fresh, and return the image files.
+
+    Raises:
+        RuntimeError: the job fails.
+    """
+    # Imported here, so that the runner's modules hold no state before the task starts.
     from api.handlers.resolve import RequestResolver
     from api.images.decoding import decode_depth
     from api.schemas.requests import GenerateRequest
@@ -73,18 +77,30 @@ def paint_alone(body: Body) -> list[bytes]:
 
 
 def paint_all_alone(bodies: Sequence[Body], home: Path) -> list[list[bytes]]:
-    """Every request in a process of its own, two at a time."""
-    # Workers of a fork server inherit this process's environment as it was at their start.
+    """Generate every request in a process of its own, two at a time."""
+    # The fork server copies this environment when it starts, so set the store's home first.
     os.environ["BENTOML_HOME"] = str(home)
     context = multiprocessing.get_context("forkserver")
-    # Import and nothing else: a fork of a process that has computed would not be fresh.
+    # Only import: a fork of a process that has computed would not be fresh.
     context.set_forkserver_preload(["runners.engine.engine", "api.handlers.resolve"])
     with ProcessPoolExecutor(2, mp_context=context, max_tasks_per_child=1) as pool:
         return list(pool.map(paint_alone, bodies))
 
 
 async def paint_together(url: str, bodies: Sequence[Body], concurrency: int) -> list[list[bytes]]:
-    """Every request through one service, so many at once, in random order."""
+    """Generate every request through one service, in random order.
+
+    Args:
+        url: base URL of the service.
+        bodies: JSON bodies of `POST /generate`.
+        concurrency: requests in flight at once.
+
+    Returns:
+        The image files of each request, in the order of `bodies`.
+
+    Raises:
+        RuntimeError: the service answers with an error; raised in an exception group.
+    """
     order = np.random.default_rng(len(bodies)).permutation(len(bodies))
     pictures: dict[int, list[bytes]] = {}
     free = asyncio.Semaphore(concurrency)
@@ -105,7 +121,7 @@ async def paint_together(url: str, bodies: Sequence[Body], concurrency: int) -> 
 
 
 def difference(one: Sequence[bytes], other: Sequence[bytes]) -> int:
-    """The largest difference of any pixel between two equally long lists of picture files."""
+    """Return the largest pixel difference between two equally long lists of image files."""
 
     def pixels(data: bytes) -> np.ndarray[Any, Any]:
         return np.asarray(Image.open(io.BytesIO(data))).astype(int)
@@ -115,7 +131,7 @@ def difference(one: Sequence[bytes], other: Sequence[bytes]) -> int:
 
 
 def main() -> None:
-    """Paint together, paint alone, compare, and finish."""
+    """Generate together, generate alone, compare, and finish."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--concurrency", type=int, default=8)

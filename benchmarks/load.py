@@ -1,21 +1,21 @@
-"""How fast do weights arrive, and what does it take in memory?
+"""Seconds and memory of loading weights.
 
     python -m benchmarks.load [--work FOLDER] [--rounds N] [--small]
 
-Makes an SDXL checkpoint and a ControlNet of full size from random numbers, imports them for a
-CPU that computes in bfloat16, and measures, each part in processes of its own and beside the plain
-way in the same run:
+Makes an SDXL checkpoint and a ControlNet of full size from random numbers, and imports them for a
+CPU that computes in bfloat16. Three parts run in processes of their own, each beside the plain way:
 
-1. conversion: ours, and diffusers' `from_single_file` and `save_pretrained`;
-2. from the start of a process to its first finished step: ours, a pipeline from the single file,
-   and reading the same bytes from the page cache. A warm step's time is taken off the first two;
-3. loading a second variant that differs in its UNet: how many bytes are mapped or read anew.
+1. Conversion: ours, and diffusers' `from_single_file` and `save_pretrained`.
+2. Process start to the first finished step: ours, a pipeline from the single file, and reading the
+   same bytes from the page cache. The first two exclude the time of a warm step.
+3. Loading a second variant that differs in its UNet: bytes mapped or read for it.
 
-The checkpoint is in float16, as published ones are, so that the pipeline has to cast where the
-store is cast already. Last, 1 and 2 are repeated with a checkpoint in bfloat16, of which nobody
-has to cast anything: the figures under `nothing_cast`, which have no bar.
+The checkpoint is in float16, as published ones are. The pipeline therefore has to cast, and the
+store is already cast. Last, 1 and 2 run again with a checkpoint in bfloat16, which needs no cast.
+Their figures are under `nothing_cast` and have no bar.
 
-Needs 32 GB of disk and 20 GB of memory, and takes about 10 minutes. What it makes is deleted.
+Needs 32 GB of disk and 20 GB of memory, and takes about 10 minutes. The files are deleted at the
+end.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _BUFFER_BYTES = 8 * 2**20
 
 
 class Workshop:
-    """A folder with the set and a store, and the processes that are measured in it."""
+    """A folder with the set and a store, and the processes measured in it."""
 
     def __init__(self, folder: Path, small: bool) -> None:
         self.folder = folder
@@ -73,7 +73,11 @@ class Workshop:
         }
 
     def run(self, stage: str) -> dict[str, Any]:
-        """Run a stage of load_stages; returns what it prints, its memory in bytes."""
+        """Run a stage of load_stages, and return its JSON result with memory in bytes.
+
+        Raises:
+            RuntimeError: the stage exits with an error.
+        """
         command = [sys.executable, "-m", "benchmarks.support.load_stages", stage, str(self.folder)]
         started = time.perf_counter()
         done = subprocess.run(
@@ -93,7 +97,7 @@ class Workshop:
         return result
 
     def make(self, tiny_decoder: bool = False) -> None:
-        """A checkpoint in float16, and what belongs to it."""
+        """Write a checkpoint in float16, its companion networks and the catalog."""
         (self.folder / "home").mkdir()
         self.make_checkpoint("float16")
         write_controlnet(self.folder / CONTROLNET, self._small, "bfloat16")
@@ -104,11 +108,11 @@ class Workshop:
         write_catalog(self.folder, tiny_decoder)
 
     def make_checkpoint(self, dtype: Dtype) -> None:
-        """The checkpoint anew, in another precision."""
+        """Write the checkpoint again in another precision."""
         write_checkpoint(self.folder / CHECKPOINT, self._small, dtype)
 
     def weights_of(self, section: str, name: str) -> dict[str, Path]:
-        """The weight files of an entry in the store, by kind of component."""
+        """Return the weight files of an entry in the store, by kind of component."""
         code = (
             "import json, sys; from models.catalog import load_catalog\n"
             "from models.store.inventory import inventory\n"
@@ -128,7 +132,7 @@ class Workshop:
         }
 
     def stored_weights(self) -> list[Path]:
-        """The weight files that the first step needs, as the store has them; listed for stages."""
+        """List the store's weight files for the first step, also in a file for the stages."""
         found = [
             *self.weights_of("models", "first").values(),
             *self.weights_of("controlnets", "depth").values(),
@@ -138,12 +142,12 @@ class Workshop:
         return found
 
     def published_weights(self) -> list[Path]:
-        """The weight files that the first step needs, as they were before the import."""
+        """Return the weight files for the first step as they were before the import."""
         return [self.folder / CHECKPOINT, *(self.folder / CONTROLNET).glob("*.safetensors")]
 
 
 def measure_conversion(workshop: Workshop) -> dict[str, Any]:
-    """Ours and diffusers', from a warm page cache; what they write is deleted."""
+    """Measure our conversion and diffusers' from a warm page cache, and delete their output."""
     figures: dict[str, Any] = {}
     bare = workshop.run("bare")["peak"]
     for stage in ("split", "plain_split"):
@@ -156,10 +160,10 @@ def measure_conversion(workshop: Workshop) -> dict[str, Any]:
 
 
 def measure_import(workshop: Workshop) -> dict[str, Any]:
-    """The whole import of both variants and the ControlNet."""
+    """Measure the whole import of both variants and the ControlNet."""
     bare = workshop.run("bare")["peak"]
     result = workshop.run("import_set")
-    # The sources of what is in the store are not needed any more.
+    # The store has a copy, and the disk space is needed.
     shutil.rmtree(workshop.folder / "unet")
     return {
         "import_seconds": round(result["elapsed"], 1),
@@ -168,7 +172,7 @@ def measure_import(workshop: Workshop) -> dict[str, Any]:
 
 
 def measure_first_step(workshop: Workshop, rounds: int) -> dict[str, Any]:
-    """Ours and the pipeline's, without a step's own time."""
+    """Measure the time to our first step and the pipeline's, without a step's own time."""
     files = {
         "first_step": workshop.stored_weights(),
         "plain_first_step": workshop.published_weights(),
@@ -190,7 +194,13 @@ def measure_first_step(workshop: Workshop, rounds: int) -> dict[str, Any]:
 
 
 def measure_reading(workshop: Workshop, ours: float, rounds: int) -> dict[str, Any]:
-    """The time to our first step, in seconds, over that of reading the same files."""
+    """Measure the time to our first step over that of reading the same files.
+
+    Args:
+        workshop: the set.
+        ours: seconds to our first step.
+        rounds: runs of each way; medians count.
+    """
     stored = workshop.stored_weights()
     ways = ("read_bytes", "read_bytes_after_imports", "read_past")
     results = take_turns(workshop, dict.fromkeys(ways, stored), rounds)
@@ -209,7 +219,16 @@ def measure_reading(workshop: Workshop, ours: float, rounds: int) -> dict[str, A
 def take_turns(
     workshop: Workshop, files: Mapping[str, Sequence[Path]], rounds: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Every stage once per round, its files in the page cache before; the results by stage."""
+    """Run every stage once per round, with its files in the page cache.
+
+    Args:
+        workshop: the set.
+        files: files to warm before each stage, by stage.
+        rounds: runs of each stage.
+
+    Returns:
+        The results of every run, by stage.
+    """
     results: dict[str, list[dict[str, Any]]] = {stage: [] for stage in files}
     for _ in range(rounds):
         for stage, needed in files.items():
@@ -219,7 +238,7 @@ def take_turns(
 
 
 def measure_second_variant(workshop: Workshop) -> dict[str, Any]:
-    """Bytes mapped or read for it, over the size of the one file that it does not share."""
+    """Measure the bytes mapped or read for it, over the size of its only unshared file."""
     first, second = (workshop.weights_of("models", name) for name in ("first", "second"))
     own = sum(path.stat().st_size for kind, path in second.items() if path != first[kind])
     warm(second.values())
@@ -236,7 +255,7 @@ def measure_second_variant(workshop: Workshop) -> dict[str, Any]:
 
 
 def warm(files: Iterable[Path]) -> None:
-    """Bring files into the page cache."""
+    """Read files into the page cache."""
     buffer = bytearray(_BUFFER_BYTES)
     for path in files:
         with path.open("rb", buffering=0) as file:
@@ -245,7 +264,7 @@ def warm(files: Iterable[Path]) -> None:
 
 
 def measure(workshop: Workshop, rounds: int) -> dict[str, Any]:
-    """All figures, those with a bar by the names in BARS."""
+    """Return all figures; those with a bar have the names in BARS."""
     workshop.make()
     figures = measure_conversion(workshop) | measure_import(workshop)
     figures["conversion_peak_gib"] = max(figures["split_peak_gib"], figures["import_peak_gib"])
@@ -258,11 +277,13 @@ def measure(workshop: Workshop, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Make the set, measure, delete what was made, and finish with the four figures."""
+    """Create the set, measure, delete the files, and finish with the four figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=None, help="a folder on a large disk")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--small", action="store_true", help="narrow networks: a trial in seconds")
+    parser.add_argument(
+        "--small", action="store_true", help="trial with narrow networks, in seconds"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="load-", dir=options.work) as folder:
         figures = measure(Workshop(Path(folder), options.small), options.rounds)

@@ -1,10 +1,10 @@
-"""What changing LoRAs costs at SDXL's size: steps of one era, and steps whose era alternates.
+"""Cost of changing LoRAs (arXiv:2106.09685) between steps, at SDXL's size.
 
     python -m benchmarks.lora_switch [--steps N] [--small]
 
-Random weights in bfloat16 on this CPU, 512 x 512, no guidance; two LoRAs of rank 32 on every
-attention projection, in the installation's strengths for two eras. Eager steps, one request after
-the other, in turn. Needs 12 GB of memory and takes three minutes; `--small` tries it in seconds.
+Random weights in bfloat16 on this CPU, 512 x 512, no guidance. Two LoRAs of rank 32 cover every
+attention projection, in the installation's strengths for two eras. Eager steps of the two requests
+alternate. Needs 12 GB of memory and takes three minutes; `--small` is a trial in seconds.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from testing.random_networks import engine_networks, random_parts, write_lora
 from testing.workbench import make_job
 
 BAR = 1.0
-"""Seconds that a switch costs, in steps."""
+"""Largest cost of a switch, in steps."""
 _ERAS = ((0.8, 0.4), (0.3, 0.6))
 """Strengths of the two LoRAs: wilderness, industrial."""
 
 
 def measure(steps: int, small: bool) -> tuple[list[float], list[float]]:
-    """Seconds of steps with the LoRAs of the step before, and of steps with others."""
+    """Return the seconds of steps with the previous step's LoRAs, and of steps with others."""
     device = Device(torch.device("cpu"), torch.bfloat16)
     parts = random_parts(device, small)
     side, rank = (64, 4) if small else (512, 32)
@@ -70,12 +70,12 @@ def measure(steps: int, small: bool) -> tuple[list[float], list[float]]:
 
 
 def main() -> None:
-    """Measure, and finish with what a switch costs in steps."""
+    """Measure, and finish with the cost of a switch in steps."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=6, help="of either kind")
-    parser.add_argument("--small", action="store_true", help="narrow networks: a trial")
+    parser.add_argument("--steps", type=int, default=6, help="steps of either kind")
+    parser.add_argument("--small", action="store_true", help="trial with narrow networks")
     options = parser.parse_args()
     same, other = measure(options.steps, options.small)
     step, switched = statistics.median(same), statistics.median(other)

@@ -1,9 +1,9 @@
-"""What it costs to mark a picture, and what a mark survives: parameters, C2PA, watermark.
+"""Cost and robustness of marks in an image: parameters, C2PA, watermark.
 
     pip install --target build/marks --no-deps c2pa-python invisible-watermark PyWavelets toml
     PYTHONPATH=build/marks python -m benchmarks.marks PICTURE.png …
 
-The two packages belong to the question, not to the service. Prints a line per mark, then JSON.
+The service itself does not need these packages. Prints a line per mark, then JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from runners.engine.image_encoding import encode_picture
 ROUNDS = 5
 BAR = {"milliseconds": 5, "bytes": 2048}
 BITS = [int(bit) for bit in f"{0xB3EC907BB19E:048b}"]
-"""48 bits, as many as the watermark that diffusers puts into SDXL's pictures."""
+"""48 bits, as many as in diffusers' watermark of SDXL images."""
 _ACTIONS = {
     "label": "c2pa.actions",
     "data": {
@@ -50,7 +50,7 @@ _ACTIONS = {
 
 
 def clocked(do: Callable[[], Any]) -> float:
-    """Milliseconds, the median of some calls."""
+    """Return the median milliseconds of several calls."""
     took = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
@@ -60,14 +60,20 @@ def clocked(do: Callable[[], Any]) -> float:
 
 
 def file_of(image: Image.Image, kind: str = "JPEG", quality: int = 90) -> bytes:
-    """A picture file without any mark."""
+    """Encode an image without any mark.
+
+    Args:
+        image: the image.
+        kind: Pillow's name of the format.
+        quality: from 1 to 100.
+    """
     buffer = io.BytesIO()
     image.save(buffer, kind, quality=quality)
     return buffer.getvalue()
 
 
 def certificates() -> tuple[str, str]:
-    """A leaf under an authority of its own, as PEM: the chain, the leaf's key."""
+    """Return a chain of leaf and authority, and the leaf's private key, both as PEM."""
     today = datetime.datetime.now(datetime.UTC)
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
     names = [
@@ -112,7 +118,13 @@ def certificates() -> tuple[str, str]:
 
 
 def signed_by(chain: str, key: str, *, thumbnail: bool) -> Callable[[bytes], bytes]:
-    """Signs a JPEG and puts the manifest into it, with a small picture of its own or without."""
+    """Return a function that signs a JPEG and embeds the manifest.
+
+    Args:
+        chain: certificates as PEM, the leaf first.
+        key: the leaf's private key as PEM.
+        thumbnail: whether the manifest contains a thumbnail.
+    """
     context = c2pa.Context.from_dict({"builder": {"thumbnail": {"enabled": thumbnail}}})
 
     def sign(content: bytes) -> bytes:
@@ -130,14 +142,15 @@ def signed_by(chain: str, key: str, *, thumbnail: bool) -> Callable[[bytes], byt
 
 
 def c2pa_findings(content: bytes) -> tuple[str, list[str]]:
-    """What a validator says of a file: its state, and what it complains of."""
+    """Return a validator's state of a JPEG, and the codes of its complaints."""
     with c2pa.Reader("image/jpeg", io.BytesIO(content)) as reader:
-        told = json.loads(reader.json())
-    return told["validation_state"], [item["code"] for item in told.get("validation_status", ())]
+        report = json.loads(reader.json())
+    codes = [item["code"] for item in report.get("validation_status", ())]
+    return report["validation_state"], codes
 
 
 def has_manifest(content: bytes) -> bool:
-    """Whether a JPEG still carries a manifest."""
+    """Return whether a JPEG still carries a manifest."""
     try:
         c2pa_findings(content)
     except c2pa.C2paError:
@@ -146,7 +159,7 @@ def has_manifest(content: bytes) -> bool:
 
 
 def embed(image: Image.Image) -> Image.Image:
-    """The picture with the watermark, by the method that diffusers uses."""
+    """Return the image with the watermark, by the method that diffusers uses."""
     encoder = WatermarkEncoder()
     encoder.set_watermark("bits", BITS)
     bgr = np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
@@ -154,14 +167,20 @@ def embed(image: Image.Image) -> Image.Image:
 
 
 def read_bits(image: Image.Image) -> float:
-    """The share of the watermark's bits that are read right; 0.5 is chance."""
+    """Return the share of the watermark's bits read correctly; 0.5 is chance."""
     bgr = np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
     found = np.asarray(WatermarkDecoder("bits", len(BITS)).decode(bgr, "dwtDct")).astype(int)
     return float((found == BITS).mean())
 
 
 def again(image: Image.Image, kind: str, quality: int) -> Image.Image:
-    """Saved and opened."""
+    """Encode an image and decode it again.
+
+    Args:
+        image: the image.
+        kind: Pillow's name of the format.
+        quality: from 1 to 100.
+    """
     return Image.open(io.BytesIO(file_of(image, kind, quality)))
 
 
@@ -178,31 +197,31 @@ FATES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def psnr(one: Image.Image, other: Image.Image) -> float:
-    """Peak signal to noise in dB."""
+    """Return the peak signal-to-noise ratio in dB."""
     difference = np.asarray(one, np.float64) - np.asarray(other, np.float64)
     return float(10 * np.log10(255**2 / np.mean(difference**2)))
 
 
 def encoding_cost(image: Image.Image) -> dict[str, float]:
-    """Of the JPEG itself, for comparison."""
+    """Return milliseconds and bytes of the JPEG itself, for comparison."""
     return {"milliseconds": clocked(lambda: file_of(image)), "bytes": len(file_of(image))}
 
 
 def parameters_cost(image: Image.Image, parameters: dict[str, Any]) -> dict[str, float]:
-    """Of the parameters that this service writes into every picture, in a JPEG."""
+    """Return milliseconds and bytes added by the service's parameters in a JPEG."""
     pixels = np.asarray(image)
 
-    def encoded(told: dict[str, Any] | None) -> bytes:
-        return encode_picture(pixels, "jpeg", 90, told)
+    def encode(written: dict[str, Any] | None) -> bytes:
+        return encode_picture(pixels, "jpeg", 90, written)
 
     return {
-        "milliseconds": clocked(lambda: encoded(parameters)) - clocked(lambda: encoded(None)),
-        "bytes": len(encoded(parameters)) - len(encoded(None)),
+        "milliseconds": clocked(lambda: encode(parameters)) - clocked(lambda: encode(None)),
+        "bytes": len(encode(parameters)) - len(encode(None)),
     }
 
 
 def c2pa_cost(image: Image.Image) -> dict[str, Any]:
-    """Of a signature without a time stamp, in a JPEG; what a validator says of it."""
+    """Return the cost of a signature without a time stamp in a JPEG, and a validator's findings."""
     chain, key = certificates()
     plain = file_of(image)
     small, whole = (signed_by(chain, key, thumbnail=wanted) for wanted in (False, True))
@@ -219,7 +238,7 @@ def c2pa_cost(image: Image.Image) -> dict[str, Any]:
 
 
 def watermark_cost(image: Image.Image) -> dict[str, Any]:
-    """Of the watermark in the pixels, and how much of it can be read afterwards."""
+    """Return the cost of the watermark, and the share of its bits that survives each change."""
     marked = embed(image)
     return {
         "milliseconds": clocked(lambda: embed(image)),
@@ -231,7 +250,7 @@ def watermark_cost(image: Image.Image) -> dict[str, Any]:
 
 
 def mean(findings: Sequence[Any]) -> Any:
-    """The mean of numbers, of tables of them name by name; anything else must be equal."""
+    """Return the mean of numbers, or of dicts by name; equal values of other types stay as one."""
     if isinstance(findings[0], dict):
         return {name: mean([finding[name] for finding in findings]) for name in findings[0]}
     if isinstance(findings[0], int | float) and not isinstance(findings[0], bool):
@@ -240,9 +259,9 @@ def mean(findings: Sequence[Any]) -> Any:
 
 
 def main() -> None:
-    """Measure every mark on every picture; print the means."""
+    """Measure every mark on every image, and print the means."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pictures", nargs="+", type=Path, help="PNG files of this service")
+    parser.add_argument("pictures", nargs="+", type=Path, help="PNG files from this service")
     findings = []
     for path in parser.parse_args().pictures:
         with Image.open(path) as opened:
@@ -259,7 +278,7 @@ def main() -> None:
     means = mean(findings)
     for name, found in means.items():
         print(name, json.dumps(found))
-    # The decision rests on it: what is in every picture must cost next to nothing.
+    # Only the parameters have a bar, because the service writes them into every image.
     cost = means.pop("parameters")
     passed = cost["milliseconds"] < BAR["milliseconds"] and cost["bytes"] < BAR["bytes"]
     finish(cost, BAR, passed, pictures=len(findings), others=means)

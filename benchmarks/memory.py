@@ -1,11 +1,10 @@
-"""What weights and work take in memory: counted at SDXL's size, and held by the demo set.
+"""Memory of weights and work: counted at SDXL's size, and held by the demo set.
 
     python -m benchmarks.memory
 
-1. The demo set's three variants are loaded one after the other; each further one may add its UNet
-   and nothing else.
-2. SDXL in half precision on the meta device: bytes of weights by part, and the most that a step and
-   a decode hold at once. From these follows how many variants stay on which card.
+1. Load the demo set's three variants one after another. Each further one may add only its UNet.
+2. Count SDXL in half precision on the meta device: bytes of weights by part, and the peak bytes of
+   a step and of a decode. They determine how many variants fit on a card.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ from testing.server import import_demo
 from testing.workbench import CONTROLNET, DEVICE, demo_catalog, make_job
 
 BAR = 1.0
-"""What a further variant adds, over its UNet's bytes."""
+"""Largest bytes that a further variant adds, over its UNet's bytes."""
 CARDS = (12, 16, 24, 48, 80)
-"""GiB."""
+"""Memory of each card, in GiB."""
 _GIB = 2**30
 
 
 def held_by_variants(home: Path) -> list[dict[str, int]]:
-    """Bytes by kind with one, two and three variants of the demo set."""
+    """Return the bytes by kind with one, two and three variants of the demo set."""
     with store_at(home):
         residency = ModelCache(demo_catalog(), LiveInventory(demo_catalog()), DEVICE)
         residency.load_controlnet(CONTROLNET)
@@ -54,7 +53,7 @@ def held_by_variants(home: Path) -> list[dict[str, int]]:
 
 
 def weights() -> dict[str, int]:
-    """Bytes of SDXL's parts in half precision."""
+    """Return the bytes of SDXL's parts in half precision."""
     variant, controlnet, _ = sdxl("lightning", "small")
     _, full, _ = sdxl("lightning", "full")
     first, second = variant.text_encoders
@@ -74,7 +73,7 @@ def weights() -> dict[str, int]:
 
 @torch.inference_mode()
 def work(side: int) -> dict[str, int]:
-    """The most bytes at once beside the weights, for one picture with guidance."""
+    """Return the peak bytes beside the weights, for one square image with guidance."""
     variant, controlnet, device = sdxl("lightning", "small")
     job = make_job(np.zeros((side, side), np.uint8), steps=2, guidance_scale=2.0)
     conditioning = ConditioningBuilder(device).build(job, variant, controlnet)
@@ -91,14 +90,20 @@ def work(side: int) -> dict[str, int]:
 
 
 def variants_on(card: int, parts: Mapping[str, int], needed: int) -> int:
-    """How many variants with shared parts stay on a card of so many GiB."""
+    """Return how many variants with shared parts fit on a card.
+
+    Args:
+        card: the card's memory in GiB.
+        parts: bytes of weights by part.
+        needed: peak bytes of work beside the weights.
+    """
     room = card * _GIB - CONTEXT_BYTES - int(needed * MARGIN)
     shared = sum(size for name, size in parts.items() if name not in {"unet", "full ControlNet"})
     return max(0, (room - shared) // parts["unet"])
 
 
 def main() -> None:
-    """Load, count, and finish with what a further variant adds."""
+    """Load, count, and finish with the bytes that each further variant adds."""
     with tempfile.TemporaryDirectory(prefix="memory-") as folder:
         import_demo(Path(folder))
         held = held_by_variants(Path(folder))
@@ -111,10 +116,10 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for side in (512, 1024, 2048):
         figures[str(side)] = {name: round(size / 1e9, 3) for name, size in work(side).items()}
-        print(f"{side} x {side}, GB at most beside the weights: {figures[str(side)]}")
+        print(f"{side} x {side}, peak GB beside the weights: {figures[str(side)]}")
     needed = max(work(1024).values())
     cards = {f"{card} GiB": variants_on(card, parts, needed) for card in CARDS}
-    print(f"variants that stay on a card: {cards}")
+    print(f"variants that fit on a card: {cards}")
     finish(
         {"second variant": round(ratios[0], 6), "third variant": round(ratios[1], 6)},
         BAR,

@@ -1,10 +1,10 @@
-"""What does the service add to the plain pipeline?
+"""Overhead of the service over the plain pipeline.
 
     python -m benchmarks.overhead [--rounds N] [--size PIXELS]
 
-Starts the service, and in this process calls diffusers' pipeline and encodes its picture: the
-same requests, the same work, one after the other in turn. The figure is the median of
-`POST /generate` over the median of the plain call. `--url` uses a service that runs already.
+Starts the service. This process also calls diffusers' pipeline and encodes its image. Both take the
+same requests in turn. The figure is the median seconds of `POST /generate` over that of the plain
+call. `--url` measures a service that already runs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PROMPT = "aerial photography, future solarpunk urban, eco-friendly"
 
 
 def plain_seconds(body: dict[str, Any], depth: np.ndarray[Any, Any]) -> float:
-    """Decode the depth map, run diffusers' pipeline, encode the picture."""
+    """Time decoding the depth map, diffusers' pipeline, and encoding the image."""
     started = time.perf_counter()
     grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(body["depth_map_b64"]))))
     job = make_job(grey, prompt=_PROMPT, seed=body["seed"])
@@ -47,7 +47,7 @@ def plain_seconds(body: dict[str, Any], depth: np.ndarray[Any, Any]) -> float:
 
 
 def service_seconds(client: httpx.Client, body: dict[str, Any]) -> float:
-    """One request, until its answer has been read."""
+    """Time one request until its answer is read."""
     started = time.perf_counter()
     answer = client.post("/generate", json=body)
     elapsed = time.perf_counter() - started

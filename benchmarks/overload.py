@@ -1,12 +1,19 @@
-"""Ten times what the service can do: who is accepted, how soon, and who is told to come back when.
+"""Behaviour at ten times the service's capacity: latency, rejections, and the truth of Retry-After.
 
     python -m benchmarks.overload [--minutes M] [--factor F]
 
-Starts the service on the demo set with a queue of `BOUND` seconds, measures it unloaded and at
-capacity, and then sends requests at a multiple of that rate, whatever becomes of them, and asks how
-it is. Holds if nobody gets anything but a picture or a 429, the accepted ones' p95 is
-within twice the unloaded one plus the bound, health answers within 100 ms (p95), memory stays, and
-what `Retry-After` says is what it takes: the seconds until everything accepted before was done.
+Starts the service on the demo set with a queue of `BOUND` seconds, and measures it unloaded and at
+capacity. Then requests arrive at a multiple of that rate, independent of the answers, while another
+task checks its health.
+
+Five conditions must hold:
+
+- Every answer is an image or a 429.
+- The accepted requests' p95 is at most twice the unloaded p95 plus the bound.
+- Health checks answer within 100 ms (p95).
+- Memory grows by at most 5 % in the second half.
+- `Retry-After` is within a factor of two of the time until all earlier accepted requests end
+  (median).
 """
 
 from __future__ import annotations
@@ -40,7 +47,7 @@ _CAPACITY = 40
 
 @dataclass(slots=True)
 class Ledger:
-    """What became of every request: seconds on the benchmark's clock."""
+    """Outcome of every request, in seconds on the benchmark's clock."""
 
     accepted: list[tuple[float, float]] = field(default_factory=list)
     refused: list[tuple[float, float]] = field(default_factory=list)
@@ -49,26 +56,35 @@ class Ledger:
 
     @property
     def latencies(self) -> list[float]:
-        """Of the accepted ones."""
+        """Seconds of the accepted requests."""
         return [end - sent for sent, end in self.accepted]
 
     def waits(self) -> list[float]:
-        """What each refused caller was told, over what it was: until the last accepted one that
-        was sent before was done."""
+        """Return `Retry-After` over the true wait, for each rejected request.
+
+        The true wait lasts until the end of all accepted requests that were sent before. Waits of a
+        second or less are left out.
+        """
         sent = np.array([start for start, _ in self.accepted])
         ends = np.array([end for _, end in self.accepted])
         ratios = []
-        for at, told in self.refused:
+        for at, advised in self.refused:
             before = ends[sent <= at]
             if len(before) and before.max() - at > 1.0:
-                ratios.append(told / (before.max() - at))
+                ratios.append(advised / (before.max() - at))
         return ratios
 
 
 def bodies(
     rng: np.random.Generator, count: int, eras: tuple[str, ...] = ("wilderness",)
 ) -> list[dict[str, Any]]:
-    """The default variant's requests, with depth maps."""
+    """Draw requests with depth maps for the default variant.
+
+    Args:
+        rng: source of the random choices.
+        count: number of requests.
+        eras: names of the eras to draw from.
+    """
     catalog = demo_catalog()
     choice = Choice((catalog.default_model,), eras)
     return [choice.draw(rng, number) for number in range(count)]
@@ -77,7 +93,14 @@ def bodies(
 async def open_loop(
     client: httpx.AsyncClient, rate: float, seconds: float, rng: np.random.Generator
 ) -> Ledger:
-    """Send at a rate for so long, and wait for every answer."""
+    """Send requests at a fixed rate, and wait for every answer.
+
+    Args:
+        client: HTTP client of the service.
+        rate: requests per second.
+        seconds: duration of the sending.
+        rng: source of the random choices.
+    """
     ledger = Ledger()
     stock = bodies(rng, 32)
     started = time.monotonic()
@@ -114,21 +137,30 @@ async def open_loop(
 
 
 async def load(url: str, factor: float, seconds: float) -> tuple[float, float, Ledger]:
-    """Unloaded p95 in seconds, capacity in pictures per second, and the overload's ledger."""
+    """Measure the service unloaded, at capacity and overloaded.
+
+    Args:
+        url: base URL of the service.
+        factor: overload as a multiple of the capacity.
+        seconds: duration of the overload.
+
+    Returns:
+        Unloaded p95 in seconds, capacity in images per second, and the overload's ledger.
+    """
     rng = np.random.default_rng(0)
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         await closed_loop(client, bodies(rng, 4), clients=1)
         alone = await closed_loop(client, bodies(rng, _UNLOADED), clients=1)
         full = await closed_loop(client, bodies(rng, _CAPACITY), clients=2)
-        # Connections and buffers of a crowd are made once, and stay.
+        # The first crowd allocates connections and buffers that stay, so it is not measured.
         await open_loop(client, factor * full.rate, min(15.0, seconds), rng)
         ledger = await open_loop(client, factor * full.rate, seconds, rng)
     return float(np.percentile(alone.latencies, 95)), full.rate, ledger
 
 
 def main() -> None:
-    """Start, load, and finish with the figures against their bars."""
+    """Start the service, load it, and finish with the figures against their bars."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -162,16 +194,16 @@ def main() -> None:
     p95 = float(np.percentile(ledger.latencies, 95))
     health = float(np.percentile(ledger.health, 95))
     waits = ledger.waits()
-    told = float(np.median(waits)) if waits else None
+    advice = float(np.median(waits)) if waits else None
     checks = {
         "nothing but pictures and 429": not ledger.others,
         "p95": p95 <= 2 * unloaded + BOUND,
         "health": health <= HEALTH_BAR,
         "memory": all(value <= MEMORY_BAR for value in growth.values()),
-        "Retry-After": told is None or 0.5 <= told <= 2.0,
+        "Retry-After": advice is None or 0.5 <= advice <= 2.0,
     }
     finish(
-        {"p95": round(p95, 2), "health p95": round(health, 4), "told / took": told},
+        {"p95": round(p95, 2), "health p95": round(health, 4), "told / took": advice},
         {"p95": round(2 * unloaded + BOUND, 2), "health p95": HEALTH_BAR, "told / took": [0.5, 2]},
         all(checks.values()),
         failed=[name for name, held in checks.items() if not held],

@@ -1,9 +1,9 @@
-"""Do the engine's final latents equal those of diffusers' pipeline, alone and in company?
+"""Parity of the engine's final latents with diffusers' pipeline, alone and in a batch.
 
     python -m benchmarks.parity [--cases N]
 
-Every case runs in float32 on the CPU: in diffusers' pipeline, alone in the engine, and again
-with all other cases in one engine that batches them and lets half of them join on the way.
+Every case runs in float32 on the CPU three times: in diffusers' pipeline, alone in the engine, and
+with all other cases in one engine. That engine batches them, and half of them join late.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Within the tolerance, or twice the reference's own difference; pixels within 1/255."""
+        """Whether latents are within TOLERANCE or twice the reference's own, pixels to 1/255."""
         allowed = max(TOLERANCE, 2 * self.reference)
         return self.latents <= allowed and self.pixels <= PIXEL_TOLERANCE
 
 
 def cases() -> Iterator[GenerateJob]:
-    """Every scheduler with everything that changes the arithmetic, in turn."""
+    """Yield every scheduler with each setting that changes the arithmetic, in turn."""
     rng = np.random.default_rng(7)
     turn = itertools.count()
     for name in ("auto", *SCHEDULERS):
@@ -100,7 +100,7 @@ def _karras(name: str, number: int) -> bool | None:
 
 
 def reference_latents(job: GenerateJob, batch: int = 1) -> torch.Tensor:
-    """The pipeline's final latents [1, 4, h/8, w/8], as the first of a batch of equal size."""
+    """Return the pipeline's final latents (1, 4, h/8, w/8), the first of a batch of equal size."""
     pipeline = image_reference_pipeline() if job.image else reference_pipeline()
     spec = demo_catalog().models["base"].scheduler
     pipeline.scheduler = build_scheduler(spec, job.scheduler, job.use_karras_sigmas)
@@ -112,10 +112,10 @@ def reference_latents(job: GenerateJob, batch: int = 1) -> torch.Tensor:
 def engine_results(
     jobs: Sequence[GenerateJob], late: int
 ) -> dict[str, tuple[torch.Tensor, Pixels]]:
-    """Final latents and picture per request id; the last `late` jobs join on the way."""
+    """Return final latents and image by request id; the last `late` jobs join on the way."""
     latents: dict[tuple[int, ...], torch.Tensor] = {}
 
-    def recording(final: torch.Tensor, variant: SdxlModel, decoder: str) -> Pixels:
+    def record(final: torch.Tensor, variant: SdxlModel, decoder: str) -> Pixels:
         pixels = decode_latents(final, variant, decoder)
         latents[_key(pixels)] = final.clone()
         return pixels
@@ -123,7 +123,7 @@ def engine_results(
     engine = make_engine()
     listeners = {job.request_id: Listener() for job in jobs}
     early = len(jobs) - late
-    with mock.patch.object(runners.engine.output_stage, "decode_latents", recording):
+    with mock.patch.object(runners.engine.output_stage, "decode_latents", record):
         for job in jobs[:early]:
             engine.submit(job, listeners[job.request_id])
         for job in jobs[early:]:
@@ -142,7 +142,7 @@ def _key(pixels: Pixels) -> tuple[int, ...]:
 
 
 def compare(jobs: Sequence[GenerateJob]) -> dict[str, Outcome]:
-    """Each job against the reference, and its picture alone against the one in company."""
+    """Compare each job's latents with the reference, and its image alone with the batched one."""
     together = engine_results(jobs, late=len(jobs) // 2)
     outcomes = {}
     for job in jobs:

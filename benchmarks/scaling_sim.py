@@ -1,13 +1,13 @@
-"""What a day costs, and who waits, under each scaling policy.
+"""Simulated cost and waits of a day, under each scaling policy.
 
-python -m benchmarks.scaling_sim                              the tables of docs/scaling.md
-python -m benchmarks.scaling_sim --price 2.1 --tflops 989     another GPU, at another price
-python -m benchmarks.scaling_sim --write docs/scaling.md      put the tables into the document
+    python -m benchmarks.scaling_sim                              the tables of docs/scaling.md
+    python -m benchmarks.scaling_sim --price 2.1 --tflops 989     another GPU, at another price
+    python -m benchmarks.scaling_sim --write docs/scaling.md      put the tables into the document
 
-Demand is drawn with a seed; a picture's seconds come from its operations and the GPU's
-throughput; prices and start-up times are assumptions that the options state. The last line is
-JSON. The exit status is 0 if in every scenario the recommended policy keeps the bar and costs
-less than the smallest fixed fleet that keeps it.
+Demand is drawn with a seed. An image's seconds follow from its operations and the GPU's throughput.
+Prices and start-up times are assumptions, set by options. The last line is JSON. The exit status is
+0 if in every scenario the recommended policy keeps the bar and costs less than the smallest fixed
+fleet that keeps it.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ _BEGIN, _END = "<!-- scaling_sim: begin -->", "<!-- scaling_sim: end -->"
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
-    """What the simulation takes for given; every one is an option of the command.
+    """Assumptions of the simulation; each is an option of the command.
 
     Args:
-        seed: of the demand.
-        tflop: operations of one picture, in 10^12. 54: lightning, six steps without guidance,
-            small ControlNet, full decoder, 1024 x 1024.
+        seed: seed of the demand.
+        tflop: operations of one image, in 10^12. 54: lightning, six steps without guidance, small
+            ControlNet, full decoder, 1024 x 1024.
         tflops: the GPU's half-precision throughput with float32 accumulation, 10^12 per second.
-        efficiency: the share of it that is reached.
-        price: of a GPU hour.
-        stopped_price: of an hour of a stopped worker, which keeps its disk.
-        image_gb: the image without weights, in GB.
+        efficiency: reached share of that throughput.
+        price: price of a GPU hour.
+        stopped_price: price of an hour of a stopped worker, which keeps its disk.
+        image_gb: the container image without weights, in GB.
         weights_gb: the catalog's weights, in GB.
         gbit: the host's download rate, in Gbit/s.
         unpack: GB of image layers unpacked per second.
         convert: GB of weights verified and written per second.
-        boot: seconds from a container's start to ready, everything being there.
-        budget: seconds after which a client has no use for its picture.
-        wait_bar: seconds that 95 of 100 requests may wait at most.
-        refused_bar: the share that may be refused at most.
+        boot: seconds from a container's start to ready, without downloads.
+        budget: seconds after which the image is useless to a client.
+        wait_bar: limit of the p95 wait, in seconds.
+        refused_bar: limit of the share of refused requests.
     """
 
     seed: int = 7
@@ -72,11 +72,11 @@ class Assumptions:
 
     @property
     def service_seconds(self) -> float:
-        """Seconds that a worker takes for one picture."""
+        """Seconds of one image on a worker."""
         return self.tflop / (self.tflops * self.efficiency)
 
     def new_seconds(self, image: str) -> float:
-        """Seconds until a new worker is ready: everything is fetched, then it boots."""
+        """Return the seconds until a new worker is ready: downloads, unpacking and boot."""
         fetched = (self.image_gb + self.weights_gb) * 8 / self.gbit
         weights = self.weights_gb / (self.unpack if image == "full" else self.convert)
         return fetched + self.image_gb / self.unpack + weights + self.boot
@@ -84,7 +84,7 @@ class Assumptions:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A policy's day. A refused request counts as one that waited as long as it had patience."""
+    """Result of a policy's day; a refused request counts as a wait of its whole patience."""
 
     policy: str
     cost: float
@@ -96,7 +96,13 @@ class Outcome:
 
 
 def simulate(arrivals: np.ndarray[Any, Any], policy: Policy, given: Assumptions) -> Outcome:
-    """Replay a day's arrivals, in seconds after midnight, against a policy."""
+    """Replay a day's arrivals against a policy.
+
+    Args:
+        arrivals: arrival times in seconds after midnight, ascending.
+        policy: the scaling policy.
+        given: the assumptions.
+    """
     env = simpy.Environment()
     patience = max(0.0, given.budget - given.service_seconds)
     fleet = Fleet(
@@ -112,7 +118,7 @@ def simulate(arrivals: np.ndarray[Any, Any], policy: Policy, given: Assumptions)
     env.process(_scale(env, fleet, Autoscaler(policy), given))
     env.run(until=DAY)
     tally = fleet.settle()
-    # Those who still wait at midnight belong to the next day.
+    # Requests that still wait at midnight belong to the next day.
     waits = np.array([*tally.waits, *[patience] * tally.refused] or [0.0])
     return Outcome(
         policy=policy.name,
@@ -144,12 +150,12 @@ def _scale(
 
 
 def keeps_bar(outcome: Outcome, given: Assumptions) -> bool:
-    """Whether waits and refusals are under their bars."""
+    """Return whether waits and refusals are within their bars."""
     return outcome.wait_p95 <= given.wait_bar and outcome.refused <= given.refused_bar
 
 
 def smallest_fixed(arrivals: np.ndarray[Any, Any], given: Assumptions) -> list[Outcome]:
-    """Fixed fleets of 1, 2, … workers up to the first that keeps the bar."""
+    """Simulate fixed fleets of 1, 2, … workers up to the first that keeps the bar."""
     tried: list[Outcome] = []
     for count in range(1, _LARGEST_FLEET + 1):
         tried.append(simulate(arrivals, Policy(f"fixed, {count}", floor=count), given))
@@ -159,7 +165,7 @@ def smallest_fixed(arrivals: np.ndarray[Any, Any], given: Assumptions) -> list[O
 
 
 def measure(scenario: Scenario, given: Assumptions) -> list[Outcome]:
-    """Every policy's day in a scenario: the largest two fixed fleets tried, then the others."""
+    """Simulate every policy in a scenario, after the two largest fixed fleets tried."""
     arrivals = scenario.arrivals(given.seed)
     policies = cases(given.service_seconds)[scenario.name]
     others = [simulate(arrivals, policy, given) for policy in policies]
@@ -167,7 +173,13 @@ def measure(scenario: Scenario, given: Assumptions) -> list[Outcome]:
 
 
 def verdict(name: str, outcomes: Sequence[Outcome], given: Assumptions) -> dict[str, Any]:
-    """How the recommended policy does beside the smallest fixed fleet that keeps the bar."""
+    """Compare the recommended policy with the smallest fixed fleet that keeps the bar.
+
+    Args:
+        name: name of the scenario.
+        outcomes: results of all its policies.
+        given: the assumptions.
+    """
     recommended = next(o for o in outcomes if o.policy == RECOMMENDED[name])
     fixed = [o for o in outcomes if o.policy.startswith("fixed") and keeps_bar(o, given)]
     ratio = recommended.cost / fixed[0].cost if fixed else None
@@ -183,7 +195,7 @@ def verdict(name: str, outcomes: Sequence[Outcome], given: Assumptions) -> dict[
 
 
 def table(scenario: Scenario, outcomes: Sequence[Outcome]) -> str:
-    """A scenario's outcomes as Markdown; the recommended policy in bold."""
+    """Return a scenario's outcomes as Markdown, with the recommended policy in bold."""
     lines = [
         f"**{scenario.name}**: {scenario.description}; {outcomes[0].requests} requests.",
         "",
@@ -200,7 +212,7 @@ def table(scenario: Scenario, outcomes: Sequence[Outcome]) -> str:
 
 
 def put_into(document: str, tables: str) -> str:
-    """A document with what is between its two marks replaced.
+    """Return a document with the text between its two marks replaced.
 
     Raises:
         ValueError: the document lacks a mark.
@@ -213,12 +225,12 @@ def put_into(document: str, tables: str) -> str:
 
 
 def main() -> None:
-    """Simulate, print the tables, finish with the recommended policies' figures."""
+    """Simulate, print the tables, and finish with the recommended policies' figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--scenario", action="append", choices=list(SCENARIOS))
-    parser.add_argument("--write", type=Path, help="a document whose tables are to be replaced")
+    parser.add_argument("--write", type=Path, help="replace the tables of this document")
     for name, default in asdict(Assumptions()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     options = vars(parser.parse_args())

@@ -1,13 +1,19 @@
-"""A long run with faults: is every request accounted for, and does everything come back?
+"""Long run with faults: one outcome per request, and no growth.
 
     python -m benchmarks.soak [--minutes M] [--seed N] [--smoke]
 
 Serves the demo set to painters, leavers, cancellers, vandals, crowds and an operator who unloads
-variants, and kills the runner every now and then, all from one seed. Holds if every request has
-exactly one outcome that its caller heard, the service counted the same outcomes, the API process
-never ended, and memory, file descriptors, threads and temporary files are where they were: measured
-before and after the same exercise, within 5 %. `--smoke` takes 20 seconds with one kill and a short
-queue, and looks at the outcomes only.
+variants, and kills the runner at intervals, all from one seed.
+
+Four conditions must hold:
+
+- Every request has exactly one outcome on the client's side.
+- The service counts the same outcomes.
+- The API process never ends.
+- Memory, file descriptors, threads and temporary files grow by at most 5 %, measured before and
+  after the same exercise.
+
+`--smoke` takes 20 seconds with at least one kill and a short queue, and checks only the outcomes.
 """
 
 from __future__ import annotations
@@ -34,7 +40,7 @@ ALLOWED = {
     "success", LEFT, "cancelled", "overloaded", "runner_lost", "not_ready", "invalid_request",
     "invalid_depth_map", "unknown_model", "unsupported_media_type", "too_large",
 }  # fmt: skip
-# How a request can end whose caller has just left.
+# Possible ends of a request whose client has just left.
 _ENDS_UNHEARD = {"success", "cancelled", "runner_lost"}
 _COUNTED = re.compile(r'experimance_requests_total\{(?=.*outcome="(\w+)").*\} (\S+)')
 _KILL_SECONDS = 240.0
@@ -42,12 +48,12 @@ _CALM_SECONDS = 60.0
 _SMOKE_MINUTES = 1 / 3
 _SMOKE_SETTINGS = {"MAX_QUEUE_SECONDS": "5"}
 _WARM_UP_SHARE = 0.2
-# Connections that nobody uses are closed after 15.
+# The server closes idle connections after 15 s.
 _SETTLE_SECONDS = 20.0
 
 
 async def counted(client: httpx.AsyncClient) -> Counter[str]:
-    """The service's own count of requests for pictures by outcome."""
+    """Return the service's own count of generation requests by outcome."""
     text = (await client.get("/metrics")).text
     counts: Counter[str] = Counter()
     for outcome, number in _COUNTED.findall(text):
@@ -56,7 +62,7 @@ async def counted(client: httpx.AsyncClient) -> Counter[str]:
 
 
 async def ready(client: httpx.AsyncClient) -> None:
-    """Wait until requests would start at once and none is under way."""
+    """Wait until the service is ready for inference and no request is in flight."""
     while True:
         health = (await client.get("/healthcheck")).json()
         queue = health["queue"]
@@ -66,8 +72,15 @@ async def ready(client: httpx.AsyncClient) -> None:
 
 
 async def killer(port: int, until: float, seed: int) -> int:
-    """Kill the runner in the middle of its work, again and again, and once if time is short; how
-    often."""
+    """Kill the runner at random intervals, and return how often.
+
+    A run gets at least one kill, however short.
+
+    Args:
+        port: port of the service.
+        until: end of the traffic, on the monotonic clock.
+        seed: seed of the intervals.
+    """
     rng = np.random.default_rng(seed)
     left = until - time.monotonic()
     every, calm = min(_KILL_SECONDS, left / 2), min(_CALM_SECONDS, left / 10)
@@ -82,7 +95,15 @@ async def killer(port: int, until: float, seed: int) -> int:
 
 
 async def soak(url: str, minutes: float, seed: int, folder: Path, smoke: bool) -> dict[str, Any]:
-    """The whole run; what was found."""
+    """Run the whole soak, and return its figures and faults.
+
+    Args:
+        url: base URL of the service.
+        minutes: duration of the measured traffic.
+        seed: seed of callers and kills.
+        folder: the service's folder of temporary files.
+        smoke: whether to check only the outcomes.
+    """
     port = int(url.rsplit(":", 1)[1])
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
@@ -103,7 +124,7 @@ async def soak(url: str, minutes: float, seed: int, folder: Path, smoke: bool) -
                 await callers.exercise()
             await ready(client)
             await asyncio.sleep(_SETTLE_SECONDS)
-            # The callers' own idle connections, of a chance number, end when one is used again.
+            # Using one connection closes the clients' idle ones, whose number is random.
             await ready(client)
             await asyncio.sleep(1)
             return states_of(port)
@@ -114,7 +135,7 @@ async def soak(url: str, minutes: float, seed: int, folder: Path, smoke: bool) -
         if smoke:
             kills = await under_fire()
         else:
-            # The caches of prompts fill up to their bounds.
+            # Fill the prompt caches up to their bounds.
             await callers.go_on(_WARM_UP_SHARE * 60 * minutes)
             before, files = await measure(), files_in(folder)
             kills = await under_fire()
@@ -123,7 +144,7 @@ async def soak(url: str, minutes: float, seed: int, folder: Path, smoke: bool) -
             growth["service"] = {"temporary files": round((left + 1) / (files + 1), 4)}
         theirs = await counted(client)
     ours = callers.ledger.outcomes
-    faults = [*callers.ledger.faults, *(f"{name}: nothing" for name in callers.ledger.unheard)]
+    faults = [*callers.ledger.faults, *(f"{name}: no outcome" for name in callers.ledger.unheard)]
     faults += [f"outcome {name}" for name in ours.keys() - ALLOWED]
     faults += ["the API process ended"] * (processes_of(port)["api"].pid != api)
     faults += disagreements(ours, theirs)
@@ -134,10 +155,10 @@ async def soak(url: str, minutes: float, seed: int, folder: Path, smoke: bool) -
 
 
 def disagreements(ours: Counter[str], theirs: Counter[str]) -> list[str]:
-    """Where callers and service counted differently.
+    """Name the outcomes that clients and service count differently.
 
-    What a caller heard is counted as that. Of one who left, the service counts whatever the end was
-    that it did not wait for.
+    An outcome that reached its client must be counted as that. For a client that left, the service
+    may count any end that it did not wait for.
     """
     found = []
     if ours.total() != theirs.total():
@@ -150,7 +171,7 @@ def disagreements(ours: Counter[str], theirs: Counter[str]) -> list[str]:
 
 
 def main() -> None:
-    """Start, soak, and finish with the largest growth and every fault."""
+    """Start the service, soak it, and finish with the largest growth and every fault."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

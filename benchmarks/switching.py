@@ -1,14 +1,14 @@
-"""What does it cost to change the era or the variant, beside the plain server?
+"""Cost of changing the era or the variant, against the plain server.
 
     python -m benchmarks.switching [--requests N] [--repeats N] [--seed N] [--smoke]
 
-A session of random requests over all variants and eras of the demo set, one at a time, painted by
-the service and by benchmarks/support/reference_server.py in turn. Every request is painted several
-times in a row: the first time pays for the change from the one before, and the repetitions tell
-what its kind (variant and era) costs without. Time lost to switching is the sum of the first times
-minus that of the kinds' medians. The figure is the service's over the reference's.
+A session of random requests covers all variants and eras of the demo set, one at a time. The
+service and benchmarks/support/reference_server.py take turns. Every request is repeated several
+times in a row. The first run pays for the change from the previous request, and the repetitions
+measure its kind (variant and era) without a change. Time lost to switching is the sum of the first
+runs minus that of the kinds' medians. The figure is the service's loss over the reference's.
 
-`--url` and `--reference-url` use servers that run already; `--smoke` says nothing about speed.
+`--url` and `--reference-url` use servers that already run; `--smoke` does not measure speed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Kind = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A request of the session: its kind, and the seconds of its first time and of the others."""
+    """A request of the session: its kind, and the seconds of first run and repetitions."""
 
     kind: Kind
     first: float
@@ -52,7 +52,13 @@ class Visit:
 
 
 def session(requests: int, seed: int, steps: int) -> list[dict[str, Any]]:
-    """The session's requests, as bodies of `POST /generate`."""
+    """Draw the session's requests, as bodies of `POST /generate`.
+
+    Args:
+        requests: number of requests.
+        seed: seed of the random choices.
+        steps: denoising steps of every request.
+    """
     rng = np.random.default_rng(seed)
     catalog = demo_catalog()
     choice = Choice(tuple(catalog.models), tuple(catalog.eras))
@@ -60,7 +66,13 @@ def session(requests: int, seed: int, steps: int) -> list[dict[str, Any]]:
 
 
 def visit(client: httpx.Client, body: dict[str, Any], repeats: int) -> Visit:
-    """Paint a request, and then repeat it back to back."""
+    """Send a request, and repeat it back to back.
+
+    Args:
+        client: client of one server.
+        body: body of `POST /generate`.
+        repeats: number of repetitions.
+    """
     seconds = []
     for _ in range(1 + repeats):
         sent = time.perf_counter()
@@ -72,7 +84,13 @@ def visit(client: httpx.Client, body: dict[str, Any], repeats: int) -> Visit:
 def measure(
     urls: Mapping[str, str], bodies: Sequence[dict[str, Any]], repeats: int
 ) -> dict[str, list[Visit]]:
-    """The session on both servers, request by request, the order swapped every time."""
+    """Run the session on both servers, request by request, swapping the order every time.
+
+    Args:
+        urls: base URLs by server.
+        bodies: the session's requests.
+        repeats: repetitions of every request.
+    """
     visits: dict[str, list[Visit]] = {SERVICE: [], REFERENCE: []}
     with client_of(urls[SERVICE]) as ours, client_of(urls[REFERENCE]) as theirs:
         clients = {SERVICE: ours, REFERENCE: theirs}
@@ -83,7 +101,7 @@ def measure(
 
 
 def losses(visits: Sequence[Visit]) -> list[float]:
-    """Seconds that each request of the session took beyond its kind's median."""
+    """Return the seconds that each request of the session took beyond its kind's median."""
     steady: dict[Kind, list[float]] = defaultdict(list)
     for each in visits:
         steady[each.kind] += each.repeated
@@ -92,7 +110,7 @@ def losses(visits: Sequence[Visit]) -> list[float]:
 
 
 def row(visits: Sequence[Visit]) -> dict[str, float]:
-    """A server's figures in seconds; the means are per change of the variant, or the era alone."""
+    """Return a server's figures in seconds; the means are per change of variant, or era alone."""
     lost = losses(visits)
     changes: dict[str, list[float]] = {"variant": [], "era": []}
     for (before, after), seconds in zip(itertools.pairwise(visits), lost[1:], strict=True):
@@ -109,7 +127,7 @@ def row(visits: Sequence[Visit]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run the session on both, print what was lost, and finish."""
+    """Run the session on both servers, print the losses, and finish."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=2)
@@ -130,7 +148,7 @@ def main() -> None:
     finish(
         round(figure, 4),
         BAR,
-        # A reference that lost nothing means that the machine was too busy to tell.
+        # A reference without loss means that the machine was too busy to measure.
         theirs > 0 and figure <= BAR,
         requests=requests,
         repeats=repeats,

@@ -1,10 +1,10 @@
-"""How often does a step wait for the device, and how many kernels does it launch?
+"""Device waits and kernel launches per step, against diffusers' pipeline.
 
     python -m benchmarks.syncs
 
-The installation's request at SDXL's size on the meta device, engine against diffusers' pipeline.
-A wait is a read of device values by the host; a launch is an operator that is no view. Counted
-from the second step on, for what is made once is made in the first.
+Counts the installation's request at SDXL's size on the meta device. A wait is a read of device
+values by the host; a launch is an operator that is no view. The first step is left out, because it
+fills caches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Work = Callable[[Callable[[int], None]], None]
 
 
 def per_step(work: Work) -> list[tuple[int, int]]:
-    """Launches and waits of each step but the first; `work` tells the end of each."""
+    """Return launches and waits of each step but the first; `work` calls back after each step."""
     marks: list[tuple[int, int]] = []
     count = OperatorCount()
     with count.watching():
@@ -32,7 +32,7 @@ def per_step(work: Work) -> list[tuple[int, int]]:
 
 
 def main() -> None:
-    """Count both, print what the engine launches less of, and finish."""
+    """Count both, print each step, and finish with the ratio of launches and the waits."""
     job = installation_job()
     engine = CountedEngine(*sdxl("lightning", "small"))
     own = per_step(lambda on_step: engine.paint(job, on_step))

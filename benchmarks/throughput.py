@@ -1,14 +1,17 @@
-"""How many pictures, and how soon, beside the server that one would write in an afternoon?
+"""Throughput and latency, against a simple reference server.
 
     python -m benchmarks.throughput [--rounds N] [--seed N] [--smoke]
 
-Runs the service and benchmarks/support/reference_server.py on the demo set and loads them in turn
-with equal lists of requests, from 1, 4 or 8 clients that send the next request when they have their
-picture. Homogeneous: one variant, one era, one size. Mixed: all variants, eras with their LoRAs and
-three sizes. Abandoned: every fourth client hangs up after a second.
+Runs the service and benchmarks/support/reference_server.py on the demo set, and loads them in turn
+with equal lists of requests. 1, 4 or 8 clients each send the next request after the answer.
 
-Rates are compared round by round, and the median of the ratios counts; latencies over all rounds.
-`--url` and `--reference-url` use servers that run already; `--smoke` says nothing about speed.
+- Homogeneous: one variant, one era, one size.
+- Mixed: all variants, eras with their LoRAs, and three sizes.
+- Abandoned: every fourth request is abandoned after a second.
+
+Rates are compared round by round, and the median ratio counts. Latencies are compared over all
+rounds. `--url` and `--reference-url` use servers that already run; `--smoke` does not measure
+speed.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ _SIZES = ((256, 256), (256, 256), (320, 256), (256, 320))
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """So many clients, and so many requests of a kind in each round."""
+    """A number of clients, and a number of requests of one kind per round."""
 
     name: str
     clients: int
@@ -53,7 +56,13 @@ class Scenario:
     abandon_every: int | None = None
 
     def bodies(self, rng: np.random.Generator, requests: int, steps: int) -> list[dict[str, Any]]:
-        """What is asked in one round."""
+        """Draw the requests of one round.
+
+        Args:
+            rng: source of the random choices.
+            requests: number of requests.
+            steps: denoising steps of every request.
+        """
         catalog = demo_catalog()
         choice = (
             Choice(tuple(catalog.models), tuple(catalog.eras), _SIZES)
@@ -74,7 +83,13 @@ Turns = Mapping[str, Sequence[Turn]]
 
 
 def paint(url: str, scenario: Scenario, bodies: Sequence[dict[str, Any]]) -> Turn:
-    """One server's turn; afterwards it has nothing left to do."""
+    """Run one server's turn, and wait until it is idle.
+
+    Args:
+        url: base URL of the server.
+        scenario: clients and abandonment.
+        bodies: requests of the turn.
+    """
 
     async def run() -> Turn:
         async with httpx.AsyncClient(base_url=url, timeout=600) as client:
@@ -88,7 +103,17 @@ def paint(url: str, scenario: Scenario, bodies: Sequence[dict[str, Any]]) -> Tur
 def measure(
     urls: Mapping[str, str], rounds: int, seed: int, smoke: bool
 ) -> dict[str, dict[str, list[Turn]]]:
-    """Every scenario in every round, one server after the other; turns by scenario and server."""
+    """Run every scenario in every round, one server after the other.
+
+    Args:
+        urls: base URLs by server.
+        rounds: number of rounds.
+        seed: seed of the random choices.
+        smoke: whether to send only a few requests of one step.
+
+    Returns:
+        Turns by scenario and server.
+    """
     results: dict[str, dict[str, list[Turn]]] = {
         scenario.name: defaultdict(list) for scenario in SCENARIOS
     }
@@ -103,18 +128,18 @@ def measure(
 
 
 def rate_ratio(turns: Turns) -> float:
-    """The service's pictures per second over the reference's: the median of the rounds."""
+    """Return the service's images per second over the reference's, the median of the rounds."""
     pairs = zip(turns[SERVICE], turns[REFERENCE], strict=True)
     return statistics.median(ours.rate / theirs.rate for ours, theirs in pairs)
 
 
 def latency_ratio(turns: Turns, percentile: float) -> float:
-    """A percentile of the service's latencies over that of the reference's."""
+    """Return a percentile of the service's latencies over the reference's."""
     return _latency(turns[SERVICE], percentile) / _latency(turns[REFERENCE], percentile)
 
 
 def figures_of(results: Mapping[str, Turns]) -> dict[str, float]:
-    """What the bars are about."""
+    """Return the figures that have bars."""
     single, _, crowded, mixed, abandoned = (results[scenario.name] for scenario in SCENARIOS)
     return {
         "homogeneous_rate": rate_ratio(crowded),
@@ -126,13 +151,13 @@ def figures_of(results: Mapping[str, Turns]) -> dict[str, float]:
 
 
 def missed(figures: Mapping[str, float]) -> list[str]:
-    """The figures that are not as good as their bars."""
+    """Name the figures that miss their bars."""
     too_low = [name for name, bar in AT_LEAST.items() if figures[name] < bar]
     return too_low + [name for name, bar in AT_MOST.items() if figures[name] > bar]
 
 
 def row(turns: Iterable[Turn]) -> dict[str, float]:
-    """A server's figures in one scenario: pictures per second, latencies in seconds."""
+    """Return a server's figures in one scenario: images per second, latencies in seconds."""
     turns = list(turns)
     return {
         "pictures/s": sum(len(t.latencies) for t in turns) / sum(t.seconds for t in turns),
@@ -148,7 +173,7 @@ def _latency(turns: Iterable[Turn], percentile: float) -> float:
 
 
 def main() -> None:
-    """Load both, print what came of it, and finish."""
+    """Load both servers, print the results, and finish."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)

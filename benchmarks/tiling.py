@@ -1,4 +1,4 @@
-"""Seams and shifts of decoding in tiles, on painted landscapes of the demo set.
+"""Seams and shifts of decoding in tiles, on generated landscapes of the demo set.
 
 python -m benchmarks.tiling [--pictures N]
 """
@@ -21,9 +21,9 @@ from runners.diffusion.dummy_inputs import dummy_samples
 from testing.workbench import DEVICE, demo_networks, make_job
 
 SIZE = (320, 448)
-"""Height and width in pixels: more than a tile of the demo's autoencoder either way."""
+"""Height and width in pixels; both exceed a tile of the demo's autoencoder."""
 BAR = 1.25
-"""Change across an overlap in tiles over the change there in the whole picture."""
+"""Largest change across an overlap in tiles, over the change there when decoded at once."""
 _MODEL = "lightning"
 
 Decode = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -31,7 +31,7 @@ Decode = Callable[[Any, torch.Tensor], torch.Tensor]
 
 @torch.inference_mode()
 def painted_latents(seed: int = 0) -> torch.Tensor:
-    """Final latents of a landscape, as the decoder takes them: [1, 4, h/8, w/8]."""
+    """Return final latents of a landscape, scaled for the decoder, (1, 4, h/8, w/8)."""
     networks = demo_networks(_MODEL)
     rough = np.random.default_rng(seed).integers(0, 256, (8, 8), np.uint8)
     depth = np.asarray(Image.fromarray(rough).resize(SIZE[::-1], Image.Resampling.BICUBIC))
@@ -45,21 +45,21 @@ def painted_latents(seed: int = 0) -> torch.Tensor:
 
 @torch.inference_mode()
 def whole(autoencoder: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Decoded at once: [1, 3, h, w] in [-1, 1]."""
+    """Decode at once: (1, 3, h, w) in [-1, 1]."""
     picture: torch.Tensor = autoencoder.decode(latents, return_dict=False)[0]
     return picture
 
 
 @torch.inference_mode()
 def in_tiles(autoencoder: Any, latents: torch.Tensor) -> torch.Tensor:
-    """As the engine decodes where nothing is free."""
+    """Decode as the engine does without free memory: (1, 3, h, w) in [-1, 1]."""
     with mock.patch.object(tiling, "free_bytes", return_value=0):
         return tiling.decode_within_memory(autoencoder, latents)
 
 
 @torch.inference_mode()
 def side_by_side(autoencoder: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Tiles without overlap: the seams that overlaps avoid."""
+    """Decode tiles without overlap, which shows the seams that overlaps avoid."""
     side = autoencoder.tile_latent_min_size
     rows = [
         torch.cat([whole(autoencoder, part) for part in torch.split(row, side, dim=3)], dim=3)
@@ -69,12 +69,12 @@ def side_by_side(autoencoder: Any, latents: torch.Tensor) -> torch.Tensor:
 
 
 def changes(picture: torch.Tensor) -> torch.Tensor:
-    """Mean absolute change of brightness from each column to the next, of 255: [w - 1]."""
+    """Return the mean absolute brightness change between neighbouring columns, of 255: (w - 1,)."""
     return (picture[..., 1:] - picture[..., :-1]).abs().mean((0, 1, 2)) * 127.5
 
 
 def main() -> None:
-    """Paint, decode each way, and finish with the change across overlaps against the whole's."""
+    """Generate, decode each way, and finish with the change across overlaps over the whole's."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tiling", description=__doc__)
     parser.add_argument("--pictures", type=int, default=8)
     autoencoder = demo_networks(_MODEL)[0].vae
@@ -82,7 +82,7 @@ def main() -> None:
         "whole": whole, "in tiles": in_tiles, "without overlap": side_by_side,
     }  # fmt: skip
     edge = 8 * autoencoder.tile_latent_min_size
-    # Tiles overlap by a quarter; the middle of the first overlap, and the edge of a bare tile.
+    # In tile sides: the middle of the first overlap of a quarter, and the edge of a bare tile.
     places = {"whole": 0.875, "in tiles": 0.875, "without overlap": 1.0}
     found: dict[str, list[float]] = {way: [] for way in ways}
     shifts = []

@@ -1,6 +1,9 @@
-"""The serverless worker's arithmetic (deploy/vast/request_cost.py) against the engine's own count.
+"""Error of the serverless worker's cost model, deploy/vast/request_cost.py.
 
-python -m benchmarks.workload [--write]     --write: count the coefficients of costs.toml anew
+    python -m benchmarks.workload [--write]
+
+Compares the model with the engine's own count of operations. `--write` counts the coefficients of
+costs.toml anew.
 """
 
 from __future__ import annotations
@@ -31,13 +34,13 @@ from testing.workbench import make_job
 
 BAR = 0.10
 _TERA = 1e12
-# Three sides give the three coefficients.
+# Three sides, in pixels, determine the three coefficients.
 _SIDES = (256, 512, 1024)
 Networks = tuple[SdxlModel, ControlNet, Device]
 
 _HEADER = """\
 # Operations of the networks in TFLOP: counted, not edited. python -m benchmarks.workload --write
-# Three numbers are a polynomial in megapixels of the picture: constant, linear, quadratic.
+# Three numbers are a polynomial in megapixels of the image: constant, linear, quadratic.
 """
 
 
@@ -51,7 +54,7 @@ class Case:
 
     @property
     def networks(self) -> Networks:
-        """The variant and ControlNet that it names."""
+        """Variant, ControlNet and device of the request."""
         model = self.body.get("model", "lightning")
         if self.catalog != "demo":
             return sdxl(model, self.controlnet)
@@ -64,7 +67,7 @@ class Case:
 
     @property
     def job(self) -> GenerateJob:
-        """What the service would make of it."""
+        """The engine's job for the request."""
         spec = load_catalog(self.catalog).models[self.body.get("model", "lightning")]
         height, width = (self.body.get(side, spec.native_size) for side in ("height", "width"))
         fields = {"steps": spec.steps, "cfg": spec.cfg, **self.body}
@@ -79,7 +82,7 @@ class Case:
         return make_job(np.zeros((height, width), np.uint8), **fields)
 
     def error(self) -> tuple[float, float]:
-        """TFLOP by the engine's count, and by how much of it the worker's arithmetic is off."""
+        """Return the engine's TFLOP, and the relative error of the worker's cost model."""
         body = self.body
         if self.controlnet == "full":
             body = {**body, "controlnet": "depth"}
@@ -115,18 +118,20 @@ CASES = (
 
 
 def main() -> None:
-    """Print one line per case; the verdict is the largest error."""
+    """Print one line per case, and finish with the largest error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.workload", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="count the coefficients anew")
+    parser.add_argument(
+        "--write", action="store_true", help="count the coefficients of costs.toml anew"
+    )
     if parser.parse_args().write:
         COSTS.write_text(_HEADER + "".join(_tables()), encoding="utf-8")
     errors = {}
     for case in CASES:
         tflop, error = case.error()
-        said = {key: value for key, value in case.body.items() if key != "prompt"}
-        said["prompt"] = f"{len(case.body['prompt'])} characters"
-        print(f"{error:+.2%} of {tflop:.4g} TFLOP  {case.catalog}, {case.controlnet}: {said}")
-        errors[f"{case.catalog} {said}"] = error
+        shown = {key: value for key, value in case.body.items() if key != "prompt"}
+        shown["prompt"] = f"{len(case.body['prompt'])} characters"
+        print(f"{error:+.2%} of {tflop:.4g} TFLOP  {case.catalog}, {case.controlnet}: {shown}")
+        errors[f"{case.catalog} {shown}"] = error
     worst = max(errors, key=lambda name: abs(errors[name]))
     largest = abs(errors[worst])
     finish(round(largest, 4), BAR, largest <= BAR, unit="share of the engine's count", worst=worst)
@@ -157,7 +162,7 @@ def _table(name: str, controlnets: dict[Any, Networks]) -> str:
 
 
 def _fit(count: Callable[..., int], *networks: Any) -> str:
-    """The polynomial through the counts, whatever small terms rounding makes of zeros left out."""
+    """Return the polynomial through the counts, with rounding errors of zero terms set to zero."""
     megapixels = np.array([side * side / 1e6 for side in _SIDES])
     counts = np.array([count(side, *networks) / _TERA for side in _SIDES])
     solved = np.linalg.solve(np.vander(megapixels, increasing=True), counts)
@@ -173,7 +178,7 @@ def _steps(
     strength: float = 0.0,
     prompt: str = "",
 ) -> tuple[int, int]:
-    """Operations of the first step of one row, which reads the text, and of those after it."""
+    """Count the operations of one row: the first step, which reads the text, and a later step."""
     job = make_job(
         np.zeros((side, side), np.uint8),
         prompt=prompt,
@@ -193,7 +198,7 @@ def _step(side: int, variant: SdxlModel, controlnet: ControlNet, device: Device)
 
 
 def _shallow(side: int, variant: SdxlModel, controlnet: ControlNet, device: Device) -> int:
-    """A step that reuses the deep features of the one before: the second of three."""
+    """Count a step that reuses deep features (arXiv:2312.00858): the second of three."""
     job = make_job(
         np.zeros((side, side), np.uint8), guidance_scale=1.0, steps=3, enable_deepcache=True,
         controlnet_strength=0.0,
@@ -206,14 +211,14 @@ def _shallow(side: int, variant: SdxlModel, controlnet: ControlNet, device: Devi
 
 
 def _context(side: int, variant: SdxlModel, controlnet: ControlNet, device: Device) -> int:
-    """What each further chunk of text adds to a step of the UNet."""
+    """Count the operations that each further text chunk adds to a step of the UNet."""
     _, long = _steps(side, variant, controlnet, device, prompt=_LONG)
     chunks = count_chunks(variant, parse_prompt(_LONG))
     return (long - _step(side, variant, controlnet, device)) // (chunks - 1)
 
 
 def _text(networks: Networks) -> int:
-    """What a chunk of text costs once: its encoders, and the UNet's keys and values of it."""
+    """Count the one-time operations of a text chunk: encoders, and the UNet's keys and values."""
     variant, _, _ = networks
     first, further = _steps(_SIDES[0], *networks)
     encoders = counted(lambda: embed_prompt(variant, "", None, guided=False))

@@ -1,1 +1,1 @@
-"""Where the service runs, and proofs that it does."""
+"""Deployment: containers, Kubernetes, vast.ai, monitoring, and tests of each."""

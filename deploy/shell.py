@@ -1,4 +1,4 @@
-"""Commands of other programs: printed before they run, loud when they fail."""
+"""Subprocess helpers: print each command before it runs and raise if it fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# Debian's package of each tool.
+# Debian package by tool.
 _TOOLS = {
     "buildah": "buildah",
     "podman": "podman",
@@ -28,19 +28,23 @@ _TAIL = 4000
 
 
 class ContainerTestError(RuntimeError):
-    """The image or its container is not as it must be; the message says how."""
+    """A failed check of an image or a container; the message names the check."""
 
 
 def say(text: str) -> None:
-    """Tell what happens, at once, whatever stdout is."""
+    """Print a line and flush stdout, so that redirected output appears at once."""
     print(text, flush=True)
 
 
 def require_tools(tools: Sequence[str] = _CONTAINER_TOOLS) -> None:
-    """Stop unless this can work here: on Debian, as root, with these tools.
+    """Check the preconditions of the tests: the tools on PATH and root privileges.
+
+    Args:
+        tools: names of executables.
 
     Raises:
-        ContainerTestError: names the missing tools and the command that installs them.
+        ContainerTestError: A tool is missing, or the process is not root. For missing tools the
+            message has the command that installs them.
     """
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
@@ -55,34 +59,34 @@ def require_tools(tools: Sequence[str] = _CONTAINER_TOOLS) -> None:
 def run(
     command: Sequence[str], log: Path | None = None, settings: Mapping[str, str] | None = None
 ) -> str:
-    """Run a command to its end; returns what it wrote to stdout, "" with a `log`.
+    """Run a command to its end; return its stripped stdout, or "" with a `log`.
 
     Args:
         command: the program and its arguments.
-        log: receives everything that it writes, for commands that write much.
-        settings: environment variables on top of this process's.
+        log: a file that receives stdout and stderr, for commands with much output.
+        settings: environment variables in addition to those of this process.
 
     Raises:
-        ContainerTestError: with the end of its output, where it fails.
+        ContainerTestError: The command fails; the message has the end of its output.
     """
     say(f"$ {shlex.join(command)}{f'  > {log.relative_to(ROOT)}' if log else ''}")
     started = time.monotonic()
     environment = {**os.environ, **(settings or {})}
     if log is None:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        status, said, told = done.returncode, done.stdout, done.stdout + done.stderr
+        status, stdout, text = done.returncode, done.stdout, done.stdout + done.stderr
     else:
         with log.open("w") as output:
             status = subprocess.run(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
             ).returncode
-        said, told = "", log.read_text(errors="replace")
+        stdout, text = "", log.read_text(errors="replace")
         say(f"  {time.monotonic() - started:.0f} s")
     if status != 0:
-        raise ContainerTestError(f"exit status {status} of {shlex.join(command)}:\n{told[-_TAIL:]}")
-    return said.strip()
+        raise ContainerTestError(f"exit status {status} of {shlex.join(command)}:\n{text[-_TAIL:]}")
+    return stdout.strip()
 
 
 def podman(*arguments: str) -> str:
-    """Run podman, by runc: crun asks for limits and control groups that sandboxes refuse."""
+    """Run podman with runc, because crun requests limits and cgroups that sandboxes refuse."""
     return run(["podman", "--runtime", "runc", *arguments])

@@ -1,1 +1,1 @@
-"""The documents' site: pages from outside docs/, links between them, generated references."""
+"""Documentation site: pages from outside docs/, their links, generated references."""

@@ -1,4 +1,4 @@
-"""Write the generated pages into docs/reference, or say which of them are out of date.
+"""Write the generated pages into docs/reference, or report the outdated ones.
 
 python -m docs_build [--check]
 """
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 
 
 def _api_page() -> str:
-    # The service's module reads the environment; names of the catalog do not reach the document.
+    # The service's module needs a catalog to load; the document does not depend on which.
     os.environ["CATALOG"] = "demo"
     import service
     from api.http.openapi import customize_openapi
@@ -43,7 +43,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
 
 
 def main() -> None:
-    """Write the pages; with --check compare them, and exit 1 where one differs."""
+    """Write the pages; with --check compare them instead, and exit 1 if one differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare only")
     check = parser.parse_args().check

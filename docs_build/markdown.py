@@ -1,4 +1,4 @@
-"""Pieces of Markdown that the generated pages are made of."""
+"""Markdown building blocks of the generated pages."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _NAMES = {"integer": "integer", "number": "number", "boolean": "true or false", 
 
 
 def page(title: str, *parts: str) -> str:
-    """A whole page."""
+    """Return a complete page."""
     return "\n\n".join([f"# {title}", GENERATED, *(part for part in parts if part)]) + "\n"
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; without rows nothing."""
+    """Return a table; empty without rows."""
     lines = [_row(row) for row in rows]
     if not lines:
         return ""
@@ -25,23 +25,23 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def code(text: object) -> str:
-    """Inline code."""
+    """Return inline code."""
     return f"`{text}`"
 
 
 def _row(cells: Sequence[str]) -> str:
-    # A line break would end the row, a bar the cell.
+    # A line break would end the row, and a vertical bar the cell.
     texts = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
     return "| " + " | ".join(texts) + " |"
 
 
 def fields_table(schema: Schema, link: Callable[[str], str], *, answers: bool = False) -> str:
-    """Every property of an object.
+    """Return a table of an object's properties.
 
     Args:
-        schema: of the object.
-        link: from the name of another schema to the Markdown that names it.
-        answers: whether it is something the service sends, so that no default is of interest.
+        schema: JSON schema of the object.
+        link: a function from another schema's name to its Markdown link.
+        answers: whether the service sends the object; responses have no default column.
     """
     required = set(schema.get("required", ()))
     headings = ["field", "type", "meaning"] if answers else ["field", "type", "default", "meaning"]
@@ -54,7 +54,7 @@ def fields_table(schema: Schema, link: Callable[[str], str], *, answers: bool = 
 
 
 def kind(schema: Schema, link: Callable[[str], str]) -> str:
-    """A type in words, with its bounds."""
+    """Return the type in words, with its bounds."""
     if "$ref" in schema:
         return link(reference(schema))
     if "allOf" in schema and len(schema["allOf"]) == 1:
@@ -91,7 +91,7 @@ def _default(field: Schema) -> str:
 
 
 def reference(schema: Schema) -> str:
-    """The name of the schema that a `$ref` points to."""
+    """Return the name of the schema that a `$ref` refers to."""
     return str(schema["$ref"]).rpartition("/")[2]
 
 

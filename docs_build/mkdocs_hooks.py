@@ -1,4 +1,4 @@
-"""What MkDocs is told beside mkdocs.yml: pages from outside docs/, and their links."""
+"""MkDocs hooks: pages from outside docs/, and their links."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
-# MkDocs loads a hook by its path, from whatever folder it was called in.
+# MkDocs loads a hook by path, so the repository is not on sys.path.
 sys.path.insert(0, str(ROOT))
 EXTERNAL_PAGES = {
     "README.md": "index.md",
@@ -21,13 +21,13 @@ EXTERNAL_PAGES = {
     "deploy/vast/README.md": "vast.md",
     "models/demo/README.md": "demo.md",
 }
-"""Pages of the site that lie outside docs/: path in the repository to path in the site."""
+"""Pages of the site from outside docs/: path in the repository to path in the site."""
 _FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[((?:!\[[^\]]*\]\([^)]*\)|[^\]])*)\]\(([^)\s]+)\)")
 
 
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
-    """Add the pages that lie outside docs/."""
+    """Add the pages from outside docs/."""
     for in_repository, in_site in EXTERNAL_PAGES.items():
         text = (ROOT / in_repository).read_text(encoding="utf-8")
         files.append(File.generated(config, in_site, content=text))
@@ -35,12 +35,12 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Let relative links point where things are in the site."""
+    """Convert relative links to the paths of the site."""
     return rewrite_links(markdown, page.file.src_uri)
 
 
 def repository_path(site_path: str) -> str:
-    """Where a page of the site lies in the repository."""
+    """Return the path in the repository of a page of the site."""
     for in_repository, in_site in EXTERNAL_PAGES.items():
         if in_site == site_path:
             return in_repository
@@ -48,7 +48,7 @@ def repository_path(site_path: str) -> str:
 
 
 def site_path(repository_path: str) -> str | None:
-    """Where a file of the repository lies in the site; None: it is not part of it."""
+    """Return the path in the site of a file of the repository; None if the site excludes it."""
     if repository_path in EXTERNAL_PAGES:
         return EXTERNAL_PAGES[repository_path]
     folder, _, rest = repository_path.partition("/")
@@ -56,14 +56,14 @@ def site_path(repository_path: str) -> str | None:
 
 
 def rewrite_links(markdown: str, page: str) -> str:
-    """A page with its relative links as they are in the site.
+    """Convert a page's relative links to the paths of the site.
 
-    A link to a file that is no part of the site becomes its text: the reader of a site has no
-    source tree beside it. Code blocks stay as they are.
+    A link to a file outside the site becomes plain text, because the site has no source tree. Code
+    blocks stay unchanged.
 
     Args:
-        markdown: the page, with links relative to its place in the repository.
-        page: its path in the site.
+        markdown: the page, with links relative to its path in the repository.
+        page: path of the page in the site.
     """
     parts = _FENCED.split(markdown)
     return "".join(

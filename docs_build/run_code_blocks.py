@@ -1,4 +1,4 @@
-"""Documents whose blocks are run: their pages, their blocks, and a reader who pastes them."""
+"""Runner of the documentation's code blocks in a copy of the repository."""
 
 from __future__ import annotations
 
@@ -37,10 +37,15 @@ _LONGEST_SECONDS = 120
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block.
+    """A fenced code block.
 
-    `reason` says why it is not run. `file` is the name under which the reader saves it. `output`
-    is what the block before it prints, `…` standing for whatever differs.
+    Attributes:
+        line: line number in the page.
+        language: the language after the fence; may be empty.
+        text: content of the block.
+        reason: the stated reason not to run it, or None.
+        file: the name under which to save it, or None.
+        is_output: whether it is the output of the previous block, with `…` for variable parts.
     """
 
     line: int
@@ -52,12 +57,12 @@ class Block:
 
     @property
     def is_code(self) -> bool:
-        """Whether a reader would run it."""
+        """Whether a reader would run the block."""
         return self.language in SHELLS | PYTHON
 
 
 def parse_blocks(page: Path) -> list[Block]:
-    """All fenced blocks of a page, in order."""
+    """Return all fenced blocks of a page, in order."""
     text = page.read_text(encoding="utf-8")
     return [_block(match, text) for match in _BLOCK.finditer(text)]
 
@@ -77,19 +82,20 @@ def _block(match: re.Match[str], page: str) -> Block:
 
 
 class CodeBlockRunner:
-    """Somebody who follows a page: pastes its blocks into a shell in a copy of the repository.
+    """Runner of a page's blocks in a shell, in a copy of the repository.
 
-    What a page calls port 3000 is the service at `url`; 3001 is a port of the reader's own, for
-    services that a page starts. Close it, or use it in a `with`: what pages started is ended.
+    Port 3000 of a page becomes the service at `url`. Port 3001 becomes a free port, for services
+    that a page starts. `close`, or the end of a `with` block, kills the processes that pages
+    started.
     """
 
     def __init__(self, url: str, store: Path, folder: Path) -> None:
         """Copy the repository and the store.
 
         Args:
-            url: of a running service.
+            url: base URL of a running service.
             store: a Bento home that holds the demo set.
-            folder: an empty one to work in.
+            folder: an empty working folder.
         """
         self.folder = folder / "experimance-controlnet"
         self._url = url
@@ -98,7 +104,7 @@ class CodeBlockRunner:
         skip = shutil.ignore_patterns(*_NOT_IN_A_COPY)
         shutil.copytree(ROOT, self.folder, ignore=skip)
         (self.folder / ".venv").symlink_to(ROOT / ".venv")
-        # Services that a page starts must not share a home with the one at `url`.
+        # Services started by a page must not share a Bento home with the one at `url`.
         self._home = folder / "bentoml"
         shutil.copytree(store / "models", self._home / "models", copy_function=os.link)
 
@@ -109,16 +115,16 @@ class CodeBlockRunner:
         self.close()
 
     def close(self) -> None:
-        """End whatever still runs."""
+        """Kill all processes that pages started."""
         for group in self._shells:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
 
     def read(self, page: Path) -> None:
-        """Do what the page says, from its first block to its last.
+        """Run all blocks of a page in order.
 
         Raises:
-            AssertionError: a block fails, or prints something else than the page says.
+            AssertionError: A block fails, or its output differs from the page.
         """
         printed = ""
         for block in parse_blocks(page):
@@ -141,7 +147,7 @@ class CodeBlockRunner:
             else ["bash", "-euo", "pipefail", "-c", text]
         )
         with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-            # Files, not pipes: who waits for a pipe waits for what a block left running, too.
+            # Files, not pipes: a pipe stays open until a block's background processes end.
             process = subprocess.Popen(
                 command, cwd=self.folder, env=self._environment(), stdout=output, stderr=errors,
                 stdin=subprocess.DEVNULL, start_new_session=True,
@@ -162,20 +168,20 @@ class CodeBlockRunner:
             "BENTOML_HOME": str(self._home),
             "BENTOML_DO_NOT_TRACK": "True",
             "MODEL_SERVER_URL": self._url,
-            # Installing, serving and testing are what other tests do: make says what it would run.
+            # Dry run of make: other tests cover installing, serving and testing.
             "MAKEFLAGS": "n",
         }
 
 
 def _like(output: str) -> re.Pattern[str]:
-    """What a printed text must contain; a line of `…` alone stands for any lines."""
+    """Return a pattern for an expected output; a line of `…` alone matches any lines."""
     lines = [line.strip() for line in output.strip().splitlines()]
     patterns = [r"[\s\S]*" if line == "…" else re.escape(line).replace("…", ".*") for line in lines]
     return re.compile(r"\s*\n\s*".join(patterns))
 
 
 def lint_blocks(page: Path) -> Iterator[str]:
-    """What is wrong with a page's blocks without running them."""
+    """Yield the faults of a page's blocks that are detectable without running them."""
     all_blocks = parse_blocks(page)
     for number, block in enumerate(all_blocks):
         where = f"line {block.line}"

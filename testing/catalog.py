@@ -1,4 +1,4 @@
-"""The demo catalog, for those who need no networks: importing torch takes seconds."""
+"""The demo catalog, for users without networks: importing torch takes seconds."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from models.catalog import Catalog, load_catalog
 
 @lru_cache
 def demo_catalog() -> Catalog:
-    """The demo catalog as shipped."""
+    """Return the shipped demo catalog."""
     return load_catalog("demo")

@@ -1,4 +1,4 @@
-"""A bucket that misbehaves on demand: gcp-storage-emulator behind a server that injects faults."""
+"""A bucket with fault injection: gcp-storage-emulator behind a proxy."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ Kind = Literal["status", "truncate", "reset", "flip", "whole", "replace"]
 
 @dataclass(slots=True)
 class Fault:
-    """What goes wrong with the next `times` downloads, after `skip` of them went well.
+    """A fault of the next downloads.
 
-    With `only`, downloads of objects whose name has it.
-
-    `status` answers with that code; `truncate` ends the body in the middle; `reset` does so by a
-    connection reset; `flip` changes one bit; `whole` ignores the range that was asked for;
-    `replace` puts another object in its place first.
+    Attributes:
+        kind: `status` returns `status`; `truncate` ends the body halfway; `reset` does so with a
+            connection reset; `flip` changes one bit; `whole` ignores the requested range; `replace`
+            first replaces the object.
+        times: number of downloads with the fault.
+        skip: number of downloads without it before.
+        status: HTTP status of `status`.
+        only: the fault is limited to objects whose name contains this text.
     """
 
     kind: Kind
@@ -45,7 +48,7 @@ class Fault:
 
 
 class FaultyBucket:
-    """A bucket on a local port. `url` is what STORAGE_EMULATOR_HOST must be."""
+    """A bucket on a local port; STORAGE_EMULATOR_HOST must be its `url`."""
 
     def __init__(self) -> None:
         self._emulator_port, port = free_port(), free_port()
@@ -57,12 +60,16 @@ class FaultyBucket:
         self.faults: list[Fault] = []
         self.bytes_sent = 0
         self.delay = 0.0
-        """Seconds before every download."""
+        """Delay of every download, in seconds."""
 
     @classmethod
     @contextlib.contextmanager
     def running(cls) -> Iterator[FaultyBucket]:
-        """A bucket that answers while the block runs."""
+        """Run a bucket for the duration of the context.
+
+        Yields:
+            The bucket.
+        """
         bucket = cls()
         bucket._emulator.start()
         thread = threading.Thread(target=bucket._server.serve_forever, daemon=True)
@@ -75,7 +82,7 @@ class FaultyBucket:
             bucket._emulator.stop()
 
     def put(self, name: str, content: bytes) -> None:
-        """Store an object, past all faults."""
+        """Store an object, without faults."""
         client = storage.Client.create_anonymous_client()
         client._connection.API_BASE_URL = f"http://127.0.0.1:{self._emulator_port}"
         client.bucket(BUCKET).blob(name).upload_from_string(
@@ -89,7 +96,13 @@ class FaultyBucket:
     def ask(
         self, method: str, path: str, headers: dict[str, str]
     ) -> tuple[int, dict[str, str], bytes]:
-        """The emulator's own answer."""
+        """Return the emulator's own response: status, headers and body.
+
+        Args:
+            method: HTTP method.
+            path: path and query.
+            headers: headers of the request.
+        """
         connection = http.client.HTTPConnection("127.0.0.1", self._emulator_port)
         try:
             connection.request(method, path, headers=headers)
@@ -99,12 +112,12 @@ class FaultyBucket:
             connection.close()
 
     def content(self, name: str) -> bytes:
-        """An object's bytes, past all faults."""
+        """Return an object's bytes, without faults."""
         path = f"/download/storage/v1/b/{BUCKET}/o/{quote(name, safe='')}?alt=media"
         return self.ask("GET", path, {})[2]
 
     def next_fault(self, name: str) -> Fault | None:
-        """The fault that this download of an object has drawn."""
+        """Return the fault of this download, if any, and count it as used."""
         with self._lock:
             for fault in self.faults:
                 if fault.only not in name:
@@ -118,7 +131,7 @@ class FaultyBucket:
         return None
 
     def sent(self, count: int) -> None:
-        """Count bytes of bodies."""
+        """Add to the number of body bytes sent."""
         with self._lock:
             self.bytes_sent += count
 
@@ -127,7 +140,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Callers that hang up are part of the game."""
+        """Ignore errors: clients disconnect deliberately."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -138,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         return cast(FaultyBucket, self.server.bucket)  # type: ignore[attr-defined]
 
     def do_GET(self) -> None:
-        """Metadata as it is; downloads with their faults."""
+        """Return metadata unchanged, and downloads with their faults."""
         if "alt=media" not in self.path:
             self._answer(*self.bucket.ask("GET", self.path, {}))
             return
@@ -163,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         if cut:
             self.close_connection = True
         if fault is not None and fault.kind == "reset":
-            # Lingering for zero seconds turns the close into a reset.
+            # With SO_LINGER of zero seconds, close sends a reset.
             self.wfile.flush()
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -188,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
         return match[1]
 
     def _is_current(self) -> bool:
-        """The emulator knows no preconditions."""
+        """Check ifGenerationMatch, which the emulator does not support."""
         wanted = parse_qs(urlsplit(self.path).query).get("ifGenerationMatch")
         if wanted is None:
             return True
@@ -200,4 +213,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.bucket.put(unquote(self._object()), body[:-4] + b"\0\0\0\0")
 
     def log_message(self, *arguments: object) -> None:
-        """Quiet."""
+        """Suppress the request log."""

@@ -1,8 +1,7 @@
-"""Floating-point operations of the engine, counted: on the demo set, and on SDXL without weights.
+"""FLOP counts of the engine: on the demo set, and on SDXL (arXiv:2307.01952) without weights.
 
-Counted by torch's FlopCounterMode, which sees matrix products, convolutions and attention; one
-multiply-add is two operations. On the meta device nothing is computed, so SDXL at full size is
-counted in seconds.
+torch's FlopCounterMode counts matrix products, convolutions and attention; one multiply-add is two
+operations. The meta device computes nothing, so full-size SDXL takes seconds.
 """
 
 from __future__ import annotations
@@ -38,28 +37,30 @@ _ATTENTION_BLOCKS = ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2
 
 
 class _WordTokenizer:
-    """In place of CLIP's, whose vocabulary is not in this repository: a token for each word and
-    each mark, which is what CLIP's gives for common English words."""
+    """Stand-in for CLIP's tokenizer, whose vocabulary is not in this repository.
+
+    It returns a token per word and per punctuation mark, as CLIP's does for common English words.
+    """
 
     model_max_length = 77
     bos_token_id = eos_token_id = pad_token_id = 0
 
     def __call__(self, texts: list[str], **_: object) -> SimpleNamespace:
-        """Ids of nothing but the right number."""
+        """Return constant ids, in the right number."""
         return SimpleNamespace(input_ids=[[1] * len(re.findall(r"\w+|[^\w\s]", t)) for t in texts])
 
 
 def counted(work: Callable[[], object]) -> int:
-    """The operations of one call on this thread."""
+    """Return the FLOP of one call on this thread."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 class CountedEngine:
-    """The engine's steps for one request after another on the same networks, counted.
+    """FLOP counter of the engine's steps, for consecutive requests on the same networks.
 
-    What the engine keeps from one request to the next, prompts above all, is kept here too.
+    Like the engine, it caches results between requests, such as encoded prompts.
     """
 
     def __init__(self, variant: SdxlModel, controlnet: ControlNet, device: Device) -> None:
@@ -69,15 +70,20 @@ class CountedEngine:
         self._batches = BatchCache(device)
 
     def operations(self, job: GenerateJob) -> int:
-        """The operations of one request.
+        """Return the FLOP of one request.
 
-        Previews and what is no tensor arithmetic (schedulers, encoding of files) do not count.
+        Previews, schedulers and the encoding of files do not count.
         """
         return counted(lambda: self.paint(job))
 
     @torch.inference_mode()
     def paint(self, job: GenerateJob, on_step: Callable[[int], None] = lambda _: None) -> None:
-        """Every picture of a job, one after the other; `on_step` is told of each step's end."""
+        """Generate every image of a job in sequence.
+
+        Args:
+            job: the request.
+            on_step: callback with the zero-based index of each completed step.
+        """
         variant, _ = self._networks
         conditioning = self._conditioner.build(job, *self._networks)
         decoder = variant.vae if job.decoder == "full" else variant.tiny_decoder
@@ -92,18 +98,25 @@ class CountedEngine:
 
 
 def operations(job: GenerateJob, variant: SdxlModel, controlnet: ControlNet, device: Device) -> int:
-    """The operations of a request whose prompt is not yet known."""
+    """Return the FLOP of a request whose prompt is not cached.
+
+    Args:
+        job: the request.
+        variant: networks of the variant.
+        controlnet: the ControlNet.
+        device: the device of the networks.
+    """
     return CountedEngine(variant, controlnet, device).operations(job)
 
 
 def demo(model: str) -> tuple[SdxlModel, ControlNet, Device]:
-    """A variant of the demo set, as the workbench has it."""
+    """Return a variant of the demo set, like the workbench's."""
     return (*demo_networks(model), DEVICE)
 
 
 @lru_cache
 def sdxl(model: str, size: ControlNetSize = "small") -> tuple[SdxlModel, ControlNet, Device]:
-    """A variant of the catalog `experimance` with SDXL's shapes and no weights."""
+    """Return a variant of the catalog `experimance` with SDXL's shapes, on the meta device."""
     spec = load_catalog("experimance").models[model]
     variant = SdxlModel.from_components(model, spec, _shared_parts(), text_key="sdxl")
     return variant, _split_controlnet(size), META
@@ -115,13 +128,13 @@ def _shared_parts() -> dict[str, Any]:
 
 
 def sdxl_parts() -> dict[str, Any]:
-    """SDXL's networks without weights, and tokenizers, by kind; new ones at each call."""
+    """Return new SDXL networks on the meta device, and tokenizers, by kind."""
     networks = {kind: network.to(META.dtype) for kind, network in empty_networks().items()}
     return {**networks, "tokenizer": _WordTokenizer(), "tokenizer_2": _WordTokenizer()}
 
 
 def sdxl_controlnet(size: ControlNetSize) -> ControlNetModel:
-    """A depth ControlNet with SDXL's shapes and no weights, whole."""
+    """Return a complete depth ControlNet with SDXL's shapes, on the meta device."""
     config = controlnet_config(small=False)
     if size == "full":
         layers = configurations(small=False)["unet"]["transformer_layers_per_block"]

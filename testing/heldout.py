@@ -1,6 +1,7 @@
-"""Depth maps that the demo set never saw: forms its training generator cannot make, and new seeds.
+"""Held-out depth maps for the demo set: forms outside its training generator, and new seeds.
 
-Heights are float32 in [0, 1], depth maps uint8; both are (height, width), near is bright.
+Heights are float32 in [0, 1], depth maps are uint8 in [0, 255]. Both have the shape (height,
+width), and near is bright.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from models.demo.training.data.terrain import (
 
 COUNT = 64
 SEED = 9_000_000
-"""Far from every seed of training."""
+"""A value far from all training seeds."""
 
 Generator = np.random.Generator
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One unseen landscape; `novel` tells whether training could have made its kind."""
+    """An unseen landscape; `novel` means that training could not generate its kind."""
 
     kind: str
     novel: bool
@@ -39,17 +40,17 @@ class HeldOut:
 
     @property
     def depth(self) -> NDArray[np.uint8]:
-        """The depth map, uint8."""
+        """The depth map, uint8 [height, width]."""
         return depth_map(self.height)
 
 
 def _relief(rng: Generator, size: Size, strength: float = 0.12) -> Field:
-    """Gentle ground, so that no form stands on a perfectly flat plate."""
+    """Return gentle relief, so that no form is on a perfectly flat plane."""
     return strength * fractal(rng, size, 3, min(size) / 2)
 
 
 def glyphs(rng: Generator, size: Size) -> Field:
-    """Letters standing out of the ground, or sunk into it."""
+    """Return a raised or sunken letter."""
     mask = Image.new("L", (size[1], size[0]))
     letter = str(rng.choice(list("ABEHKMRSXYZ2358&")))
     font = ImageFont.load_default(size=0.95 * min(size))
@@ -60,7 +61,7 @@ def glyphs(rng: Generator, size: Size) -> Field:
 
 
 def spirals(rng: Generator, size: Size) -> Field:
-    """A ridge that winds out from the middle."""
+    """Return a ridge that spirals out from the centre."""
     y, x = frame(size)
     turns = rng.uniform(1.5, 3) * np.pi * np.hypot(y, x) * 2
     arms = int(rng.integers(1, 4))
@@ -68,7 +69,7 @@ def spirals(rng: Generator, size: Size) -> Field:
 
 
 def pyramids(rng: Generator, size: Size) -> Field:
-    """Square mounds that rise in steps."""
+    """Return square mounds with steps."""
     y, x = frame(size)
     height = np.zeros(size, np.float32)
     for _ in range(int(rng.integers(1, 5))):
@@ -82,7 +83,7 @@ def pyramids(rng: Generator, size: Size) -> Field:
 
 
 def dunes(rng: Generator, size: Size) -> Field:
-    """Long parallel waves, steeper on the lee side."""
+    """Return long parallel waves, steeper on the lee side."""
     y, x = frame(size)
     angle, waves = rng.uniform(0, np.pi), rng.uniform(2, 4.5)
     phase = np.pi * waves * (x * np.cos(angle) + y * np.sin(angle)) + 0.5 * _relief(rng, size, 1)
@@ -90,14 +91,14 @@ def dunes(rng: Generator, size: Size) -> Field:
 
 
 def mesas(rng: Generator, size: Size) -> Field:
-    """Flat polygons at different heights, split by clefts."""
+    """Return flat polygons at different heights, separated by clefts."""
     cells = voronoi(rng, size, min(size) / rng.uniform(2.5, 4.5))
     cleft = smoothstep(cells.edge, 0, min(size) / 40)
     return blur(cells.draw(rng, 0.25, 1) * (0.3 + 0.7 * cleft), min(size) / 120)
 
 
 def rivers(rng: Generator, size: Size) -> Field:
-    """Ground that falls towards a branching river."""
+    """Return terrain that slopes towards a branching river."""
     y, x = frame(size)
     distance = np.full(size, 9, np.float32)
 
@@ -116,7 +117,7 @@ def rivers(rng: Generator, size: Size) -> Field:
 
 
 def hands(rng: Generator, size: Size) -> Field:
-    """A palm and five fingers pressed into the sand or heaped up from it."""
+    """Return a palm and five fingers, pressed into the sand or raised from it."""
     y, x = frame(size)
     turn, scale = rng.uniform(0, 2 * np.pi), rng.uniform(0.7, 1)
     across = (x * np.cos(turn) + y * np.sin(turn)) / scale
@@ -133,7 +134,7 @@ def hands(rng: Generator, size: Size) -> Field:
 
 
 def rings(rng: Generator, size: Size) -> Field:
-    """Circular waves, as from a stone in water, about a point off the middle."""
+    """Return circular waves around an off-centre point."""
     y, x = frame(size)
     row, column = rng.uniform(-0.5, 0.5, 2)
     distance = np.hypot(y - row, x - column)
@@ -146,7 +147,7 @@ NOVEL: dict[str, Callable[[Generator, Size], Field]] = {
 
 
 def heldout(size: Size = (256, 256), count: int = COUNT) -> list[HeldOut]:
-    """The same landscapes every time: five of eight are novel kinds, one in six is a disc."""
+    """Return the same landscapes every time: five of eight of novel kinds, one in six a disc."""
     maps = []
     for number in range(count):
         rng = np.random.default_rng(SEED + number)

@@ -1,4 +1,4 @@
-"""Pictures made to cost more than they look: for tests, and for the benchmark of abuse."""
+"""Image files that cost more than their size suggests: for tests and the benchmark of abuse."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ _SCAN = b"\xff\xda"
 
 
 def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    """A picture as a file."""
+    """Return an encoded image."""
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG."""
+    """Return a chunk of a PNG."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png(width: int, height: int, *before: bytes, rows: int | None = None) -> bytes:
-    """A black PNG that has the chunks `before` in front of its pixels, and so many `rows`."""
+    """Return a black 8-bit greyscale PNG.
+
+    Args:
+        width: pixels.
+        height: pixels.
+        *before: chunks before the pixel data.
+        rows: number of encoded rows; default: all.
+    """
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     packer = zlib.compressobj(9)
     row = bytes(width + 1)
@@ -42,7 +49,13 @@ def png(width: int, height: int, *before: bytes, rows: int | None = None) -> byt
 
 
 def progressive(width: int, height: int, scans: int) -> bytes:
-    """A black JPEG whose first pass over the whole picture is made `scans` times."""
+    """Return a black progressive JPEG with a repeated first scan.
+
+    Args:
+        width: pixels.
+        height: pixels.
+        scans: number of repetitions of the first scan.
+    """
     content = saved(Image.new("L", (width, height)), "JPEG", progressive=True)
     first = content.index(_SCAN)
     end = content.index(b"\xff\xc4", first)
@@ -50,13 +63,19 @@ def progressive(width: int, height: int, scans: int) -> bytes:
 
 
 def jpeg_with(inserted: bytes) -> bytes:
-    """A JPEG with something between its first marker and its second."""
+    """Return a JPEG with bytes inserted after its first marker."""
     content = saved(Image.new("L", (256, 256), 99), "JPEG")
     return content[:2] + inserted + content[2:]
 
 
 def tiff(entries: list[tuple[int, int, int, int]], tail: bytes = b"", big: bool = False) -> bytes:
-    """A TIFF of one directory: tag, type, number of values and the value or where it is."""
+    """Return a TIFF of one directory.
+
+    Args:
+        entries: tag, type, number of values, and the value or its offset.
+        tail: bytes after the directory.
+        big: write a BigTIFF.
+    """
     head, entry, count = ("<HHQQ", "<HHQQ", "<Q") if big else ("<HI", "<HHII", "<H")
     start = b"II" + (struct.pack("<HHHQ", 43, 8, 0, 16) if big else struct.pack(head, 42, 8))
     directory = struct.pack(count, len(entries)) + b"".join(
@@ -66,7 +85,7 @@ def tiff(entries: list[tuple[int, int, int, int]], tail: bytes = b"", big: bool 
 
 
 def tiff_of_strips(strips: int, big: bool = False) -> bytes:
-    """A grey TIFF that names so many strips, each of the same byte."""
+    """Return a greyscale TIFF with `strips` strips that share the same byte."""
     kind, size = (16, 8) if big else (4, 4)
     entries = [
         (256, 3, 1, 1000), (257, 3, 1, 1000), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1),
@@ -77,12 +96,18 @@ def tiff_of_strips(strips: int, big: bool = False) -> bytes:
 
 
 def exif_of(entries: int, size: int) -> bytes:
-    """EXIF of so many entries, each of the same `size` bytes."""
+    """Return EXIF data with `entries` entries that share the same `size` bytes."""
     return tiff([(0x9000 + number, 7, size, 8) for number in range(entries)], bytes(size))
 
 
 def webp_with(kind: bytes, data: bytes, times: int = 1) -> bytes:
-    """A WebP with a further chunk, or many."""
+    """Return a WebP with an additional chunk.
+
+    Args:
+        kind: four-character code of the chunk.
+        data: content of the chunk.
+        times: number of copies.
+    """
     content = saved(Image.new("RGBA", (256, 256), (9, 9, 9, 9)), "WEBP", exif=b"Exif\0\0II*\0")
     chunk = kind + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
     body = content[8:30] + chunk * times + content[30:]
@@ -125,7 +150,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
         Image.new("F", (8000, 8000)), "TIFF", compression="tiff_adobe_deflate"
     ),
 }  # fmt: skip
-"""Each is made when it is called for: some take a second."""
+"""Generators by name: some take a second, so each runs only on demand."""
 
 
 def _repeated_baseline(side: int, scans: int) -> bytes:
@@ -135,12 +160,12 @@ def _repeated_baseline(side: int, scans: int) -> bytes:
 
 
 def app1(exif: bytes) -> bytes:
-    """EXIF as a segment of a JPEG."""
+    """Return EXIF data as a segment of a JPEG."""
     return b"\xff\xe1" + struct.pack(">H", len(exif) + 8) + b"Exif\0\0" + exif
 
 
 def _raw_exif() -> bytes:
-    """What ImageMagick writes: EXIF in hexadecimal digits, in a compressed text."""
+    """Return EXIF data as written by ImageMagick: hexadecimal digits in a compressed text chunk."""
     exif = b"Exif\0\0" + exif_of(1000, 400_000)
     text = f"\nexif\n{len(exif):8}\n{exif.hex()}\n".encode()
     return b"Raw profile type exif\0\0" + zlib.compress(text, 9)

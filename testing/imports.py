@@ -1,4 +1,4 @@
-"""A catalog whose weights lie in a bucket, and stores into which it is imported."""
+"""A catalog with weights in a bucket, and the stores that import it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ Site(Path(sys.argv[1])).run_import(print)
 
 @contextlib.contextmanager
 def store_at(home: Path) -> Iterator[None]:
-    """This process's Bento model store is the one at `home`."""
+    """Use the Bento model store at `home` in this process for the duration of the context."""
     folder = home / "models"
     folder.mkdir(parents=True, exist_ok=True)
     BentoMLContainer.model_store.set(ModelStore(folder))
@@ -69,7 +69,7 @@ def store_at(home: Path) -> Iterator[None]:
 
 
 def publish(bucket: FaultyBucket) -> int:
-    """Put the demo set into the bucket; returns its bytes."""
+    """Upload the demo set to the bucket; return its size in bytes."""
     total = 0
     for file in sorted(_WEIGHTS.rglob("*")):
         if file.is_file():
@@ -80,18 +80,18 @@ def publish(bucket: FaultyBucket) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A folder with the catalog and a store. `STORAGE_EMULATOR_HOST` says where the bucket is."""
+    """A folder with the catalog and a store; STORAGE_EMULATOR_HOST is the bucket's URL."""
 
     folder: Path
 
     @property
     def catalog_file(self) -> Path:
-        """The catalog; its lock file lies beside it."""
+        """Path of the catalog; its lock file is next to it."""
         return self.folder / "bucket.toml"
 
     @property
     def catalog(self) -> Catalog:
-        """The catalog, as it is on disk now."""
+        """The catalog as it is on disk now."""
         if not self.catalog_file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.catalog_file.write_text(_CATALOG, encoding="utf-8")
@@ -99,18 +99,27 @@ class Site:
 
     @property
     def downloads(self) -> Path:
-        """Where unfinished downloads lie."""
+        """The folder of incomplete downloads."""
         return self.folder / "downloads"
 
     def run_import(self, say: object = None, *, repin: bool = False, verify: bool = False) -> int:
-        """Import in this process; returns how many entries were new. Raises ImportingError."""
+        """Import in this process; return the number of new entries.
+
+        Args:
+            say: a callable that receives progress texts.
+            repin: accept changed sources and replace their pins.
+            verify: check the digests of stored components, and import corrupt ones again.
+
+        Raises:
+            ImportingError: The import failed.
+        """
         options = FetchOptions(self.downloads, transfer=TRANSFER)
         with store_at(self.folder):
-            speak = say if callable(say) else lambda text: None
-            return import_catalog(self.catalog, options, say=speak, repin=repin, verify=verify)
+            report = say if callable(say) else lambda text: None
+            return import_catalog(self.catalog, options, say=report, repin=repin, verify=verify)
 
     def start_import(self, url: str) -> subprocess.Popen[str]:
-        """Import in a process of its own, from the bucket at `url`."""
+        """Start an import in a subprocess, from the bucket at `url`."""
         return subprocess.Popen(
             [sys.executable, "-c", _CHILD, str(self.folder)],
             cwd=ROOT,
@@ -121,7 +130,7 @@ class Site:
         )
 
     def problems(self, *, complete: bool = True) -> list[str]:
-        """What is wrong with the store: entries missing, files damaged, models half-made."""
+        """Return the store's faults: missing entries, damaged files, incomplete models."""
         with store_at(self.folder):
             found = inventory(self.catalog)
             wrong = [f"missing {name}" for name in missing_entries(self.catalog, found)] * complete

@@ -1,4 +1,4 @@
-"""The most bytes that tensors take at once during a piece of work, on the meta device."""
+"""Peak tensor memory of a function, measured on the meta device."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from testing.operator_mode import OperatorMode, tensors_in
 
 
 class LiveBytes(OperatorMode):  # type: ignore[no-untyped-call]
-    """Follows every storage that an operator makes while it is watching, until it is freed.
+    """Tracks every storage that an operator allocates while it watches, until it is freed.
 
-    What existed before (weights, inputs) does not count, and what an allocator rounds up or keeps
-    is not seen.
+    Existing storages (weights, inputs) do not count, nor does an allocator's rounding or caching.
     """
 
     def __init__(self) -> None:
@@ -27,7 +26,13 @@ class LiveBytes(OperatorMode):  # type: ignore[no-untyped-call]
         self._sizes: dict[int, int] = {}
 
     def operator(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run one operator and follow what it made."""
+        """Run one operator and track its result.
+
+        Args:
+            func: the operator.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+        """
         known = {_storage(tensor) for tensor in tensors_in((args, kwargs))}
         result = func(*args, **kwargs)
         for tensor in tensors_in(result):
@@ -35,11 +40,11 @@ class LiveBytes(OperatorMode):  # type: ignore[no-untyped-call]
         return result
 
     def attention(self, result: torch.Tensor) -> None:
-        """Its result, and no matrix of all pairs, which a GPU's kernel does not make."""
+        """Track the result alone, because a GPU's kernel allocates no attention matrix."""
         self.follow(result, set())
 
     def follow(self, tensor: torch.Tensor, known: set[int]) -> None:
-        """Count a tensor's storage, unless it is one of `known` that is not followed."""
+        """Track a tensor's storage, unless it is in `known`."""
         storage = _storage(tensor)
         if tensor.device.type != "meta" or (storage in known and storage not in self._sizes):
             return
@@ -58,7 +63,7 @@ class LiveBytes(OperatorMode):  # type: ignore[no-untyped-call]
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """The most bytes at once; what the work returns is held until its end."""
+    """Return the peak in bytes; the function's result is kept alive meanwhile."""
     live = LiveBytes()
     with live.watching():
         result = work()

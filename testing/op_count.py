@@ -1,7 +1,7 @@
-"""Operators of a piece of work, counted: those that launch a kernel, and those that wait for one.
+"""Operator counts of a function: kernel launches, and host synchronizations.
 
-On the meta device, which stands for a GPU here: its tensors hold nothing, so whatever needs their
-values on the host cannot go unnoticed.
+The meta device stands in for a GPU. Its tensors have no values, so every read of a value by the
+host is detected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from testing.operator_mode import OperatorMode, tensors_in
 
 ATTENTION = "scaled_dot_product_attention"
 
-# They change how memory is looked at, or only reserve it.
+# These create views or allocate memory, without a kernel launch.
 _VIEWS = frozenset(
     {
         "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "empty", "empty_like",
@@ -27,10 +27,12 @@ _WAITING = frozenset({"_local_scalar_dense", "equal", "is_nonzero", "nonzero", "
 
 
 class OperatorCount(OperatorMode):  # type: ignore[no-untyped-call]
-    """Counts what touches the device while it is watching.
+    """Counter of device operators while it watches.
 
-    `launches` by operator, without views; `waits` by operator: reads of device values by the host
-    (`item`, `nonzero`, copies from the device), each of which drains the device's queue.
+    Attributes:
+        launches: kernel launches by operator, without views.
+        waits: reads of device values by the host, by operator (`item`, `nonzero`, copies from the
+            device); each drains the device's queue.
     """
 
     def __init__(self, device: str = "meta") -> None:
@@ -40,7 +42,13 @@ class OperatorCount(OperatorMode):  # type: ignore[no-untyped-call]
         self.waits: Counter[str] = Counter()
 
     def operator(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Count one operator and run it."""
+        """Count one operator and run it.
+
+        Args:
+            func: the operator.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+        """
         name = func.overloadpacket.__name__
         from_device = self._on_device((args, kwargs))
         to_host = _to_host(kwargs.get("device"))
@@ -53,7 +61,7 @@ class OperatorCount(OperatorMode):  # type: ignore[no-untyped-call]
         return result
 
     def attention(self, result: torch.Tensor) -> None:
-        """One launch."""
+        """Count one launch."""
         self.launches[ATTENTION] += 1
 
     def _on_device(self, tree: Any) -> bool:
@@ -65,7 +73,7 @@ def _to_host(device: Any) -> bool:
 
 
 def _stand_in(name: str, args: Any) -> Any:
-    """Something in place of a value that is not there."""
+    """Return a placeholder for a value that the meta device does not have."""
     if name == "_local_scalar_dense":
         return 1.0
     if name in {"is_nonzero", "equal"}:

@@ -1,4 +1,4 @@
-"""Every operator of a piece of work, seen as a GPU would run it."""
+"""Interception of every operator of a function, decomposed as on a GPU."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class OperatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Calls `operator` for each operator while it is watching.
+    """Base class of modes that receive each operator while they watch.
 
-    Composite operators, which arrive whole in inference mode, come as their parts; attention, which
-    a GPU has one kernel for and the meta device has not, as one call of `attention`.
+    Composite operators, which inference mode dispatches whole, arrive decomposed. Attention arrives
+    as one call of `attention`, because a GPU has one kernel for it and the meta device has none.
     """
 
     def __init__(self) -> None:
@@ -24,17 +24,30 @@ class OperatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._inside_attention = False
 
     def operator(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run one operator and return its result."""
+        """Run one operator and return its result.
+
+        Args:
+            func: the operator.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+
+        Raises:
+            NotImplementedError: The subclass does not override it.
+        """
         raise NotImplementedError
 
     def attention(self, result: torch.Tensor) -> None:
-        """Attention has run; its own operators were not shown."""
+        """Record one attention; its component operators are not reported.
+
+        Raises:
+            NotImplementedError: The subclass does not override it.
+        """
         raise NotImplementedError
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Take composite operators apart and hand on the rest."""
+        """Decompose composite operators and pass the others to `operator`."""
         kwargs = kwargs or {}
         with self:
             parts = func.decompose(*args, **kwargs)
@@ -46,7 +59,7 @@ class OperatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch what runs on this thread."""
+        """Watch this thread for the duration of the context."""
         with self, _Attention(self):
             yield
 
@@ -59,7 +72,7 @@ class _Attention(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Tell of attention as a whole, and let everything else pass."""
+        """Report attention as a whole, and pass everything else through."""
         if func is not F.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         self._mode._inside_attention = True
@@ -72,6 +85,6 @@ class _Attention(TorchFunctionMode):
 
 
 def tensors_in(tree: Any) -> list[torch.Tensor]:
-    """The tensors among arguments or results."""
+    """Return the tensors in arguments or results."""
     leaves = torch.utils._pytree.tree_leaves(tree)
     return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]

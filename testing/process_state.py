@@ -1,4 +1,4 @@
-"""What a running service holds: memory, file descriptors, threads, temporary files."""
+"""Resources of a running service: memory, file descriptors, threads, temporary files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RUNNER = "SDXLRunner"
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """Of one process. `memory` is resident, in bytes."""
+    """Resources of one process; `memory` is the resident set size in bytes."""
 
     memory: int
     descriptors: int
@@ -20,18 +20,18 @@ class ProcessState:
 
     @classmethod
     def of(cls, process: psutil.Process) -> ProcessState:
-        """As it is now."""
+        """Return the current state of a process."""
         with process.oneshot():
             return cls(process.memory_info().rss, process.num_fds(), process.num_threads())
 
     def growth(self, before: ProcessState) -> dict[str, float]:
-        """Each figure over what it was."""
+        """Return each figure's increase over `before`."""
         then = asdict(before)
         return {name: round(value / then[name], 4) for name, value in asdict(self).items()}
 
 
 def processes_of(port: int) -> dict[str, psutil.Process]:
-    """The processes of the service that listens on a port: `api`, and `runner` if there is one."""
+    """Return the processes of the service on a port: `api`, and `runner` if there is one."""
     found = {}
     for process in psutil.process_iter(["cmdline"]):
         command = " ".join(process.info["cmdline"] or ())
@@ -47,10 +47,10 @@ def processes_of(port: int) -> dict[str, psutil.Process]:
 
 
 def states_of(port: int) -> dict[str, ProcessState]:
-    """The state of each process."""
+    """Return the state of each process."""
     return {name: ProcessState.of(process) for name, process in processes_of(port).items()}
 
 
 def files_in(folder: Path) -> int:
-    """How many files there are, at any depth."""
+    """Return the number of files below a folder, at any depth."""
     return sum(path.is_file() for path in folder.rglob("*"))

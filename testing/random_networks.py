@@ -1,4 +1,4 @@
-"""SDXL's networks with random weights, made on the device: no files, no downloads."""
+"""SDXL networks (arXiv:2307.01952) with random weights, created on the device without files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def random_parts(device: Device, small: bool) -> dict[str, Any]:
-    """Networks and tokenizers by kind; `small` has the same layout with narrow networks."""
+    """Return networks and tokenizers by kind; `small` narrows the networks of the same layout."""
     networks = empty_networks(small)
     for network in networks.values():
         fill(network, device)
@@ -41,16 +41,16 @@ def random_parts(device: Device, small: bool) -> dict[str, Any]:
 
 
 def empty_networks(small: bool = False) -> dict[str, Any]:
-    """SDXL's networks and the small ControlNet by kind, without weights: on the meta device.
+    """Return SDXL's networks and the small ControlNet by kind, on the meta device.
 
-    The autoencoder holds in half precision, as the catalog's does.
+    The autoencoder stays finite in half precision, like the catalog's.
     """
     configs = configurations(small)
     with torch.device("meta"):
         networks = {
             "unet": UNet2DConditionModel.from_config(configs["unet"]),
             "vae": AutoencoderKL.from_config({**configs["vae"], "force_upcast": False}),
-            # TAESDXL has the shapes that diffusers' class has by default.
+            # The defaults of diffusers' class have TAESDXL's shapes.
             "tiny_decoder": AutoencoderTiny(),
             "controlnet": ControlNetModel.from_config(controlnet_config(small)),
             "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
@@ -62,7 +62,7 @@ def empty_networks(small: bool = False) -> dict[str, Any]:
 
 
 def fill(network: nn.Module, device: Device) -> None:
-    """Give a network without weights random ones that keep deep networks finite."""
+    """Initialize a network with random weights that keep deep networks finite."""
     network.to(device.dtype).to_empty(device=device.torch_device)
     generator = torch.Generator(device.torch_device).manual_seed(0)
     for name, tensor in network.named_parameters():
@@ -78,7 +78,7 @@ def fill(network: nn.Module, device: Device) -> None:
 
 
 def shared_copies(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The same tensors in modules of their own, the same tokenizers."""
+    """Return new modules that share the same tensors, with the same tokenizers."""
     return {
         kind: _shared_copy(part) if isinstance(part, nn.Module) else part
         for kind, part in parts.items()
@@ -99,20 +99,27 @@ def _shared_copy(network: Any) -> Any:
 
 
 def engine_networks(parts: Mapping[str, Any], native_size: int) -> tuple[SdxlModel, ControlNet]:
-    """As the engine holds them."""
+    """Return the networks in the engine's representation."""
     spec = lightning_spec(native_size)
     variant = SdxlModel.from_components("lightning", spec, parts, text_key="random")
     return variant, extract_hint_embedding("sdxl_small", parts["controlnet"])
 
 
 def lightning_spec(native_size: int) -> Any:
-    """The catalog's `lightning` with another native size."""
+    """Return the catalog's `lightning` with another native size, in pixels."""
     spec = load_catalog("experimance").models["lightning"]
     return spec.model_copy(update={"native_size": native_size})
 
 
 def write_lora(path: Path, unet: nn.Module, rank: int, seed: int) -> None:
-    """A LoRA in diffusers' format on every attention projection of a UNet."""
+    """Write a LoRA (arXiv:2106.09685) for a UNet's attention projections, in diffusers' format.
+
+    Args:
+        path: the safetensors file to write.
+        unet: the UNet.
+        rank: rank of the LoRA's matrices.
+        seed: seed of the random weights.
+    """
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, layer in unet.named_modules():

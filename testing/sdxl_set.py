@@ -1,7 +1,7 @@
-"""A set of networks with SDXL's shapes and random weights: what loading is measured with.
+"""A set of networks with SDXL's shapes (arXiv:2307.01952) and random weights, to measure loading.
 
-Written tensor by tensor, so making 7 GB takes no memory. `small` has the same layout with narrow
-networks, for a trial in seconds.
+Weights are written tensor by tensor, so the 7 GB are never in memory at once. `small` has the same
+layout with narrow networks, for tests in seconds.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _SMALL: dict[str, dict[str, Any]] = {
 
 
 def configurations(small: bool) -> dict[str, dict[str, Any]]:
-    """The configuration of each of a checkpoint's parts."""
+    """Return the configuration of each part of a checkpoint."""
     if small:
         return {part: canonicalize_config(part, config) for part, config in _SMALL.items()}
     return {
@@ -71,7 +71,7 @@ def configurations(small: bool) -> dict[str, dict[str, Any]]:
 
 
 def write_configurations(folder: Path, small: bool) -> Path:
-    """The configurations as `<part>.json`; returns the folder."""
+    """Write the configurations as `<part>.json`; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for part, config in configurations(small).items():
         (folder / f"{part}.json").write_text(json.dumps(config), encoding="utf-8")
@@ -79,7 +79,14 @@ def write_configurations(folder: Path, small: bool) -> Path:
 
 
 def write_checkpoint(path: Path, small: bool, dtype: Dtype, seed: int = 0) -> None:
-    """A single-file checkpoint with the original names; 6.9 GB unless small."""
+    """Write a single-file checkpoint with the original names; 6.9 GB unless small.
+
+    Args:
+        path: the safetensors file to write.
+        small: narrow networks of the same layout.
+        dtype: dtype of the weights.
+        seed: seed of the random weights.
+    """
     shapes: dict[str, Shape] = {}
     for part, config in configurations(small).items():
         for move in key_mappings(part, config):
@@ -88,7 +95,14 @@ def write_checkpoint(path: Path, small: bool, dtype: Dtype, seed: int = 0) -> No
 
 
 def write_unet(folder: Path, small: bool, dtype: Dtype, seed: int) -> None:
-    """A UNet alone, as diffusers would save it: config.json and weights."""
+    """Write a UNet in diffusers' format: config.json and weights.
+
+    Args:
+        folder: the folder to create.
+        small: narrow networks of the same layout.
+        dtype: dtype of the weights.
+        seed: seed of the random weights.
+    """
     config = configurations(small)["unet"]
     folder.mkdir(parents=True)
     write_config(folder, config)
@@ -97,7 +111,7 @@ def write_unet(folder: Path, small: bool, dtype: Dtype, seed: int) -> None:
 
 
 def controlnet_config(small: bool) -> dict[str, Any]:
-    """A ControlNet without attention, as small as the published small one (0.126 B)."""
+    """Return a ControlNet without attention, as small as the published small one (0.126 B)."""
     unet: Config = configurations(small)["unet"]
     shared = (
         "addition_embed_type", "addition_time_embed_dim", "attention_head_dim",
@@ -116,7 +130,14 @@ def controlnet_config(small: bool) -> dict[str, Any]:
 
 
 def write_controlnet(folder: Path, small: bool, dtype: Dtype, seed: int = 1) -> None:
-    """The ControlNet of `controlnet_config`; its outputs are not zero, so that they count."""
+    """Write the ControlNet of `controlnet_config`, with nonzero outputs so that it has an effect.
+
+    Args:
+        folder: the folder to create.
+        small: narrow networks of the same layout.
+        dtype: dtype of the weights.
+        seed: seed of the random weights.
+    """
     import torch
     from diffusers import ControlNetModel
 
@@ -130,7 +151,13 @@ def write_controlnet(folder: Path, small: bool, dtype: Dtype, seed: int = 1) -> 
 
 
 def write_tiny_decoder(folder: Path, dtype: Dtype, seed: int = 3) -> None:
-    """TAESDXL's shapes, which diffusers' class has by default."""
+    """Write a decoder with TAESDXL's shapes, the defaults of diffusers' class.
+
+    Args:
+        folder: the folder to create.
+        dtype: dtype of the weights.
+        seed: seed of the random weights.
+    """
     import torch
     from diffusers import AutoencoderTiny
 
@@ -143,10 +170,10 @@ def write_tiny_decoder(folder: Path, dtype: Dtype, seed: int = 3) -> None:
 
 
 def write_catalog(folder: Path, tiny_decoder: bool = False) -> Path:
-    """A catalog of the set: `first`, and `second`, which has a UNet of its own; returns its path.
+    """Write a catalog of the set; return its path.
 
-    Its sources are `checkpoint.safetensors`, `unet`, `controlnet`, `pipeline` and, if asked for,
-    `tiny_decoder` in its folder.
+    Its variants are `first`, and `second` with its own UNet. Its sources in the folder are
+    `checkpoint.safetensors`, `unet`, `controlnet`, `pipeline` and optionally `tiny_decoder`.
     """
     tiny = f'tiny_decoder = "file:{TINY_DECODER}"' if tiny_decoder else ""
     shared = f"""
@@ -177,7 +204,7 @@ licence = "random numbers"
 
 
 def write_pipeline_folder(folder: Path, small: bool) -> None:
-    """Configurations and tokenizers without weights: what diffusers needs beside a checkpoint."""
+    """Write configurations and tokenizers without weights: diffusers' additions to a checkpoint."""
     for part, config in configurations(small).items():
         (folder / part).mkdir(parents=True)
         write_config(folder / part, config)
@@ -196,7 +223,7 @@ def _write(path: Path, shapes: dict[str, Shape], dtype: Dtype, seed: int) -> Non
     for number, (name, shape) in enumerate(shapes.items()):
         size = 2 * math.prod(shape)
         if len(shape) == 1:
-            # Norms' scales are ones and biases zeros, so that deep random networks stay finite.
+            # Norm scales are one and biases zero, so that deep random networks stay finite.
             value = 1.0 if name.endswith(".weight") else 0.0
             scale, start = value, 0
             scaled.setdefault(value, _cast(np.full(_POOL, value, np.float32), stored))
@@ -214,7 +241,7 @@ def _cast(values: np.ndarray[Any, Any], stored: str) -> bytes:
 
 
 def _tiles(pool: bytes, start: int, size: int) -> Iterator[memoryview]:
-    """`size` bytes of the pool from `start` on, round and round."""
+    """Yield `size` bytes of the pool from `start` on, cyclically."""
     view = memoryview(pool)
     while size:
         piece = view[start : start + size]

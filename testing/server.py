@@ -1,4 +1,4 @@
-"""Servers of its own for a benchmark or a test: real processes, own store, free ports."""
+"""Service processes for benchmarks and tests, with their own stores and free ports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PORTS = range(10_000, 32_000)
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on now, and that no outgoing connection is given."""
+    """Return a TCP port without a listener, outside the ephemeral range of outgoing connections."""
     while True:
         port = _PORTS.start + secrets.randbelow(len(_PORTS))
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -30,7 +30,7 @@ def free_port() -> int:
 
 
 def import_demo(home: Path) -> None:
-    """Bring the demo set into the Bento store at `home`."""
+    """Import the demo set into the Bento store at `home`."""
     command = [sys.executable, "-m", "models", "import", "--catalog", "demo"]
     environment = {**os.environ, "BENTOML_HOME": str(home)}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -47,16 +47,22 @@ def started_service(
     folder: Path = ROOT,
     seconds: float = _START_SECONDS,
 ) -> Iterator[str]:
-    """Start `bentoml serve` on the store at `home`; yields its URL once it is ready.
+    """Run `bentoml serve` on the store at `home` for the duration of the context.
 
     Args:
-        home: a Bento home into which models were imported.
-        log: receives everything that the service prints.
-        settings: further environment variables.
-        ready: whether to wait until it is ready; else until it answers at all.
-        bento: the tag of a Bento at `home`; without it the service of this repository.
+        home: a Bento home with imported models.
+        log: a file that receives stdout and stderr of the service.
+        settings: additional environment variables.
+        ready: wait until the service is ready; if false, until it responds at all.
+        bento: tag of a Bento at `home`; default: the service of this repository.
         folder: the working folder.
-        seconds: how long the start may take.
+        seconds: timeout of the start.
+
+    Yields:
+        The service's base URL.
+
+    Raises:
+        RuntimeError: The service exits or does not become ready in time.
     """
     port = free_port()
     environment = {
@@ -69,7 +75,7 @@ def started_service(
         **(settings or {}),
     }
     command = [sys.executable, "-m", "bentoml", "serve", *([bento] if bento else [])]
-    with _started(command, folder, environment, log) as process:
+    with _run_process(command, folder, environment, log) as process:
         url = f"http://127.0.0.1:{port}"
         _wait(f"{url}/readyz" if ready else f"{url}/livez", process, log, seconds)
         yield url
@@ -77,24 +83,30 @@ def started_service(
 
 @contextlib.contextmanager
 def started_reference(log: Path) -> Iterator[str]:
-    """Start benchmarks/support/reference_server.py; yields its URL once it is ready.
+    """Run benchmarks/support/reference_server.py for the duration of the context.
 
     Args:
-        log: receives everything that it prints.
+        log: a file that receives stdout and stderr.
+
+    Yields:
+        The server's base URL.
+
+    Raises:
+        RuntimeError: The server exits or does not become ready in time.
     """
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.support.reference_server", "--port", str(port)]
-    with _started(command, ROOT, os.environ, log) as process:
+    with _run_process(command, ROOT, os.environ, log) as process:
         url = f"http://127.0.0.1:{port}"
         _wait(f"{url}/readyz", process, log, _START_SECONDS)
         yield url
 
 
 @contextlib.contextmanager
-def _started(
+def _run_process(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that writes to `log` and is stopped at the end."""
+    """Run a process that writes to `log` for the duration of the context."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
@@ -112,7 +124,14 @@ def _started(
 
 @contextlib.contextmanager
 def running_service(url: str | None = None) -> Iterator[str]:
-    """The service at `url`, or without one a fresh service on the demo set."""
+    """Use the service at `url`, or run a new one on the demo set for the duration of the context.
+
+    Args:
+        url: base URL of a running service.
+
+    Yields:
+        The service's base URL.
+    """
     if url is not None:
         yield url
         return

@@ -32,8 +32,8 @@ CONTROLNET = "sdxl_small"
 
 
 def component_folders(catalog: Catalog, model: str) -> dict[str, Path]:
-    """Where a variant's components lie on this machine, by kind."""
-    # Imported here: it brings the model store, which the GPU report does without.
+    """Return the local folders of a variant's components, by kind."""
+    # A late import, because it loads the model store, which the GPU report does not need.
     from models.conversion.components import component_specs
 
     return {
@@ -44,13 +44,13 @@ def component_folders(catalog: Catalog, model: str) -> dict[str, Path]:
 
 @lru_cache
 def _component(kind: str, path: Path) -> Any:
-    """A component of the repository's files; variants share what they have in common."""
+    """Return a component from the repository's files; variants share common ones."""
     return load_component(kind, path, DEVICE)
 
 
 @lru_cache
 def demo_networks(model: str) -> tuple[SdxlModel, ControlNet]:
-    """A variant of the demo set and its ControlNet, straight from the repository's files."""
+    """Return a variant of the demo set and its ControlNet, from the repository's files."""
     catalog = demo_catalog()
     folders = component_folders(catalog, model)
     parts = {kind: _component(kind, folder) for kind, folder in folders.items()}
@@ -61,7 +61,7 @@ def demo_networks(model: str) -> tuple[SdxlModel, ControlNet]:
 
 @lru_cache
 def reference_pipeline() -> StableDiffusionXLControlNetPipeline:
-    """diffusers' own pipeline on the same files, with a ControlNet of its own."""
+    """Return diffusers' own pipeline on the same files, with its own ControlNet."""
     controlnet = ControlNetModel.from_pretrained(WEIGHTS / "controlnet", dtype=torch.float32)
     pipeline = StableDiffusionXLControlNetPipeline.from_pretrained(
         WEIGHTS, controlnet=controlnet, dtype=torch.float32, add_watermarker=False
@@ -72,7 +72,7 @@ def reference_pipeline() -> StableDiffusionXLControlNetPipeline:
 
 @lru_cache
 def image_reference_pipeline() -> StableDiffusionXLControlNetImg2ImgPipeline:
-    """diffusers' pipeline for image-to-image, on the networks of `reference_pipeline`."""
+    """Return diffusers' image-to-image pipeline, on the networks of `reference_pipeline`."""
     pipeline = StableDiffusionXLControlNetImg2ImgPipeline(
         **reference_pipeline().components, add_watermarker=False
     )
@@ -81,7 +81,7 @@ def image_reference_pipeline() -> StableDiffusionXLControlNetImg2ImgPipeline:
 
 
 class ResidentLoader:
-    """A loader whose networks are there already."""
+    """A loader whose networks are already in memory."""
 
     def __init__(self, networks: dict[str, tuple[SdxlModel, ControlNet]] | None = None) -> None:
         self._networks = networks
@@ -93,7 +93,13 @@ class ResidentLoader:
     def get_or_start_load(
         self, model: str, controlnet: str, loras: Sequence[str]
     ) -> tuple[SdxlModel, ControlNet] | None:
-        """What `Loader.resident` gives, for the demo set or the networks given."""
+        """Return the networks, like `BackgroundLoader.get_or_start_load`.
+
+        Args:
+            model: name of the variant.
+            controlnet: name of the ControlNet.
+            loras: names of the LoRAs to add.
+        """
         networks = demo_networks(model) if self._networks is None else self._networks[model]
         catalog = demo_catalog()
         for name in set(loras) & set(catalog.loras):
@@ -103,13 +109,13 @@ class ResidentLoader:
         return networks
 
     def release_memory(self) -> None:
-        """What `Loader.release_memory` does, for the networks that were asked for."""
+        """Release LoRA sets of the requested networks, like `BackgroundLoader.release_memory`."""
         for variant, _ in self._given.values():
             variant.loras.release_sets()
 
 
 def make_engine(config: EngineConfig | None = None, max_batch_rows: int = 8) -> Engine:
-    """An engine on the demo set, to be ticked by its owner."""
+    """Return an engine on the demo set; the caller must tick it."""
     loader: Any = ResidentLoader()
     engine = Engine(loader, DEVICE, config)
     engine.cost.max_batch_rows = max_batch_rows
@@ -117,7 +123,7 @@ def make_engine(config: EngineConfig | None = None, max_batch_rows: int = 8) -> 
 
 
 def make_job(depth: np.ndarray[Any, Any], **changes: Any) -> GenerateJob:
-    """A job with the API's defaults; `depth` is uint8 [h, w] and sets the size."""
+    """Return a job with the API's defaults; `depth` is uint8 [height, width] and sets the size."""
     height, width = depth.shape
     spec = demo_catalog().models["base"]
     job = GenerateJob(
@@ -133,26 +139,30 @@ def make_job(depth: np.ndarray[Any, Any], **changes: Any) -> GenerateJob:
 
 @dataclass
 class Listener:
-    """Collects a job's events."""
+    """A collector of a job's events."""
 
     events: list[Event] = field(default_factory=list)
 
     def __call__(self, event: Event) -> None:
-        """Take one event."""
+        """Append one event."""
         self.events.append(event)
 
 
 def drain(engine: Engine) -> None:
-    """Tick until nothing is left to do."""
+    """Tick until the engine is idle."""
     while engine.tick():
         pass
 
 
 def finished(engine: Engine, listeners: Iterable[Listener]) -> list[JobDone]:
-    """Tick to the end, close the engine, and give what each listener's request ended with.
+    """Tick until the engine is idle and close it; return each request's final event.
+
+    Args:
+        engine: the engine.
+        listeners: the listeners of all requests.
 
     Raises:
-        RuntimeError: one of them ended without its pictures.
+        RuntimeError: A request ended without its images.
     """
     drain(engine)
     engine.close()
@@ -166,7 +176,7 @@ def finished(engine: Engine, listeners: Iterable[Listener]) -> list[JobDone]:
 
 
 def reference_arguments(jobs: Sequence[GenerateJob]) -> dict[str, Any]:
-    """The pipeline's arguments for jobs that differ in nothing but the seed."""
+    """Return the pipeline's arguments for jobs that differ only in the seed."""
     job = jobs[0]
     grey = np.frombuffer(job.depth, np.uint8).reshape(job.height, job.width)
     generators = [torch.Generator("cpu").manual_seed(each.seed) for each in jobs]

@@ -1,1 +1,1 @@
-"""Shared by benchmarks; no claims of their own."""
+"""Modules shared by the benchmarks, without claims of their own."""

@@ -1,4 +1,4 @@
-"""Requests made to cost the service more than their senders: what `benchmarks.abuse` sends."""
+"""Requests that cost the service more than their senders, for `benchmarks.abuse`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request of an attacker; `has_token` says whether he is a caller of the service."""
+    """One request of an attacker; `has_token` sets whether it authenticates."""
 
     path: str = "/generate"
     body: bytes = b""
@@ -42,14 +42,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """Calls that are made `at_once` at a time."""
+    """Calls, of which `at_once` are in flight."""
 
     calls: Callable[[], Iterator[Call]]
     at_once: int = 4
 
 
 def _repeated(body: Callable[[], bytes], times: int = 4, path: str = "/generate") -> Attack:
-    """The same body several times."""
+    """Send the same body several times."""
 
     def calls() -> Iterator[Call]:
         content = body()
@@ -113,7 +113,6 @@ BODIES: dict[str, Attack] = {
                             "deadline_ms": 1}).encode(), 100
     ),
     "refused paths of 60 kB": _paths("/", 60_000, has_token=False),
-    # Further ones of the same kinds.
     "nested 2 million deep": _repeated(lambda: b'{"a":' * 2_000_000),
     "one unclosed string": _repeated(lambda: b'{"prompt": "' + b"\\\\" * (15 * MIB)),
     "escapes alone": _repeated(lambda: _depth(b"\\u0041" * (5 * MIB))),
@@ -138,7 +137,7 @@ def _noise(width: int, height: int, kind: str, **options: object) -> bytes:
 
 
 def _tiff_in_pieces() -> bytes:
-    """Tiles of 16 pixels, each packed by itself."""
+    """Return a TIFF of one strip per row, each compressed separately."""
     buffer = io.BytesIO()
     Image.new("L", (4000, 4000)).save(buffer, "TIFF", compression="tiff_lzw", tiffinfo={278: 1})
     return buffer.getvalue()
@@ -176,7 +175,7 @@ def _small_idats() -> bytes:
 def _picture(make: Callable[[], bytes]) -> Attack:
     def calls() -> Iterator[Call]:
         text = base64.b64encode(make()).decode()
-        # To be decoded and no more: what is painted is any caller's to ask for.
+        # A deadline of 1 ms stops after decoding, because any caller may ask for generation.
         size = {"width": 256, "height": 256}
         depth = {"prompt": "hills", "depth_map_b64": text, "deadline_ms": 1, **size}
         bodies = [("/generate", depth), ("/estimate_depth", {"image_b64": text, **size})]

@@ -1,4 +1,4 @@
-"""Clients that each send their next request when they have the answer to their last."""
+"""Closed-loop clients: each sends its next request after the answer to the last."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATIENCE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What came of a list of requests: seconds for all of it, and from request to picture."""
+    """Result of a list of requests: seconds in total, and latencies in seconds."""
 
     seconds: float
     latencies: tuple[float, ...]
@@ -23,7 +23,7 @@ class Turn:
 
     @property
     def rate(self) -> float:
-        """Delivered pictures per second."""
+        """Delivered images per second."""
         return len(self.latencies) / self.seconds
 
 
@@ -33,17 +33,17 @@ async def closed_loop(
     clients: int,
     abandon_every: int | None = None,
 ) -> Turn:
-    """Have so many clients paint a list of requests between them.
+    """Send a list of requests from several clients at once.
 
     Args:
-        client: how to reach the server.
-        bodies: of `POST /generate`, sent in this order.
-        clients: how many requests are under way at once.
-        abandon_every: each so-manieth request is abandoned after PATIENCE_SECONDS, if its
-            picture is not there by then: the connection is closed, the next request sent.
+        client: HTTP client of the server.
+        bodies: bodies of `POST /generate`, sent in this order.
+        clients: requests in flight at once.
+        abandon_every: every N-th request is abandoned after PATIENCE_SECONDS without an answer: its
+            connection is closed, and the next request sent.
 
     Raises:
-        httpx.HTTPStatusError: an answer that is no picture.
+        httpx.HTTPStatusError: the server answers with an error; raised in an exception group.
     """
     left = iter(enumerate(bodies, 1))
     latencies: list[float] = []

@@ -1,4 +1,4 @@
-"""How far the tiny decoder's pictures are from the full decoder's, on the same latents."""
+"""Difference between the tiny and the full decoder's images of the same latents."""
 
 from __future__ import annotations
 
@@ -20,13 +20,20 @@ from runners.networks.sdxl import SdxlModel
 from testing.workbench import demo_networks
 
 ERROR_BAR = 0.05
-"""Mean absolute difference, of [0, 1] values."""
+"""Largest mean absolute difference, of values in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderError:
-    """Mean absolute difference (of [0, 1]) and peak signal-to-noise ratio (dB) over pictures,
-    multiplications per pixel of either decoder, and their times' ratio (full over tiny)."""
+    """Errors and costs of the tiny decoder, over several images.
+
+    Args:
+        mean: mean absolute difference, of values in [0, 1].
+        psnr: peak signal-to-noise ratio in dB.
+        full_macs: multiply-adds of the full decoder per output pixel.
+        tiny_macs: multiply-adds of the tiny decoder per output pixel.
+        speedup: median ratio of the full decoder's time to the tiny one's.
+    """
 
     mean: float
     psnr: float
@@ -36,7 +43,7 @@ class DecoderError:
 
 
 def measure(pairs: Pairs, model: str) -> DecoderError:
-    """Paint the pairs and decode each one's final latents with both decoders, in turn."""
+    """Generate the pairs, and decode each one's final latents with both decoders."""
     variant, _ = demo_networks(model)
     squared, absolute, ratios = [], [], []
     for latents in _final_latents(pairs, model):
@@ -57,20 +64,20 @@ def measure(pairs: Pairs, model: str) -> DecoderError:
 
 
 def _final_latents(pairs: Pairs, model: str) -> list[torch.Tensor]:
-    seen: list[torch.Tensor] = []
+    recorded: list[torch.Tensor] = []
 
-    def recording(latents: torch.Tensor, variant: SdxlModel, decoder: str = "full") -> Pixels:
-        seen.append(latents)
+    def record(latents: torch.Tensor, variant: SdxlModel, decoder: str = "full") -> Pixels:
+        recorded.append(latents)
         return decode_latents(latents, variant, decoder)
 
-    with mock.patch.object(runners.engine.output_stage, "decode_latents", recording):
+    with mock.patch.object(runners.engine.output_stage, "decode_latents", record):
         paint_pairs(pairs, model)
-    return seen
+    return recorded
 
 
 @torch.inference_mode()
 def macs_per_pixel(decoder: Any, side: int = 32) -> float:
-    """Multiply-adds of all convolutions and linear layers per output pixel, by counting."""
+    """Count multiply-adds of all convolutions and linear layers per output pixel."""
     total = 0
 
     def count(module: nn.Module, _: object, output: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Held-out maps painted through the engine, and what the judge reads in the pictures."""
+"""Held-out maps generated through the engine, and the judge's readings of the images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Pairs = Sequence[tuple[HeldOut, str]]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One picture as the judge reads it."""
+    """The judge's reading of one image, with the era that was asked for."""
 
     kind: str
     asked: str
@@ -33,7 +33,7 @@ class Reading:
 
 
 def plan(maps: Sequence[HeldOut], eras_per_map: int) -> list[tuple[HeldOut, str]]:
-    """Which era each map is painted in: all eras in turn, so that each has as many maps."""
+    """Pair each map with eras, cycling through all of them so that each gets as many maps."""
     eras = list(ERAS)
     return [
         (held, eras[(index + turn * (1 + index // len(eras) % (len(eras) - 1))) % len(eras)])
@@ -43,7 +43,7 @@ def plan(maps: Sequence[HeldOut], eras_per_map: int) -> list[tuple[HeldOut, str]
 
 
 def paint(jobs: Sequence[GenerateJob]) -> list[Picture]:
-    """The first picture of every job, through one engine, one after another."""
+    """Generate the first image of every job through one engine, one after another."""
     engine = make_engine(max_batch_rows=2)
     listeners = [Listener() for _ in jobs]
     for job, listener in zip(jobs, listeners, strict=True):
@@ -54,7 +54,7 @@ def paint(jobs: Sequence[GenerateJob]) -> list[Picture]:
 
 
 def paint_pairs(pairs: Pairs, model: str = "base", **changes: Any) -> list[Picture]:
-    """Each map in its era, with the variant's defaults but for `changes`."""
+    """Generate each map in its era with the variant's defaults, changed by `changes`."""
     catalog = demo_catalog()
     spec = catalog.models[model]
     settings = {"steps": spec.steps, "guidance_scale": spec.cfg, **changes}
@@ -74,12 +74,18 @@ def paint_pairs(pairs: Pairs, model: str = "base", **changes: Any) -> list[Pictu
 
 
 def true_renderings(pairs: Pairs) -> list[Picture]:
-    """Each map in its era as the renderer of the training pictures paints it."""
+    """Render each map in its era with the renderer of the training images."""
     return [render(held.height, era, number) for number, (held, era) in enumerate(pairs)]
 
 
 def read(judge: Judge, pairs: Pairs, pictures: Sequence[Picture]) -> list[Reading]:
-    """Each picture of a map in an era, as the judge reads it."""
+    """Have the judge read each image.
+
+    Args:
+        judge: reads height and era.
+        pairs: depth maps, each with its era.
+        pictures: one image per pair, uint8 (h, w, 3).
+    """
     return [
         Reading(
             kind=held.kind,
@@ -93,22 +99,28 @@ def read(judge: Judge, pairs: Pairs, pictures: Sequence[Picture]) -> list[Readin
 
 
 def adherence(readings: Sequence[Reading]) -> float:
-    """Mean correlation between the height that is read and the depth map."""
+    """Return the mean correlation between the height read and the depth map."""
     return float(np.mean([reading.adherence for reading in readings]))
 
 
 def recognised(readings: Sequence[Reading]) -> float:
-    """Share of pictures in which the judge sees the era that was asked for."""
+    """Return the share of images in which the judge reads the requested era."""
     return float(np.mean([reading.seen == reading.asked for reading in readings]))
 
 
 def sharpness(readings: Sequence[Reading]) -> float:
-    """Mean gradient energy relative to true renderings of the era."""
+    """Return the mean gradient energy relative to true renderings of the era."""
     return float(np.mean([reading.sharpness for reading in readings]))
 
 
 def sheet(maps: Sequence[HeldOut], pictures: Sequence[Picture], path: Path) -> None:
-    """Every depth map above its first picture, sixteen to a row, at half size."""
+    """Save every depth map above its first image, sixteen to a row, at half size.
+
+    Args:
+        maps: the depth maps.
+        pictures: images, uint8 (h, w, 3); the first one per map is shown.
+        path: file of the sheet.
+    """
     tiles = [
         np.concatenate([np.repeat(held.depth[::2, ::2, None], 3, axis=2), picture[::2, ::2]])
         for held, picture in zip(maps, pictures, strict=False)

@@ -1,8 +1,8 @@
-"""Reads height and era out of a picture, to tell whether it follows its depth map and its prompt.
+"""Judge that reads height and era from an image, to measure adherence to depth map and prompt.
 
 The judge is a small convolutional network trained only on true renderings of landscapes, plain and
-in the LoRAs' looks, never on generated pictures, and nothing in the demo set's training optimises
-what it measures.
+in the LoRAs' looks, never on generated images. The demo set's training does not optimise its
+figures.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from models.demo.training.data.terrain import make_terrain
 
 Picture = NDArray[np.uint8]
 SEED = 7_000_000
-"""Neither a training seed of the demo set nor one of the held-out maps."""
+"""Base seed, distinct from the demo set's training seeds and the held-out maps' seeds."""
 TERRAINS = 320
 SIDE = 128
 STEPS = 1000
@@ -46,13 +46,13 @@ class Block(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape (n, channels, h, w)."""
+        """Return a tensor of the same shape (n, channels, h, w)."""
         result: Tensor = x + self.second(silu(self.first(silu(self.norm(x)))))
         return result
 
 
 class Reader(nn.Module):
-    """Picture (n, 3, h, w) in [-1, 1] to height (n, h / 2, w / 2) and era logits (n, eras)."""
+    """Network from images (n, 3, h, w) in [-1, 1] to heights (n, h/2, w/2), logits (n, eras)."""
 
     def __init__(self, widths: Sequence[int] = (16, 32, 48, 64, 64)) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Reader(nn.Module):
         self.era = nn.Linear(sum(widths), len(ERAS))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both readings; sides must be multiples of 32."""
+        """Return heights and era logits; sides must be multiples of 32."""
         levels: list[Tensor] = []
         for down, encode in zip(self.down, self.encode, strict=True):
             x = encode(down(x))
@@ -80,7 +80,7 @@ class Reader(nn.Module):
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson correlation per sample of (n, h, w) against (n, h, w), shape (n,)."""
+    """Return the Pearson correlation per sample of (n, h, w) and (n, h, w), shape (n,)."""
     a = a.flatten(1) - a.flatten(1).mean(1, keepdim=True)
     b = b.flatten(1) - b.flatten(1).mean(1, keepdim=True)
     result: Tensor = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6)
@@ -88,7 +88,7 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def gradient_energy(picture: Picture) -> float:
-    """Mean squared luminance difference between neighbouring pixels, of [0, 1] values."""
+    """Return the mean squared luminance difference between neighbours, of values in [0, 1]."""
     grey = picture.astype(np.float32).mean(-1) / 255
     return float((np.diff(grey, axis=0) ** 2).mean() + (np.diff(grey, axis=1) ** 2).mean())
 
@@ -98,7 +98,7 @@ def _to_tensor(pictures: Picture) -> Tensor:
 
 
 def _disturbed(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift colours, add noise, soften some: the judge must not hang on exact tones."""
+    """Shift colours, add noise and blur some, so that the judge does not rely on exact tones."""
 
     def draw(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(shape, generator=generator)
@@ -114,7 +114,7 @@ def _disturbed(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Judge:
-    """Measures adherence, era and sharpness of finished pictures."""
+    """Adherence, era and sharpness of finished images."""
 
     def __init__(self, reader: Reader, energies: dict[str, float]) -> None:
         self._reader = reader.eval().requires_grad_(False)
@@ -122,7 +122,7 @@ class Judge:
 
     @classmethod
     def load_or_train(cls, cache_dir: str | Path) -> Judge:
-        """The judge kept in `cache_dir` for this very code, or a new one, in two minutes."""
+        """Load the judge cached for exactly this code, or train it in two minutes."""
         data = Path(__file__).parents[2] / "models" / "demo" / "training" / "data"
         sources = sorted((data / "eras").glob("*.py"))
         sources += [Path(__file__), *(data / name for name in ("terrain.py", "looks.py"))]
@@ -144,7 +144,7 @@ class Judge:
         return cls(reader, {era: state[f"energy/{era}"].item() for era in ERAS})
 
     def _read(self, picture: Picture) -> tuple[Tensor, Tensor]:
-        """Height (h, w) and era logits (eras,) of a picture of any size."""
+        """Return the height (h, w) and era logits (eras,) of an image of any size."""
         pixels = _to_tensor(picture[None].copy())
         height, width = picture.shape[:2]
         margins = (0, -width % 32, 0, -height % 32)
@@ -154,12 +154,12 @@ class Judge:
         return full[0, 0, :height, :width], logits[0]
 
     def height(self, picture: Picture) -> NDArray[np.float32]:
-        """The height the picture shows, about [0, 1], float32 (h, w)."""
+        """Return the height in the image, about [0, 1], float32 (h, w)."""
         result: NDArray[np.float32] = self._read(picture)[0].numpy()
         return result
 
     def adherence(self, picture: Picture, depth: NDArray[np.uint8]) -> float:
-        """Pearson correlation between the height read from the picture and the depth map.
+        """Return the Pearson correlation between the height read from the image and the depth map.
 
         `picture` is uint8 (h, w, 3), `depth` uint8 of any size; the depth is resampled.
         """
@@ -168,25 +168,25 @@ class Judge:
         return float(correlation(self._read(picture)[0][None], wanted[:, 0]).item())
 
     def era(self, picture: Picture) -> tuple[str, dict[str, float]]:
-        """The most likely era, and the probability of each."""
+        """Return the most likely era, and the probability of each."""
         shares = self._read(picture)[1].softmax(0).tolist()
         chances = dict(zip(ERAS, shares, strict=True))
         return max(chances, key=lambda era: chances[era]), chances
 
     def sharpness(self, picture: Picture) -> float:
-        """Gradient energy relative to true renderings of the era the picture shows; 1 is equal."""
+        """Return gradient energy relative to true renderings of the era read; 1 is equal."""
         return gradient_energy(picture) / self._energies[self.era(picture)[0]]
 
 
 def _in_some_look(rng: np.random.Generator, picture: Picture, height: Field) -> Picture:
-    """The picture, or every third time in a LoRA's look: height and era must show through."""
+    """Return the image, a third of the time in a LoRA's look, to which the judge must be robust."""
     if rng.random() < 2 / 3:
         return picture
     return apply_look(str(rng.choice(list(LOOKS))), picture, height, rng.uniform(0, 1.5))
 
 
 def _train() -> tuple[Reader, dict[str, float]]:
-    """A reader trained on fresh renderings, and the mean gradient energy of each era's."""
+    """Train a reader on fresh renderings, and return it with each era's mean gradient energy."""
     started = time.monotonic()
     heights, pictures = [], []
     for number in range(TERRAINS):

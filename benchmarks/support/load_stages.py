@@ -1,9 +1,9 @@
-"""What `benchmarks.load` measures, each in a process of its own.
+"""Stages of `benchmarks.load`, each measured in a process of its own.
 
     python -m benchmarks.support.load_stages STAGE FOLDER [small]
 
-Prints one JSON line last: seconds since the parent started the process, peak memory, and what the
-stage has to tell. Imports lie in the functions: they are part of what is measured.
+Prints one JSON line last: seconds since the parent started the process, peak bytes of memory, and
+the stage's results. Functions import what they need, because imports are part of the measurement.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 STARTED = "BENCHMARK_STARTED"
-"""Environment variable: the parent's monotonic clock when it started the process."""
+"""Environment variable: the parent's monotonic clock, in seconds, at the process's start."""
 SIZE = 256
 STEPS = 3
 _PROMPT = "aerial photography, untouched wilderness"
@@ -26,12 +26,12 @@ _BUFFER_BYTES = 8 * 2**20
 
 
 def elapsed() -> float:
-    """Seconds since the parent started this process."""
+    """Return the seconds since the parent started this process."""
     return time.perf_counter() - float(os.environ[STARTED])
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had resident, mapped pages included."""
+    """Return the peak resident memory of this process, mapped pages included."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found is not None
@@ -39,12 +39,12 @@ def peak_bytes() -> int:
 
 
 def bare(folder: Path, small: bool) -> dict[str, Any]:
-    """Nothing: the interpreter alone."""
+    """Do nothing, to measure the interpreter alone."""
     return {}
 
 
 def split(folder: Path, small: bool) -> dict[str, Any]:
-    """Our conversion."""
+    """Run our conversion."""
     from models.conversion.checkpoint import split_checkpoint
     from testing.sdxl_set import CHECKPOINT, write_configurations
 
@@ -54,13 +54,13 @@ def split(folder: Path, small: bool) -> dict[str, Any]:
 
 
 def plain_split(folder: Path, small: bool) -> dict[str, Any]:
-    """diffusers' conversion."""
+    """Run diffusers' conversion."""
     _plain_pipeline(folder).save_pretrained(folder / "converted")
     return {}
 
 
 def import_set(folder: Path, small: bool) -> dict[str, Any]:
-    """The whole import: conversion, digests, store."""
+    """Run the whole import: conversion, digests, store."""
     from functools import partial
     from unittest import mock
 
@@ -79,7 +79,7 @@ def import_set(folder: Path, small: bool) -> dict[str, Any]:
 
 
 def first_step(folder: Path, small: bool) -> dict[str, Any]:
-    """The engine's way to the first finished step."""
+    """Time the engine from its start to its first finished steps."""
     residency, device = _residency(folder)
     variant, controlnet = residency.load_variant("first"), residency.load_controlnet("depth")
     loaded = elapsed()
@@ -88,7 +88,7 @@ def first_step(folder: Path, small: bool) -> dict[str, Any]:
 
 
 def plain_first_step(folder: Path, small: bool) -> dict[str, Any]:
-    """diffusers' way: a pipeline from the checkpoint."""
+    """Time a diffusers pipeline, loaded from the checkpoint, to its first finished steps."""
     import torch
     from diffusers import ControlNetModel
 
@@ -119,18 +119,18 @@ def plain_first_step(folder: Path, small: bool) -> dict[str, Any]:
 
 
 def read_bytes(folder: Path, small: bool) -> dict[str, Any]:
-    """The same files read into memory, and nothing else."""
+    """Read the same files into memory."""
     return {"bytes": _read(folder)}
 
 
 def read_bytes_after_imports(folder: Path, small: bool) -> dict[str, Any]:
-    """The same, by a process that has to import the same libraries first."""
+    """Read the same files into memory, after importing the same libraries."""
     _residency(folder)
     return {"bytes": _read(folder)}
 
 
 def read_past(folder: Path, small: bool) -> dict[str, Any]:
-    """The same files read through one small buffer: nothing is kept."""
+    """Read the same files through one small buffer, without keeping them."""
     buffer = bytearray(_BUFFER_BYTES)
     total = 0
     for path in _stored_files(folder):
@@ -141,7 +141,7 @@ def read_past(folder: Path, small: bool) -> dict[str, Any]:
 
 
 def second_variant(folder: Path, small: bool) -> dict[str, Any]:
-    """Load a variant that shares all but the UNet with one that is resident."""
+    """Load a variant that shares all but the UNet with a resident one."""
     residency, device = _residency(folder)
     controlnet = residency.load_controlnet("depth")
     first = residency.load_variant("first")
@@ -166,7 +166,7 @@ def second_variant(folder: Path, small: bool) -> dict[str, Any]:
 
 
 def _residency(folder: Path) -> tuple[Any, Any]:
-    """The engine's modules, imported as the runner imports them, and its weights' keeper."""
+    """Import the engine's modules as the runner does, and return its model cache and device."""
     from common.process_memory import gc_frozen_after
 
     with gc_frozen_after():
@@ -184,7 +184,7 @@ def _residency(folder: Path) -> tuple[Any, Any]:
 
 
 def _steps(variant: Any, controlnet: Any, device: Any, clock: Callable[[], float]) -> list[float]:
-    """Condition a request and take its steps; when each ended."""
+    """Condition a request, run its steps, and return the time at the end of each."""
     from common.protocol import GenerateJob
     from runners.diffusion.conditioning import ConditioningBuilder
     from runners.diffusion.denoise import predict_noise
@@ -225,7 +225,7 @@ def _plain_pipeline(folder: Path, **components: Any) -> Any:
 
 
 def _stored_files(folder: Path) -> list[Path]:
-    """The weight files that `first` and the ControlNet have in the store."""
+    """Return the store's weight files of `first` and the ControlNet."""
     listed = (folder / "first_files.json").read_text(encoding="utf-8")
     return [Path(name) for name in json.loads(listed)]
 
@@ -243,7 +243,7 @@ def _read(folder: Path) -> int:
 
 
 def _mapped_files(folder: Path) -> dict[str, int]:
-    """Bytes of the store's files that this process maps, by file."""
+    """Return the bytes of the store's files mapped by this process, by file."""
     mapped: dict[str, int] = {}
     for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
         fields = line.split(maxsplit=5)
@@ -254,7 +254,7 @@ def _mapped_files(folder: Path) -> dict[str, int]:
 
 
 def _read_by_calls() -> int:
-    """Bytes that this process has asked read() for."""
+    """Return the bytes that this process has read with read calls."""
     counters = Path("/proc/self/io").read_text(encoding="utf-8")
     return int(counters.split()[1])
 

@@ -1,8 +1,7 @@
-"""How far a LoRA changes the look, by strength.
+"""Response of the look to a LoRA's strength.
 
-The yardstick is the look itself: what it does to true renderings, in simple statistics of tone and
-colour. A response of 1 means that the pictures have moved as far in that direction as the
-renderings do.
+The unit is the look itself: its effect on true renderings, in simple statistics of tone and colour.
+A response of 1 means that the images have moved as far in that direction as the renderings do.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Vector = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A LoRA on a variant: response and adherence for each strength."""
+    """Response and adherence of a LoRA on a variant, for each strength."""
 
     look: str
     model: str
@@ -43,7 +42,7 @@ class Response:
 
     @property
     def passed(self) -> bool:
-        """Rising all the way, proportional, visible at strength 1, and true to the depth."""
+        """Whether it rises, is proportional, visible at strength 1, and true to the depth."""
         return (
             all(np.diff(self.responses) > 0)
             and self.proportional >= PROPORTIONAL_BAR
@@ -53,7 +52,7 @@ class Response:
 
 
 def statistics(picture: Picture) -> Vector:
-    """Mean colour of the whole, of the darkest and of the brightest third; contrast; saturation."""
+    """Return mean colours of all pixels, the darkest and brightest third; contrast; saturation."""
     rgb = picture.reshape(-1, 3).astype(np.float32) / 255
     luma = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
     ranked = rgb[np.argsort(luma)]
@@ -65,14 +64,21 @@ def statistics(picture: Picture) -> Vector:
 
 
 def mean_change(after: Sequence[Picture], before: Sequence[Picture]) -> Vector:
-    """By how much the statistics of `after` differ from those of `before`, on average."""
+    """Return the mean difference between the statistics of `after` and `before`."""
     changes = [statistics(a) - statistics(b) for a, b in zip(after, before, strict=True)]
     change: Vector = np.mean(changes, axis=0)
     return change
 
 
 def measure(judge: Judge, pairs: Pairs, look: str, model: str) -> Response:
-    """Paint the pairs at every strength and compare with the look on true renderings."""
+    """Generate the pairs at every strength, and compare with the look on true renderings.
+
+    Args:
+        judge: reads height from the images.
+        pairs: depth maps, each with its era.
+        look: name of the look and its LoRA.
+        model: name of the variant.
+    """
     renderings = true_renderings(pairs)
     graded = [
         apply_look(look, picture, held.height)

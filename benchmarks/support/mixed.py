@@ -1,4 +1,4 @@
-"""Random requests over everything that a request can say and that could leak into the next."""
+"""Random requests over all settings that could affect the next request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DEPTH_SEED = 8_000_000
 
 
 def draw_request(rng: np.random.Generator, number: int) -> dict[str, Any]:
-    """The JSON body of a random valid request; `number` names it and chooses its depth map."""
+    """Draw the JSON body of a valid request; `number` sets its id and its depth map."""
     catalog = demo_catalog()
     height, width = SIZES[rng.integers(len(SIZES))]
     model = str(rng.choice(list(catalog.models)))
@@ -66,7 +66,7 @@ def draw_request(rng: np.random.Generator, number: int) -> dict[str, Any]:
 
 
 def depth_png(number: int, size: tuple[int, int]) -> str:
-    """A random terrain's depth map of size (height, width) as base64 of a PNG."""
+    """Return a random terrain's depth map of size (height, width) as a PNG in base64."""
     buffer = io.BytesIO()
     Image.fromarray(make_terrain(_DEPTH_SEED + number, size).depth).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()

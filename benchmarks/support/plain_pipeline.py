@@ -1,4 +1,4 @@
-"""diffusers' pipeline on networks that are there already, as a user would write it."""
+"""Plain diffusers pipeline on networks that are already loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KINDS = (
 
 
 def plain_pipeline(parts: Mapping[str, Any], scheduler: Any) -> StableDiffusionXLControlNetPipeline:
-    """The pipeline on a model's networks and tokenizers by kind; other kinds are left out."""
+    """Return the pipeline on networks and tokenizers by kind; other kinds are ignored."""
     pipeline = StableDiffusionXLControlNetPipeline(
         **{kind: parts[kind] for kind in _KINDS}, scheduler=scheduler, add_watermarker=False
     )

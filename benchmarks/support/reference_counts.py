@@ -1,4 +1,4 @@
-"""diffusers' pipeline at SDXL's size on the meta device, to be counted."""
+"""Plain diffusers pipeline at SDXL's size on the meta device, for counting operations."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from testing.workbench import demo_networks
 
 
 class _HostScheduler(EulerDiscreteScheduler):  # type: ignore[misc]
-    """Keeps its timesteps on the host: the meta device has no values to walk through."""
+    """Scheduler with timesteps on the host, because the meta device has no values to read."""
 
     def set_timesteps(self, *args: Any, device: Any = None, **kwargs: Any) -> None:
-        """As the class's own, without a device."""
+        """Set the timesteps as the base class does, without a device."""
         super().set_timesteps(*args, **kwargs)
 
 
 @lru_cache
 def reference(size: ControlNetSize) -> StableDiffusionXLControlNetPipeline:
-    """The pipeline with the same networks as the engine's, its ControlNet with the hint's part."""
+    """Return the pipeline with the engine's networks and a ControlNet with its hint embedding."""
     parts = sdxl_parts()
     first, second = demo_networks("lightning")[0].tokenizers
     own = {"controlnet": sdxl_controlnet(size), "tokenizer": first, "tokenizer_2": second}
@@ -36,11 +36,11 @@ def reference(size: ControlNetSize) -> StableDiffusionXLControlNetPipeline:
 def paint(
     job: GenerateJob, size: ControlNetSize, on_step: Callable[[int], None] | None = None
 ) -> None:
-    """One call of the pipeline for a job, as a user would write it.
+    """Call the pipeline once for a job.
 
     Args:
-        job: what to paint.
-        size: which ControlNet.
+        job: the request.
+        size: size of the ControlNet.
         on_step: called after each step with its number.
     """
 

@@ -1,10 +1,11 @@
-"""The server that one would write in an afternoon, to measure the service against.
+"""Simple reference server, for comparison with the service.
 
     python -m benchmarks.support.reference_server --port PORT
 
-FastAPI around diffusers' own pipeline, on the demo set's files. One request at a time, one variant
-in memory: another one drops it and is read from disk. The ControlNet stays. A LoRA is read once per
-pipeline and switched by name. It does not notice callers who hang up.
+FastAPI around diffusers' own pipeline, on the demo set's files. It processes one request at a time
+and holds one variant in memory: changing it drops the old one and reads the new one from disk. The
+ControlNet stays. A LoRA is read once per pipeline and switched by name. Disconnects are not
+detected.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from testing.workbench import CONTROLNET, component_folders, demo_catalog
 
 
 class Request(BaseModel):
-    """The fields of the service's `/generate` that it knows; others are ignored."""
+    """The supported fields of the service's `/generate`; others are ignored."""
 
     prompt: str
     negative_prompt: str | None = None
@@ -62,7 +63,7 @@ class Request(BaseModel):
 
 
 class Answer(BaseModel):
-    """A picture as base64; `generation_time` in seconds."""
+    """An image as base64; `generation_time` in seconds."""
 
     success: Literal[True] = True
     image_b64: str
@@ -73,7 +74,7 @@ class Answer(BaseModel):
 
 
 class Painter:
-    """diffusers' pipeline with one variant at a time. For one thread."""
+    """A diffusers pipeline with one variant at a time, for use from one thread."""
 
     def __init__(self) -> None:
         self._catalog = demo_catalog()
@@ -86,10 +87,10 @@ class Painter:
         self._load(self._catalog.default_model)
 
     def paint(self, request: Request) -> Answer:
-        """One picture.
+        """Generate one image.
 
         Raises:
-            KeyError: a model or an era that the catalog does not have.
+            KeyError: the catalog lacks the model or the era.
         """
         started = time.perf_counter()
         model = request.model or self._catalog.default_model
@@ -125,7 +126,7 @@ class Painter:
 
     def _load(self, model: str) -> None:
         spec = self._catalog.models[model]
-        # Dropped first: two variants of real size would not fit in memory.
+        # Drop the old variant first: two of real size would not fit in memory.
         self._pipeline, self._model = None, ""
         self._adapters.clear()
         folders = component_folders(self._catalog, model)
@@ -156,7 +157,7 @@ class Painter:
 
 
 def depth_picture(request: Request, size: tuple[int, int]) -> Image.Image:
-    """The depth map as the pipeline takes it, RGB of size (width, height) in pixels."""
+    """Return the pipeline's depth image, RGB of size (width, height) in pixels."""
     if request.mock_depth:
         grey = np.frombuffer(mock_depth(*size).pixels, np.uint8).reshape(size[1], size[0])
         return Image.fromarray(grey).convert("RGB")
@@ -165,8 +166,8 @@ def depth_picture(request: Request, size: tuple[int, int]) -> Image.Image:
 
 
 def make_app() -> FastAPI:
-    """The application; it is ready when the default variant is loaded."""
-    # One thread is the queue, and torch's own threads belong to the thread that starts them.
+    """Return the application; startup loads the default variant."""
+    # One thread serialises requests, and torch's own threads belong to the thread that starts them.
     worker = ThreadPoolExecutor(1, "paint")
     painters: list[Painter] = []
 

@@ -1,4 +1,4 @@
-"""The service and the reference server side by side, and what both are asked."""
+"""The service and the reference server side by side, and the requests that both receive."""
 
 from __future__ import annotations
 
@@ -19,21 +19,27 @@ from testing.server import running_service, started_reference
 
 SERVICE, REFERENCE = "service", "reference"
 STEPS = 6
-"""What the installation asks for, whatever the variant."""
+"""Steps of the installation's requests, for every variant."""
 _DEPTH_MAPS = 8
 _TIMEOUT_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a request is drawn from; sizes are (height, width) in pixels."""
+    """Values that a request is drawn from; sizes are (height, width) in pixels."""
 
     models: tuple[str, ...]
     eras: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...] = ((256, 256),)
 
     def draw(self, rng: np.random.Generator, number: int, steps: int = STEPS) -> dict[str, Any]:
-        """The JSON body of a request; `number` chooses its depth map."""
+        """Draw the JSON body of a request.
+
+        Args:
+            rng: source of the random choices.
+            number: selects the depth map.
+            steps: denoising steps.
+        """
         height, width = self.sizes[rng.integers(len(self.sizes))]
         era = str(rng.choice(self.eras))
         return {
@@ -50,7 +56,7 @@ class Choice:
 
 @contextlib.contextmanager
 def running_rivals(service: str | None, reference: str | None) -> Iterator[dict[str, str]]:
-    """URLs by name; a server without one is started, with weights of the demo set."""
+    """Yield URLs by name; a server without a URL is started with the demo set."""
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(running_service(service))
         if reference is None:
@@ -63,26 +69,26 @@ def running_rivals(service: str | None, reference: str | None) -> Iterator[dict[
 
 
 def in_turn(turn: int) -> tuple[str, str]:
-    """Who goes first in this turn, and who second: the order is swapped every time."""
+    """Return the order of the two servers in this turn; it is swapped every time."""
     return (SERVICE, REFERENCE) if turn % 2 == 0 else (REFERENCE, SERVICE)
 
 
 def settle(url: str) -> None:
-    """Wait until a server has nothing left to do, and has the default variant at hand.
+    """Wait until a server is idle and has loaded the default variant.
 
-    A request goes to the end of the reference's queue, behind what nobody waits for any more.
+    The request goes to the end of the reference's queue, behind abandoned requests.
     """
     body = {"prompt": "hills", "mock_depth": True, "steps": 1}
     httpx.post(f"{url}/generate", json=body, timeout=_TIMEOUT_SECONDS).raise_for_status()
 
 
 def client_of(url: str) -> httpx.Client:
-    """A client that waits as long as it takes."""
+    """Return a client with a long timeout."""
     return httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS)
 
 
 def _warm_up(url: str) -> None:
-    """Every variant once, with every LoRA."""
+    """Generate with every variant once, with every LoRA."""
     catalog = demo_catalog()
     eras = tuple(era for era, spec in catalog.eras.items() if set(spec.loras) == set(catalog.loras))
     rng = np.random.default_rng(0)

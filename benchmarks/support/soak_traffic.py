@@ -1,4 +1,4 @@
-"""Callers of every kind for a long run, and the ledger of what each was told."""
+"""Clients of every kind for a long run, and the ledger of their outcomes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BAD: tuple[tuple[dict[str, Any], int], ...] = (
 
 
 class Ledger:
-    """Every request for pictures by its id, and what its caller heard: exactly one thing each."""
+    """Generation requests by id, with exactly one outcome each on the client's side."""
 
     def __init__(self) -> None:
         self._sent: set[str] = set()
@@ -37,32 +37,32 @@ class Ledger:
         self.faults: list[str] = []
 
     def send(self, name: str) -> None:
-        """A request goes out."""
+        """Record that a request is sent."""
         self._sent.add(name)
 
     def hear(self, name: str, outcome: str) -> None:
-        """Its caller heard how it ended, or left."""
+        """Record a request's outcome, or that its client left."""
         if name in self._heard:
             self.faults.append(f"{name}: {self._heard[name]}, then {outcome}")
         self._heard[name] = outcome
 
     def lose(self, name: str, error: httpx.TransportError) -> None:
-        """Its connection broke, which is no way for a request to end."""
+        """Record a broken connection, which is not a valid outcome."""
         self.hear(name, f"no answer, {type(error).__name__}")
 
     @property
     def unheard(self) -> set[str]:
-        """Requests whose callers heard nothing."""
+        """Requests without an outcome."""
         return self._sent - set(self._heard)
 
     @property
     def outcomes(self) -> Counter[str]:
-        """How many heard what: `success`, a code of the wire contract, or `left`."""
+        """Count of requests by outcome: `success`, a code of the wire contract, or `left`."""
         return Counter(self._heard.values())
 
 
 class Callers:
-    """Callers that go on until a moment. Each has a seeded generator of its own."""
+    """Clients that run for a given time, each with a seeded generator of its own."""
 
     def __init__(self, client: httpx.AsyncClient, seed: int) -> None:
         self._client = client
@@ -72,7 +72,7 @@ class Callers:
         self.ledger = Ledger()
 
     async def go_on(self, seconds: float) -> None:
-        """One of each kind, painters thrice, for so long; returns when all have their answers."""
+        """Run one client of each kind, and three painters, for some seconds; await all answers."""
         self._until = time.monotonic() + seconds
         async with asyncio.TaskGroup() as group:
             for caller in self._all:
@@ -86,18 +86,18 @@ class Callers:
         ]  # fmt: skip
 
     async def painter(self) -> None:
-        """Paints one picture after the other."""
+        """Request one image after another."""
         async for rng in self._turns(0.0):
             await self._paint(self._body(rng))
 
     async def leaver(self) -> None:
-        """Listens to a stream for a while, and goes."""
+        """Read a stream for a while, and disconnect."""
         async for rng in self._turns(1.0):
             body = self._body(rng)
             await self._stream(body, leave_after=int(rng.integers(0, 6)))
 
     async def canceller(self) -> None:
-        """Asks for a picture and cancels it a moment later."""
+        """Request an image, and cancel it a moment later."""
         async for rng in self._turns(1.0):
             body = {**self._body(rng), "steps": 20}
             asked = asyncio.create_task(self._paint(body))
@@ -106,7 +106,7 @@ class Callers:
             await asked
 
     async def vandal(self) -> None:
-        """Sends what is no request."""
+        """Send invalid requests."""
         async for rng in self._turns(1.0):
             request, status = _BAD[rng.integers(len(_BAD))]
             name = f"bad-{next(self._names)}"
@@ -118,17 +118,17 @@ class Callers:
                 self.ledger.lose(name, error)
                 continue
             self.ledger.hear(name, answer.json()["error"])
-            # A full queue is told before a picture is decoded.
+            # The service rejects with 429 before it decodes an image.
             if answer.status_code not in {status, 429}:
                 self.ledger.faults.append(f"{name}: {answer.status_code} for {status}")
 
     async def crowd(self) -> None:
-        """Many at once, now and then."""
+        """Send many requests at once, at intervals."""
         async for rng in self._turns(45.0):
             await asyncio.gather(*(self._paint(self._body(rng)) for _ in range(CROWD)))
 
     async def operator(self) -> None:
-        """Unloads a variant that others paint with, and asks how the service is."""
+        """Unload or preload a variant that other clients use."""
         async for rng in self._turns(20.0):
             model = str(rng.choice(["lightning", "hyper", "base"]))
             route = str(rng.choice(["/unload", "/preload"]))
@@ -144,12 +144,12 @@ class Callers:
             self.ledger.faults.append(f"{route}: {answer.status_code}")
 
     async def exercise(self) -> None:
-        """The same work each time: every variant with LoRAs, a crowd, streams."""
+        """Run the same work each time: every variant with LoRAs, a crowd, streams."""
         rng = np.random.default_rng(0)
         for model in ("lightning", "hyper", "base"):
             plain = {"model": model, "era": "modern", "steps": 4, "width": 256, "height": 256}
             await self._paint({**self._body(rng), **plain, "num_images": 1})
-        # More at once than ever will be.
+        # More at once than the callers ever send, so that buffers reach their final size.
         await asyncio.gather(
             *(self._paint(self._body(rng)) for _ in range(CROWD)),
             *(self._stream(self._body(rng), 1) for _ in range(CROWD // 4)),
@@ -205,8 +205,8 @@ class Callers:
                 elif line.startswith("data: ") and event == "error":
                     self.ledger.hear(name, json.loads(line.removeprefix("data: "))["error"])
                     return
-                # After an event's data, so that nobody leaves in the middle of the end.
+                # Leave only after an event's data, so that the final event is never cut.
                 elif count > leave_after:
                     self.ledger.hear(name, LEFT)
                     return
-        self.ledger.faults.append(f"{name}: the stream ended without an end")
+        self.ledger.faults.append(f"{name}: the stream ended without a final event")

@@ -1,1 +1,1 @@
-"""`make container-test`: the image of the demo Bento, built and run without a Docker engine."""
+"""`make container-test`: build and run the demo Bento's image without a Docker engine."""

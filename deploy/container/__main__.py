@@ -1,4 +1,4 @@
-"""Build the demo Bento's image, run it, and show that it serves without root and network.
+"""Build the demo Bento's image, run it, and check that it needs neither root nor a network.
 
 python -m deploy.container [--clean]
 """
@@ -30,9 +30,9 @@ _FOLDER = ROOT / "build" / "container"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the test; returns the exit status (1: failed, with the reason on stderr).
+    """Run the test; return the exit status (1: failed, with the reason on stderr).
 
-    The last line of stdout is JSON: whether it passed, the seconds of each phase, the sizes.
+    The last line of stdout is JSON: the result, the seconds of each phase, the sizes in bytes.
     """
     parser = argparse.ArgumentParser(prog="python -m deploy.container", description=__doc__)
     parser.add_argument("--clean", action="store_true", help="remove images and files afterwards")
@@ -73,10 +73,10 @@ def _serve(phases: Phases) -> None:
                 check_without_root(container)
                 check_without_network(container)
             with phases.phase("picture"):
-                painted = container.run_in_netns("paint", URL, str(picture), str(container.pid))
-                check_equal("variants", painted["models"], list(load_catalog(_CATALOG).models))
+                result = container.run_in_netns("paint", URL, str(picture), str(container.pid))
+                check_equal("variants", result["models"], list(load_catalog(_CATALOG).models))
                 check_picture(picture)
-            phases.facts |= {name: painted[name] for name in ("ready_seconds", "picture_seconds")}
+            phases.facts |= {name: result[name] for name in ("ready_seconds", "picture_seconds")}
             with phases.phase("isolation while it serves"):
                 check_without_root(container)
                 check_without_network(container)
@@ -89,8 +89,8 @@ def _serve(phases: Phases) -> None:
             check_picture(picture)
             check_stop(container)
     except ContainerTestError as error:
-        said = log.read_text(errors="replace")[-4000:] if log.exists() else "nothing"
-        raise ContainerTestError(f"{error}\nThe container said:\n{said}") from error
+        output = log.read_text(errors="replace")[-4000:] if log.exists() else "nothing"
+        raise ContainerTestError(f"{error}\nOutput of the container:\n{output}") from error
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A base image from Debian's packages, for machines that reach no container registry."""
+"""A base image built from Debian's packages, for machines without a container registry."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from deploy.shell import ContainerTestError, podman, run, say
 
 _SUITE = "bookworm"
 _PYTHON = (3, 11)
-# debootstrap copies these from the machine that it runs on.
+# debootstrap copies these from the host, so they are emptied.
 _COPIED = ("etc/resolv.conf", "etc/hostname")
 _PACKAGES = ("python3", "python3-venv", "python3-pip", "ca-certificates")
 
 
 def base_image(folder: Path, more: tuple[str, ...] = ()) -> str:
-    """The name of the base image; it is made in `folder` unless podman has it.
+    """Return the name of the base image; build it unless podman has it.
 
     Args:
-        folder: where it is made.
-        more: further packages of Debian's.
+        folder: a folder for temporary files.
+        more: additional Debian packages.
 
     Raises:
-        ContainerTestError: the Bento would ask for another Python than this Debian has.
+        ContainerTestError: This Python's version differs from Debian's, and a Bento requires the
+            Python version that built it.
     """
     if sys.version_info[:2] != _PYTHON:
         wanted = ".".join(map(str, _PYTHON))

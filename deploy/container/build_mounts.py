@@ -1,7 +1,7 @@
-"""How this machine reaches its packages, handed to the build as one hands it a proxy.
+"""Mounts that give an image build this machine's access to packages.
 
-pip's configuration, the local folders that it names and the certificates of the machine are
-mounted while the image is built. Nothing of them stays in the image.
+pip's configuration, its local folders and the machine's certificates are mounted during the build.
+The image does not contain them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LISTS = ("extra-index-url", "find-links", "trusted-host")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A file or folder of this machine, and where the build sees it."""
+    """A file or folder of this machine, and its path in the build."""
 
     source: Path
     target: str
@@ -34,10 +34,10 @@ class Mount:
 
 
 def containers_conf(folder: Path) -> Path:
-    """Write what the build needs of this machine to `folder`; returns its containers.conf.
+    """Write the build's mounts to `folder`; return the path of its containers.conf.
 
-    BentoML joins several `--opt volume=…` into one broken option, so they go into the file that
-    buildah reads its defaults from.
+    BentoML joins several `--opt volume=…` into one invalid option, so the mounts go into the file
+    with buildah's defaults.
     """
     settings, mounts = package_sources(folder)
     uv_toml = folder / "uv.toml"
@@ -50,10 +50,12 @@ def containers_conf(folder: Path) -> Path:
 
 
 def package_sources(folder: Path) -> tuple[dict[str, str], list[Mount]]:
-    """Return pip's settings and the mounts that make them hold elsewhere, its own file among them.
+    """Return pip's settings for the build, and the mounts that they need.
+
+    One mount is a pip.conf with these settings.
 
     Args:
-        folder: where that file is written.
+        folder: the folder that receives pip.conf.
     """
     settings, mounts = _relocate(read_pip_settings(sys.executable))
     certificates = _certificates(settings.get("cert"))
@@ -65,7 +67,7 @@ def package_sources(folder: Path) -> tuple[dict[str, str], list[Mount]]:
 
 
 def _relocate(settings: Mapping[str, str]) -> tuple[dict[str, str], list[Mount]]:
-    """The settings with every local folder where the build sees it, and the folders' mounts."""
+    """Return the settings with the build's path of every local folder, and the mounts."""
     moved = dict(settings)
     mounts: list[Mount] = []
     for name in (*_URLS, "find-links"):
@@ -75,7 +77,7 @@ def _relocate(settings: Mapping[str, str]) -> tuple[dict[str, str], list[Mount]]
             if path is None:
                 places.append(place)
                 continue
-            # The pages of an index link to files outside of it, beside it as a rule.
+            # An index's pages usually link to files in sibling folders.
             shown = path.parent if name in _URLS or path.is_file() else path
             target = f"/mnt/packages-{len(mounts)}"
             mounts.append(Mount(shown, target))
@@ -99,13 +101,13 @@ def _certificates(configured: str | None) -> Path | None:
 
 def _pip_conf(settings: Mapping[str, str]) -> str:
     kept = {name: settings[name] for name in ("index-url", *_LISTS, "no-index") if name in settings}
-    # Debian's pip refuses to install outside of a virtual environment; BentoML installs uv so.
+    # BentoML installs uv outside a virtual environment, which Debian's pip refuses by default.
     kept |= {"cert": _CERTIFICATES, "break-system-packages": "true"}
     return "[global]\n" + "".join(f"{name} = {value}\n" for name, value in kept.items())
 
 
 def _uv_toml(settings: Mapping[str, str]) -> str:
-    """The same for uv, which does not read pip's files; it ranks indexes unless told to."""
+    """Return uv's equivalent of pip.conf; like pip, it then takes the best file of all indexes."""
     lines = ["system-certs = true", "no-cache = true", 'index-strategy = "unsafe-best-match"']
     if "index-url" in settings:
         lines.append(f"index-url = {json.dumps(settings['index-url'])}")

@@ -1,4 +1,4 @@
-"""What must hold of the container."""
+"""Checks of the running container."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from deploy.shell import ContainerTestError, say
 
 _FLAT = 5.0
 _HOMES = ("/home/bentoml/", "/tmp/")  # noqa: S108
-# podman makes the mount points of /etc/hosts and the like.
+# podman creates the mount points of files such as /etc/hosts.
 _PODMANS = frozenset({"/etc", "/home", "/home/bentoml", "/tmp"})  # noqa: S108
 
 
 def check_without_root(container: Container) -> None:
-    """No process of it has a user, a group or a capability of root's."""
+    """Check that no process has root's user, a root group or a capability."""
     for pid in container.processes():
         status = dict(
             line.split(":\t", 1)
@@ -36,7 +36,7 @@ def check_without_root(container: Container) -> None:
 
 
 def check_without_network(container: Container) -> None:
-    """There is no way out: a listener that this machine reaches cannot be reached from inside."""
+    """Check that a listener reachable from this machine is unreachable from the container."""
     expect(container.inspect(".Mounts") == [], "something of this machine is mounted")
     outside, inside = network_namespace(psutil.Process().pid), network_namespace(container.pid)
     expect(outside != inside, "it shares this machine's network")
@@ -54,7 +54,7 @@ def check_without_network(container: Container) -> None:
 
 
 def check_picture(file: Path) -> None:
-    """It is a picture of the size that was asked for, and something is on it."""
+    """Check that the image has the requested size and is not uniform."""
     with Image.open(file) as picture:
         picture.load()
         deviations = ImageStat.Stat(picture).stddev
@@ -65,17 +65,17 @@ def check_picture(file: Path) -> None:
 
 
 def check_stop(container: Container) -> None:
-    """SIGTERM ends it with status 0, and only after the request in flight."""
+    """Check that SIGTERM ends the container with status 0, after the request in flight."""
     with container.slow_request() as visitor:
         status = container.stop()
-        said, _ = visitor.communicate(timeout=30)
-    expect('"status": 200' in said, f"the request in flight ended with {said.strip()!r}")
+        output, _ = visitor.communicate(timeout=30)
+    expect('"status": 200' in output, f"the request in flight ended with {output.strip()!r}")
     expect(status == 0, f"it stopped with status {status}")
     say("  the picture in flight was finished; exit status 0")
 
 
 def check_writes(container: Container) -> None:
-    """It wrote below its user's home and /tmp, and deleted nothing of the image."""
+    """Check that only the user's home and /tmp have new files, and that none is deleted."""
     changes = [line.split(maxsplit=1) for line in container.changes()]
     strange = [
         f"{kind} {path}"
@@ -88,7 +88,16 @@ def check_writes(container: Container) -> None:
 
 
 def check_equal(what: str, found: Any, wanted: Any) -> None:
-    """The two are equal."""
+    """Check that two values are equal.
+
+    Args:
+        what: the name of the value in the message.
+        found: the actual value.
+        wanted: the expected value.
+
+    Raises:
+        ContainerTestError: The values differ.
+    """
     expect(found == wanted, f"{what}: {found}, not {wanted}")
 
 
@@ -101,6 +110,10 @@ def _address() -> str:
 
 
 def expect(holds: bool, failure: str) -> None:
-    """Raise ContainerTestError with `failure` unless it holds."""
+    """Check a condition.
+
+    Raises:
+        ContainerTestError: `holds` is False; the message is `failure`.
+    """
     if not holds:
         raise ContainerTestError(failure)

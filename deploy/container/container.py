@@ -1,4 +1,4 @@
-"""A container without root, capabilities and network, and a way to talk to it."""
+"""A container without root, capabilities and network, and access to it from this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAME = "experimance-container-test"
 _GRACE_SECONDS = 60
 _ALONE = ("--cap-drop", "all", "--security-opt", "no-new-privileges")
 READ_ONLY = (*_ALONE, "--read-only", "--env", "BENTOML_HOME=/tmp/bentoml")
-"""Nothing but /tmp, which is memory, can be written to."""
+"""Only /tmp is writable, and it is a tmpfs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +29,35 @@ class Container:
     pid: int
 
     def processes(self) -> list[int]:
-        """All its processes, by their numbers on this machine."""
+        """Return the process ids of the container, in this machine's PID namespace."""
         return [int(line) for line in podman("top", self.name, "hpid").splitlines()[1:]]
 
     def inspect(self, what: str) -> Any:
-        """A part of what podman knows about it, e.g. `.State.ExitCode`."""
+        """Return a field of podman's description of the container, e.g. `.State.ExitCode`."""
         return json.loads(podman("inspect", "--format", f"{{{{json {what}}}}}", self.name))
 
     def changes(self) -> list[str]:
-        """What differs from the image: `A`, `C` or `D`, and the path."""
+        """Return the differences from the image: `A`, `C` or `D`, and the path."""
         return podman("diff", self.name).splitlines()
 
     def run_in_netns(self, *arguments: str) -> dict[str, Any]:
-        """Run a command of the visitor in its network namespace; returns the answer."""
+        """Run a command of `deploy.container.probe` in the network namespace; return its result."""
         answer: dict[str, Any] = json.loads(run(self._visitor(*arguments)))
         return answer
 
     @contextlib.contextmanager
     def slow_request(self, url: str = URL) -> Iterator[subprocess.Popen[str]]:
-        """A visitor whose request is being worked on."""
+        """Send a slow request from the container's network namespace.
+
+        Args:
+            url: base URL of the service, inside.
+
+        Yields:
+            The client's process, while its request is running.
+
+        Raises:
+            ContainerTestError: The request did not start.
+        """
         command = self._visitor("linger", url)
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as visitor:
             try:
@@ -59,7 +69,7 @@ class Container:
                 visitor.kill()
 
     def stop(self) -> int:
-        """SIGTERM, as a machine that shuts down sends it; returns the exit status."""
+        """Stop the container with SIGTERM, as at a shutdown; return the exit status."""
         podman("stop", "--time", str(_GRACE_SECONDS), self.name)
         status: int = self.inspect(".State.ExitCode")
         return status
@@ -73,19 +83,22 @@ class Container:
 def run_container(
     image: str, log: Path, options: Sequence[str] = _ALONE, name: str = _NAME
 ) -> Iterator[Container]:
-    """A container of the image without network; what it said lies in `log` afterwards.
+    """Run a container of the image without network.
 
     Args:
-        image: its name.
-        log: receives what the container writes.
-        options: of `podman run`; by default it has no capabilities and gains none.
-        name: the container's; one of that name is removed first.
+        image: name of the image.
+        log: a file that receives the container's output when the context exits.
+        options: options of `podman run`; the default drops all capabilities and forbids new ones.
+        name: name of the container; an existing one of that name is removed first.
+
+    Yields:
+        The running container.
     """
     _remove(name)
     podman(
         *("run", "--detach", "--name", name, "--network", "none"),
         *options,
-        # podman's own limits are higher than a sandbox lets root set.
+        # podman's default limits exceed those that a sandbox lets root set.
         *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"),
         image,
     )
@@ -99,7 +112,7 @@ def run_container(
 
 
 def network_namespace(pid: int) -> str:
-    """The network namespace of a process."""
+    """Return the identifier of a process's network namespace."""
     return str(Path(f"/proc/{pid}/ns/net").readlink())
 
 

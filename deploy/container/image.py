@@ -1,4 +1,4 @@
-"""The demo Bento, and the image that BentoML makes of it."""
+"""The demo Bento, and the image that BentoML builds from it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from deploy.shell import ContainerTestError, podman, run, say
 
 IMAGE = "localhost/experimance-controlnet:container-test"
 _BENTO = "experimance-controlnet:container-test"
-# Once, while the CUDA libraries are installed: as they lie, as a layer, and as that unpacked.
+# Peak: the CUDA libraries exist as installed files, as a layer, and as the unpacked layer.
 _BUILD_BYTES = 26e9
 
 
 def build_bento(folder: Path, catalog: str) -> str:
-    """Import the catalog into a Bento home of its own, build its Bento; returns the tag."""
+    """Import the catalog into a separate Bento home and build its Bento; return the tag."""
     home = folder / "bentoml"
     shutil.rmtree(home / "bentos", ignore_errors=True)
     settings = {"BENTOML_HOME": str(home), "CATALOG": catalog, "BENTOML_DO_NOT_TRACK": "True"}
@@ -28,10 +28,16 @@ def build_bento(folder: Path, catalog: str) -> str:
 
 
 def containerize(bento: str, base: str, containers_conf: Path, folder: Path) -> None:
-    """Make `IMAGE` of the Bento by buildah; steps that did not change come from its cache.
+    """Build `IMAGE` from the Bento with buildah, which caches unchanged steps.
+
+    Args:
+        bento: tag of the Bento.
+        base: name of the base image.
+        containers_conf: buildah's configuration, with the mounts of the build.
+        folder: the folder of the Bento home and the logs.
 
     Raises:
-        ContainerTestError: the build failed, or there is not enough space for it.
+        ContainerTestError: The build failed, or the disk space does not suffice.
     """
     before = _image_id()
     if before is None:
@@ -39,7 +45,7 @@ def containerize(bento: str, base: str, containers_conf: Path, folder: Path) -> 
     settings = {
         "BENTOML_HOME": str(folder / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
-        # Namespaces and mounts of its own are what a sandbox refuses to buildah.
+        # A sandbox forbids the namespaces and mounts of buildah's default isolation.
         "BUILDAH_ISOLATION": "chroot",
         "CONTAINERS_CONF": str(containers_conf),
     }
@@ -47,14 +53,14 @@ def containerize(bento: str, base: str, containers_conf: Path, folder: Path) -> 
     command = [sys.executable, "-m", "bentoml", "containerize", bento, *options, "-t", IMAGE]
     run(command, folder / "containerize.log", settings)
     if before not in {None, _image_id()}:
-        # Not an error where it stays: somebody may have given it another name.
+        # A failure is acceptable: the old image may have another tag.
         command = ["podman", "image", "rm", str(before)]
         subprocess.run(command, capture_output=True, check=False)
     say(f"  image of {size_of(IMAGE) / 1e9:.2f} GB")
 
 
 def size_of(image: str) -> int:
-    """The bytes of an image, with those that it has of its base."""
+    """Return the size of an image in bytes, including its base's layers."""
     return int(podman("image", "inspect", "--format", "{{.Size}}", image))
 
 

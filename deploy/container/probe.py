@@ -1,4 +1,4 @@
-"""What runs on this machine, but in the container's network: a caller, and one who tries to leave.
+"""Client and isolation probe: a program of this machine run in the container's network namespace.
 
 python -m deploy.container.probe isolation HOST PORT | paint URL FILE PID | linger URL
 """
@@ -24,7 +24,7 @@ WIDTH, HEIGHT = 320, 256
 
 
 def isolation(host: str, port: str) -> dict[str, Any]:
-    """The interfaces and routes that there are, and what a connection to `host` ends with."""
+    """Return the network interfaces, the routes, and the result of a connection to `host`."""
     ipv4 = [line.split()[0] for line in _lines("/proc/self/net/route")[1:]]
     ipv6 = [line.split()[-1] for line in _lines("/proc/self/net/ipv6_route")]
     return {
@@ -35,7 +35,16 @@ def isolation(host: str, port: str) -> dict[str, Any]:
 
 
 def paint(url: str, file: str, pid: str) -> dict[str, Any]:
-    """Wait until the service of process `pid` is ready and have it paint to `file`."""
+    """Wait until the service is ready, then save one generated image.
+
+    Args:
+        url: base URL of the service.
+        file: path of the PNG file to write.
+        pid: process id of the service; waiting stops when the process ends.
+
+    Returns:
+        The variants, and the seconds until readiness and for the image.
+    """
     started = time.monotonic()
     _wait_until_ready(url, Path("/proc", pid))
     ready = time.monotonic()
@@ -52,7 +61,7 @@ def paint(url: str, file: str, pid: str) -> dict[str, Any]:
 
 
 def linger(url: str) -> dict[str, Any]:
-    """Ask for a picture, say `running` once it is being painted, and wait for it."""
+    """Request an image, print `running` once generation has started, and wait for the result."""
     with ThreadPoolExecutor(1) as pool:
         body = _request(steps=30)
         answer = pool.submit(httpx.post, f"{url}/generate", json=body, timeout=_PICTURE_SECONDS)
@@ -65,7 +74,7 @@ def linger(url: str) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command and print its answer as JSON."""
+    """Run one command and print its result as JSON."""
     commands: dict[str, Callable[..., dict[str, Any]]] = {
         "isolation": isolation,
         "paint": paint,

@@ -1,4 +1,4 @@
-"""How long each part of the test took, for people as it goes and for programs at the end."""
+"""Durations of a test's phases: printed as text in progress, and as JSON at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deploy.shell import say
 
 @dataclass(slots=True)
 class Phases:
-    """What has been measured so far."""
+    """Recorded durations, in seconds, and other facts of a test."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class Phases:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what is inside, whether or not it succeeds."""
+        """Measure the duration of the context, even if it raises."""
         say(f"== {name}")
         started = time.monotonic()
         try:
@@ -32,7 +32,7 @@ class Phases:
             say(f"== {name}: {self.seconds[name]} s")
 
     def report(self, passed: bool) -> str:
-        """The line that ends the test; its figure is the seconds of all of it."""
+        """Return the final JSON line; its `figure` is the total duration in seconds."""
         figure = round(time.monotonic() - self._began, 1)
         line = {"figure": figure, "pass": passed, "seconds": self.seconds, **self.facts}
         return json.dumps(line)

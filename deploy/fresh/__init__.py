@@ -1,1 +1,1 @@
-"""`make fresh-test`: what README promises, on a bare Debian with nothing but its own Python."""
+"""`make fresh-test`: README's instructions on a minimal Debian with Debian's own Python."""

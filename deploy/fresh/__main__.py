@@ -1,10 +1,10 @@
-"""Do on a bare Debian 12 and a bare Debian 13 what README says, with Debian's own Python.
+"""Test README's instructions on a minimal Debian 12 and Debian 13, with Debian's own Python.
 
 python -m deploy.fresh [--torch-index FOLDER]
 
-In each: clone, `make serve`, README's curl, a second start; then `make test` in the newer one.
-The commit is what is cloned, not the working tree. The last line is JSON: times, sizes, and what
-was skipped because the packages could not be reached.
+On each release: clone, `make serve`, README's curl command, a second start. On the newer one also
+`make test`. The test clones the last commit, without uncommitted changes. The last line of stdout
+is JSON: times, sizes, and the releases skipped because the package index did not answer.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SETUP_SIGN = "packages, at most"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the test; returns the exit status (1: failed, with the reason on stderr)."""
+    """Run the test; return the exit status (1: failed, with the reason on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m deploy.fresh", description=__doc__)
     parser.add_argument("--torch-index", type=Path, help="a folder with a CPU build of torch")
     options = parser.parse_args(arguments)
@@ -106,7 +106,7 @@ def _debian(suite: str, mounts: list[Mount]) -> Debian:
 
 
 def _start(debian: Debian, suite: str, name: str, phases: Phases, options: str = "") -> None:
-    """`make serve` to readiness and README's picture; the log tells of setup where it should."""
+    """Run `make serve` until ready, check README's image; only a second start skips setup."""
     port, log = free_port(), _log(suite, name)
     command = f"cd {PROJECT} && make serve PORT={port} {options}".strip()
     started = time.monotonic()
@@ -115,8 +115,8 @@ def _start(debian: Debian, suite: str, name: str, phases: Phases, options: str =
         phases.facts[f"{suite}_{name}_start_seconds"] = round(time.monotonic() - started, 1)
         folder = debian.root / "root" / PROJECT
         phases.facts[f"{suite}_{name}_correlation"] = check_readme_picture(folder, port)
-    told = _SETUP_SIGN in log.read_text(errors="replace")
-    expect(told == (name != "second"), f"the {name} start's words on the setup: {told}")
+    has_setup = _SETUP_SIGN in log.read_text(errors="replace")
+    expect(has_setup == (name != "second"), f"setup output in the {name} start: {has_setup}")
 
 
 def _environment_bytes(debian: Debian) -> int:

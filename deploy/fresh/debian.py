@@ -1,4 +1,4 @@
-"""A bare Debian in a folder: made by debootstrap once, unpacked anew for each test."""
+"""A minimal Debian root: built once by debootstrap, unpacked anew for each test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from deploy.container.build_mounts import Mount
 from deploy.shell import run, say
 
-# README's "apt install", and git to fetch the project with.
+# The packages of README's "apt install", and git for the clone.
 _PACKAGES = ("python3", "python3-venv", "ca-certificates", "make", "git")
 _TERMINATION_SECONDS = 30
 _ENTER = """
@@ -31,14 +31,14 @@ exec chroot "$root" /usr/bin/env --ignore-environment "$@"
 
 
 class Debian:
-    """An unpacked root, and the folders of this machine that its processes see.
+    """An unpacked root, and the folders of this machine mounted into it.
 
     Args:
-        root: the folder; it is removed first.
-        suite: Debian's name of the release, "trixie".
-        cache: keeps the archive of the root between tests.
-        mounts: read-only.
-        package_cache: uv's cache, writable.
+        root: the folder of the root; existing content is deleted first.
+        suite: Debian's name of the release, e.g. "trixie".
+        cache: the folder that keeps the archive of the root between tests.
+        mounts: read-only mounts.
+        package_cache: uv's cache, mounted writable.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Debian:
         self._mounts = [(mount.source, mount.target, "ro") for mount in mounts]
         self._mounts.append((package_cache, "/root/.cache/uv", "rw"))
         _unpack(_archive(suite, cache), root)
-        # debootstrap leaves it to the installer.
+        # debootstrap does not write this file; Debian's installer does.
         (root / "etc" / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
         for source, target, _ in self._mounts:
             inside = root / target.lstrip("/")
@@ -62,25 +62,28 @@ class Debian:
     def running(
         self, command: str, log: Path, variables: Mapping[str, str] | None = None
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a shell command as root inside; whatever it started ends with the block.
+        """Run a shell command as root inside; kill it and its descendants when the context exits.
 
         Args:
             command: for `sh -c`, in /root.
-            log: receives its output.
-            variables: of its environment, beside PATH, HOME and LANG.
+            log: a file that receives stdout and stderr.
+            variables: environment variables in addition to PATH, HOME and LANG.
+
+        Yields:
+            The process that entered the root.
         """
         settings = {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root",
             "LANG": "C.UTF-8",
-            # The cache is another mount, so that files cannot be linked from there.
+            # The cache is on another mount, where hard links are impossible.
             "UV_LINK_MODE": "copy",
             **(variables or {}),
         }
         mounts = [str(word) for mount in self._mounts for word in mount]
         inside = [*(f"{name}={value}" for name, value in settings.items()), "sh", "-c"]
-        # A namespace of processes ends with its first one, and one of mounts needs no unmounting.
-        # The first one ends with unshare, and unshare with this process, however that ends.
+        # The kernel kills a PID namespace with its first process and unmounts a mount namespace.
+        # --kill-child ties the first process to unshare, --pdeathsig ties unshare to this process.
         enter = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid"]
         enter += ["--fork", "--kill-child", "sh", "-c", _ENTER, "sh"]
         say(f"$ {command}  > {log.name}")
@@ -109,7 +112,7 @@ class Debian:
 
 
 def _archive(suite: str, cache: Path) -> Path:
-    """Return the archive of a bare root, made unless the cache has it."""
+    """Return the archive of a minimal root; build it if it is not in the cache."""
     recipe = hashlib.sha256(f"{suite} {_PACKAGES}".encode()).hexdigest()[:12]
     archive = cache / f"{suite}-{recipe}.tar"
     if archive.exists():

@@ -1,4 +1,4 @@
-"""What a newcomer does on a fresh machine: clone, start, ask for a picture by README's command."""
+"""Steps of a new user on a fresh machine: clone, start, README's image request."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ PROJECT = "experimance-controlnet"
 SOURCE = "/mnt/source"
 _SETUP_SECONDS = 1200
 _FOLLOWS = 0.7
-"""Correlation of the depth map with the depth that the service reads in its picture; of other maps'
-pictures it is about 0, and of pictures that follow the map 0.93."""
+"""Least correlation of the depth map with the depth that the service estimates from its image.
+
+Measured: about 0 for images of other maps, 0.93 for images that follow the map.
+"""
 
 
 class RegistrySilent(RuntimeError):
-    """The packages could not be reached, so that nothing is known of the project."""
+    """The package index does not answer, so the test cannot judge the project."""
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nothing listens on."""
+    """Return a loopback TCP port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
 def clone(debian: Debian, log: Path) -> Path:
-    """Clone this checkout's commit inside; returns the clone's folder, seen from outside."""
+    """Clone this checkout's commit inside; return the clone's path on the host."""
     command = f"git -c safe.directory=* clone --quiet {SOURCE} {PROJECT}"
     with debian.running(command, log) as process:
         status = process.wait()
@@ -46,11 +48,16 @@ def clone(debian: Debian, log: Path) -> Path:
 
 
 def await_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> float:
-    """Wait until the service is ready; returns the seconds since the call.
+    """Wait until the service is ready; return the seconds since the call.
+
+    Args:
+        process: the process of `make serve`.
+        port: the service's port on the loopback interface.
+        log: the log file of `process`.
 
     Raises:
-        RegistrySilent: the setup says that the package index does not answer.
-        ContainerTestError: it ended, or is not ready in time.
+        RegistrySilent: The setup reports that the package index does not answer.
+        ContainerTestError: The process ended early, or the service is not ready in time.
     """
     started = time.monotonic()
     while process.poll() is None:
@@ -70,10 +77,17 @@ def await_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> float
 
 
 def check_readme_picture(folder: Path, port: int) -> float:
-    """Run README's curl command in `folder`, check its picture; returns how well it follows.
+    """Run README's curl command in `folder` and check its image.
+
+    Args:
+        folder: the clone on the host.
+        port: the service's port on the loopback interface.
+
+    Returns:
+        Correlation in [-1, 1] of the depth map with the depth estimated from the image.
 
     Raises:
-        ContainerTestError: the command fails, or the picture does not follow the depth map.
+        ContainerTestError: The command fails, or the image does not follow the depth map.
     """
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^```sh\n(curl .+?)^```$", readme, re.MULTILINE | re.DOTALL)
@@ -94,7 +108,7 @@ def check_readme_picture(folder: Path, port: int) -> float:
 
 
 def correlation(first: Path, second: Path) -> float:
-    """Return the correlation of two grey pictures, at the size of the second."""
+    """Return the correlation of two greyscale images, at the size of the second."""
     with Image.open(second) as read:
         second_values = np.asarray(read.convert("L"), dtype=np.float64)
     with Image.open(first) as map_:

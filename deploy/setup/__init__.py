@@ -1,1 +1,1 @@
-"""Make the Python environment, with nothing but the standard library: choose, install, explain."""
+"""Setup of the Python environment, with the standard library alone."""

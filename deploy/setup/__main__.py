@@ -1,8 +1,8 @@
-"""Make the environment of the service, or of its development, unless it is there.
+"""Create or update the environment of the service, optionally with the development packages.
 
 python -m deploy.setup [--development] [--torch default|cpu] [--torch-index INDEX]
 
-It prints nothing where nothing has to be done.
+Prints nothing if the environment is up to date.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from deploy.setup.problems import SetupError
 _FOLDER = lockfile.ROOT / ".venv"
 _CLIENT = lockfile.ROOT / "client"
 _GIGABYTE = 1e9
-# 3.1 GB of wheels take 5.9 GB unpacked (measured, CUDA set); the rest is room for the work.
+# 3.1 GB of wheels take 5.9 GB unpacked (measured, CUDA set); the rest is a margin.
 _UNPACKED = 2.5
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make the environment; returns the exit status."""
+    """Create or update the environment; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deploy.setup", description=__doc__)
     parser.add_argument("--development", action="store_true", help="tests and documents too")
     parser.add_argument("--torch", default="", help="default or cpu; empty: as it is installed")
@@ -78,7 +78,7 @@ def _wanted(options: argparse.Namespace, present: Contents | None) -> Contents:
     if torch not in {"default", "cpu"}:
         raise SetupError(f"TORCH: {torch} is neither default nor cpu.")
     if sys.platform == "darwin":
-        # The package index's own build is the one for the CPU there.
+        # On macOS the package index's default build is the CPU build.
         torch = "default"
     if torch == "cpu" and not index:
         raise SetupError(
@@ -117,7 +117,7 @@ def _announce(lock: str, machine: str, is_cpu: bool, index: str) -> None:
 
 
 def _require_space(lock: str, machine: str, is_cpu: bool, missing: int) -> None:
-    """Raise SetupError where what is not in uv's cache cannot fit, before it is downloaded."""
+    """Raise SetupError before the download if the unpacked packages would not fit on the disk."""
     size = lockfile.downloads(lock)[machine]
     needed = (size.without_torch if is_cpu else size.total) * _UNPACKED
     parts = os.statvfs(_FOLDER)

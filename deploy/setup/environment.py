@@ -1,4 +1,4 @@
-"""The folder of the environment (.venv): made, made anew where it is broken, and its record."""
+"""The folder of the virtual environment (.venv) and the record of its contents."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _RECORD = ".installed.json"
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What is installed in an environment.
+    """Installed contents of an environment.
 
     Attributes:
         serving: digest of the serving lock and of the client's project file.
-        development: digest of the development lock; empty where that is not installed.
+        development: digest of the development lock; empty if it is not installed.
         python: version of the interpreter.
-        torch: `default`, the package index's build, or `cpu`.
-        torch_index: the index or folder that a CPU build came from; empty for `default`.
+        torch: `default` (the package index's build) or `cpu`.
+        torch_index: the index or folder of a CPU build; empty for `default`.
     """
 
     serving: str
@@ -33,20 +33,20 @@ class Contents:
     torch_index: str
 
     def covers(self, wanted: Contents) -> bool:
-        """Tell whether nothing has to be installed to have what is wanted."""
+        """Return whether these contents satisfy `wanted` without an installation."""
         development = wanted.development in {"", self.development}
         return development and self.serving == wanted.serving and self.shares_torch(wanted)
 
     def shares_torch(self, wanted: Contents) -> bool:
-        """Tell whether both have the same build of torch, from wherever it came."""
+        """Return whether both have the same kind of torch build, from any index."""
         return self.torch == wanted.torch
 
 
 class Environment:
-    """A virtual environment and the record of what a finished setup installed in it.
+    """A virtual environment and the record of the last completed setup.
 
     Args:
-        folder: where it lies, or is to be made.
+        folder: the folder of the environment; it need not exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +55,7 @@ class Environment:
         self._record = folder / _RECORD
 
     def read(self) -> Contents | None:
-        """Return what it holds; None where no setup came to its end, or its Python is gone."""
+        """Return the recorded contents; None without a completed setup or a working Python."""
         try:
             contents = Contents(**json.loads(self._record.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -63,18 +63,18 @@ class Environment:
         return contents if self._version() == contents.python else None
 
     def write(self, contents: Contents) -> None:
-        """Record that a setup came to its end."""
+        """Record a completed setup."""
         self._record.write_text(json.dumps(asdict(contents), indent=2) + "\n", encoding="utf-8")
 
     def open_for_changes(self, keep: bool) -> None:
-        """Make it ready to be installed into; until `write` it counts as unfinished.
+        """Prepare the environment for an installation; it counts as incomplete until `write`.
 
         Args:
-            keep: leave what is installed. Otherwise it is made anew: an interrupted installation
-                can leave packages that look whole.
+            keep: keep the installed packages. Otherwise create the environment anew, because an
+                interrupted installation can leave incomplete packages that look complete.
 
         Raises:
-            SetupError: it cannot be made here; the message says what to do.
+            SetupError: The environment cannot be created; the message has the remedy.
         """
         self._record.unlink(missing_ok=True)
         if keep:

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Print the Python that the environment is made with. Where none fits, say on stderr what to install.
+# Print the path of a suitable Python. Without one, print to stderr what to install.
 #
-# find_python.sh [PYTHON]     PYTHON: a command or a path; without it, the first on PATH that fits
+# find_python.sh [PYTHON]     PYTHON: a command or a path; default: the first suitable one on PATH
 
 set -u
 os_release=${OS_RELEASE:-/etc/os-release}
 needed="Python 3.11.2 to 3.14 is needed"
 
-# Print "fits", or the version and what is wrong with it; print nothing if it does not run.
+# Print "fits", or the version and the defect; print nothing if the program does not run.
 examine() {
 	"$1" -c '
 import sys

@@ -1,4 +1,4 @@
-"""This machine: its platform, and what its Python lacks."""
+"""Checks of this machine: its platform and its Python's modules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def platform_name() -> str:
     """Return `linux-x86_64`, `linux-aarch64` or `macos-arm64`.
 
     Raises:
-        SetupError: torch has no builds for this machine; the message says what to use instead.
+        SetupError: torch has no builds for this machine; the message has the remedy.
     """
     machine = platform.machine().lower()
     if sys.platform == "darwin":
@@ -44,10 +44,10 @@ def platform_name() -> str:
 
 
 def require_venv() -> None:
-    """Check that this Python can make an environment with pip in it.
+    """Check that this Python can create an environment with pip.
 
     Raises:
-        SetupError: names the package that is missing.
+        SetupError: A module is missing; the message names its package.
     """
     if all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
         return

@@ -1,4 +1,4 @@
-"""Install into an environment with uv: the one on PATH, else one that pip brings into it first."""
+"""Installation with uv: the uv on PATH, or else one that pip installs into the environment."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _BUILD = "import torch; print(torch.__version__, torch.version.cuda or torch.ver
 
 
 class Installer:
-    """Installs locks, torch and projects into one environment.
+    """Installer of locks, torch and projects into one environment.
 
     Args:
-        environment: it is there already.
+        environment: an existing environment.
     """
 
     def __init__(self, environment: Environment) -> None:
@@ -37,37 +37,39 @@ class Installer:
         self._variables = {**os.environ, **uv_environment(settings, os.environ)}
 
     def missing(self, lock: str) -> int:
-        """Return how many packages of a lock would be downloaded, uv's cache considered."""
+        """Return the number of a lock's packages that uv would download, given its cache."""
         with _requirements(lock) as file:
             done = self._run(["--dry-run", *_LOCKED, "--requirement", file.name], quiet=True)
         found = re.search(r"Would download (\d+)", done.stderr)
         return int(found[1]) if found else 0
 
     def install_lock(self, lock: str) -> None:
-        """Install the packages of a lock, each by its hashes.
+        """Install the packages of a lock with hash checking.
 
         Raises:
-            SetupError: they could not be; the message says what to do.
+            SetupError: The installation failed; the message has the remedy.
         """
         with _requirements(lock) as file:
             self._install([*_LOCKED, "--requirement", file.name])
 
     def install_project(self, folder: Path) -> None:
-        """Install a project of this repository in place; the lock has what it needs.
+        """Install a project of this repository in editable mode, without its dependencies.
+
+        The lock has the dependencies.
 
         Raises:
-            SetupError: it could not be.
+            SetupError: The installation failed.
         """
         self._install(["--no-deps", "--no-build-isolation", "--editable", str(folder)])
 
     def install_cpu_torch(self, index: str) -> str:
-        """Install a CPU build of torch, in a version that the project accepts; returns the version.
+        """Install a CPU build of torch in a version that the project accepts; return the version.
 
         Args:
-            index: the address of a package index, or a folder of wheels.
+            index: the URL of a package index, or a folder of wheels.
 
         Raises:
-            SetupError: there is none, or it is not one for the CPU.
+            SetupError: `index` is invalid, has no matching torch, or its torch is not a CPU build.
         """
         folder = Path(index.removeprefix("file://")).expanduser()
         if folder.is_dir():
@@ -94,8 +96,8 @@ class Installer:
         return version
 
     def _install(self, arguments: Sequence[str]) -> None:
-        # The first try shows its progress. The second mends what passes by itself, a download that
-        # broke off or arrived damaged, and its output is kept to be explained.
+        # The first attempt shows its progress. The retry recovers from transient faults, such as
+        # an interrupted download, and captures the output for `explain`.
         if self._run(arguments).returncode == 0:
             return
         done = self._run(arguments, quiet=True)
@@ -124,7 +126,7 @@ _LOCKED = ("--require-hashes", "--no-deps")
 
 
 def torch_requirement() -> str:
-    """Return the versions of torch that the project accepts, as its pyproject.toml has them."""
+    """Return the torch requirement of the project's pyproject.toml."""
     project = tomllib.loads((lockfile.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     dependencies: list[str] = project["project"]["dependencies"]
     return next(each for each in dependencies if re.match(r"torch\b", each))

@@ -1,4 +1,4 @@
-"""Read the lock files: packages, their hashes, and the bytes that they take to download."""
+"""Parser of the lock files: packages, their hashes and their download sizes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ ROOT = Path(__file__).parents[2]
 SERVING = ROOT / "requirements.lock"
 DEVELOPMENT = ROOT / "requirements-dev.lock"
 
-# torch brings these, and with them the CUDA that it was built for. nvidia-ml-py is no part of it:
-# BentoML counts GPUs with it.
+# torch depends on these, including the CUDA libraries of its build. nvidia-ml-py is not among them:
+# it is a dependency of BentoML, which counts GPUs with it.
 _TORCH_FAMILY = re.compile(r"torch|torchvision|torchaudio|triton|cuda-[a-z]+|nvidia-(?!ml-py$).+")
-# They import torchvision, whose builds fit one build of torch each.
+# These import torchvision, and each torchvision build requires one torch build.
 _TORCHVISION_USERS = re.compile(r"controlnet-aux|timm")
 _DOWNLOAD = re.compile(r"^# download (\S+) (\d+) (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """Bytes of all packages of a lock, and of those that are not torch's own."""
+    """Download size in bytes: of all packages of a lock, and of those outside the torch family."""
 
     total: int
     without_torch: int
 
     def line(self, platform: str) -> str:
-        """Return the comment that records it in a lock."""
+        """Return the lock's comment that records this size."""
         return f"# download {platform} {self.total} {self.without_torch}"
 
 
 def downloads(lock: str) -> dict[str, Download]:
-    """Return what a lock's comments say of its size, by platform ("linux-x86_64")."""
+    """Return the sizes recorded in a lock's comments, by platform (e.g. "linux-x86_64")."""
     return {
         platform: Download(int(total), int(without_torch))
         for platform, total, without_torch in _DOWNLOAD.findall(lock)
@@ -41,7 +41,7 @@ def downloads(lock: str) -> dict[str, Download]:
 
 
 def entries(lock: str) -> Iterator[tuple[str, str]]:
-    """Yield the name and the lines of each package, hashes included; comments are skipped."""
+    """Yield the name and the lines of each package, with hashes and without comments."""
     name, lines = "", ""
     for line in lock.splitlines(keepends=True):
         if line.startswith("#") or not line.strip():
@@ -56,12 +56,12 @@ def entries(lock: str) -> Iterator[tuple[str, str]]:
 
 
 def select(lock: str, accept: Callable[[str], bool]) -> str:
-    """Return the part of a lock whose packages' normalized names `accept` is true for."""
+    """Return the part of a lock whose packages' normalized names `accept` accepts."""
     return "".join(lines for name, lines in entries(lock) if accept(name))
 
 
 def without_torch(lock: str) -> str:
-    """Return a lock without torch, what comes with it, and what needs torchvision."""
+    """Return a lock without the torch family and the packages that need torchvision."""
     return select(lock, lambda name: not _belongs_to_torch(name))
 
 
@@ -69,7 +69,7 @@ def version_of(package: str, lock: str) -> str:
     """Return the version that a lock pins.
 
     Raises:
-        KeyError: the lock does not have the package.
+        KeyError: The lock does not have the package.
     """
     for name, lines in entries(lock):
         if name == package:
@@ -84,12 +84,12 @@ def pinned(lines: str) -> tuple[str, frozenset[str]]:
 
 
 def digest(*files: Path) -> str:
-    """Return the SHA-256 of files' bytes, as hexadecimal digits."""
+    """Return the SHA-256 digest of the files' concatenated bytes, in hexadecimal."""
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def is_torch_family(name: str) -> bool:
-    """Tell whether a package is torch, or is built for one torch and installed with it."""
+    """Return whether a package is torch, or is built for one torch and installed with it."""
     return _TORCH_FAMILY.fullmatch(name) is not None
 
 

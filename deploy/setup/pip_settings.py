@@ -1,4 +1,4 @@
-"""pip's settings on this machine (index, certificates), for uv, which does not read them."""
+"""pip's settings on this machine (index, certificates), translated for uv, which ignores them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-# In the order in which they override each other.
+# In ascending priority.
 _SECTIONS = ("global", "install", ":env:")
 _UV_NAMES = {
     "index-url": "UV_DEFAULT_INDEX",
@@ -22,10 +22,10 @@ def read_pip_settings(python: str | Path) -> dict[str, str]:
     """Return pip's settings by option name, from its files and its environment variables.
 
     Args:
-        python: an interpreter that has pip.
+        python: an interpreter with pip.
 
     Raises:
-        subprocess.CalledProcessError: it has none.
+        subprocess.CalledProcessError: The interpreter has no pip.
     """
     command = [python, "-m", "pip", "config", "list"]
     return parse_pip_settings(
@@ -34,7 +34,7 @@ def read_pip_settings(python: str | Path) -> dict[str, str]:
 
 
 def parse_pip_settings(listed: str) -> dict[str, str]:
-    """Return the settings that `pip config list` printed: the environment's before the files'."""
+    """Parse the output of `pip config list`; environment variables override files."""
     found: dict[str, dict[str, str]] = {section: {} for section in _SECTIONS}
     for line in listed.splitlines():
         key, _, value = line.partition("=")
@@ -48,13 +48,13 @@ def parse_pip_settings(listed: str) -> dict[str, str]:
 
 
 def uv_environment(settings: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that make uv install from where pip would.
+    """Return the environment variables that make uv use pip's package sources.
 
-    Nothing is handed over where a variable of uv's already names an index: its owner has chosen.
+    The result is empty if the environment already configures a uv index: that choice has priority.
 
     Args:
-        settings: pip's, by option name.
-        environment: this process's variables.
+        settings: pip's settings, by option name.
+        environment: this process's environment variables.
     """
     if any(name in environment for name in _UV_NAMES.values() if name.startswith("UV_")):
         return {}
@@ -66,7 +66,7 @@ def uv_environment(settings: Mapping[str, str], environment: Mapping[str, str]) 
     if "UV_FIND_LINKS" in handed:
         handed["UV_FIND_LINKS"] = handed["UV_FIND_LINKS"].replace(" ", ",")
     if "UV_INDEX" in handed:
-        # pip takes the best file of all indexes, uv all files of the first index that has any. The
-        # lock's hashes decide in either case.
+        # pip compares the files of all indexes; uv by default uses the first index that has the
+        # package. The lock's hashes make the former safe.
         handed["UV_INDEX_STRATEGY"] = "unsafe-best-match"
     return handed

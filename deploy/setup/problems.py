@@ -1,4 +1,4 @@
-"""What can go wrong while packages are installed, each in a sentence that says what to do."""
+"""Explanations of failed package installations, each with its remedy."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 
 
 class SetupError(RuntimeError):
-    """The environment cannot be made; the message is for people and says what to do."""
+    """A failed setup; the message is written for users and has the remedy."""
 
 
-# In this order: a full disk also breaks what comes after it.
+# The order matters: a full disk also causes the errors after it.
 _EXPLANATIONS = (
     (
         r"No space left on device|os error 28|Errno 28|Disk quota exceeded|os error 122",
@@ -45,7 +45,7 @@ _REASON = re.compile(r"^\s*(?:error|ERROR|cause|Caused by)\W*(.+)$", re.MULTILIN
 
 
 def explain(output: str) -> str:
-    """Return the sentence for a failed installer's output, with the installer's own last reason."""
+    """Return the explanation of a failed installer's output, with the installer's last reason."""
     reasons = _REASON.findall(output) or output.strip().splitlines()[-1:]
     reason = reasons[-1].strip()[:300] if reasons else "it said nothing"
     for pattern, sentence in _EXPLANATIONS:

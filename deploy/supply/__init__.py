@@ -1,1 +1,1 @@
-"""Which packages the image is made of: pinned by hash, checked against the registry, listed."""
+"""Packages of the image: pinned by hash, checked against the registry, listed in an SBOM."""

@@ -1,10 +1,10 @@
 """Write and check the lock files with uv.
 
-    python -m deploy.supply.lock [--upgrade]    resolve pyproject.toml; keep versions unless told
+    python -m deploy.supply.lock [--upgrade]    resolve pyproject.toml; keep versions by default
     python -m deploy.supply.lock --check        resolve the locks for every Python and platform
 
 A lock is universal: one file for all Pythons and platforms, by environment markers. It begins with
-the bytes that each platform downloads.
+the download size in bytes for each platform.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PLATFORMS = {
     "linux-aarch64": "aarch64-manylinux_2_28",
     "macos-arm64": "aarch64-apple-darwin",
 }
-"""uv's name of each platform, by deploy.setup's."""
+"""uv's platform names, by deploy.setup's names."""
 
 _EXTRAS = ("dev", "docs", "estimators")
 _TITLES = {
@@ -50,12 +50,12 @@ _PIPS = ("UV_DEFAULT_INDEX", "SSL_CERT_FILE")
 
 
 class LockError(RuntimeError):
-    """uv refuses; the message is uv's."""
+    """A failure of uv, or a mismatch between a lock and the registry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A Python on a platform, for which a lock has to resolve."""
+    """A Python version and a platform for which a lock must resolve."""
 
     python: str
     platform: str
@@ -65,7 +65,7 @@ class Target:
 
     @property
     def options(self) -> list[str]:
-        """uv's options for it."""
+        """Options of uv for this target."""
         return ["--python-version", self.python, "--python-platform", PLATFORMS[self.platform]]
 
 
@@ -73,10 +73,10 @@ TARGETS = [Target(*each) for each in product(PYTHONS, PLATFORMS)]
 
 
 def resolve(lock: Path, target: Target) -> Download:
-    """Resolve a lock against the registry as an installation would; returns what it downloads.
+    """Resolve a lock against the registry, as an installation would; return the download size.
 
     Raises:
-        LockError: the lock lacks a package; or a file that it names is withdrawn, changed or gone.
+        LockError: The lock lacks a package, or one of its files is yanked, changed or missing.
     """
     accepted = {}
     for name, lines in entries(lock.read_text(encoding="utf-8")):
@@ -104,10 +104,10 @@ def write(upgrade: bool) -> None:
     """Resolve pyproject.toml into both locks.
 
     Args:
-        upgrade: take the newest versions, not those that are locked.
+        upgrade: use the newest versions instead of the locked ones.
 
     Raises:
-        LockError: there is no solution.
+        LockError: The requirements have no solution.
     """
     compile_ = ["pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header"]
     compile_ += ["--no-annotate", "--python-version", PYTHONS[0]]
@@ -124,7 +124,7 @@ def write(upgrade: bool) -> None:
 
 
 def _sizes(lock: Path) -> Iterator[tuple[str, Download]]:
-    """Yield each platform with what it downloads, with the Python that downloads most."""
+    """Yield each platform with its largest download size over all Pythons."""
     with ThreadPoolExecutor() as pool:
         sizes = list(pool.map(lambda target: resolve(lock, target), TARGETS))
     for platform in PLATFORMS:
@@ -135,7 +135,7 @@ def _sizes(lock: Path) -> Iterator[tuple[str, Download]]:
 
 
 def check() -> list[str]:
-    """Return what fails, for every lock and target: withdrawn, changed or missing files."""
+    """Return the faults of every lock and target: yanked, changed or missing files."""
     with ThreadPoolExecutor() as pool:
         return [fault for fault in pool.map(_fault, *zip(*_cases(), strict=True)) if fault]
 
@@ -175,16 +175,16 @@ def _environment() -> dict[str, str]:
     settings = uv_environment(read_pip_settings(sys.executable), os.environ)
     return {
         **os.environ,
-        # The registry alone counts, not folders of this machine.
+        # Local folders are ignored: the lock must resolve from the registry alone.
         **{name: settings[name] for name in _PIPS if name in settings},
-        # uv takes an older macOS than torch is built for, and looks for the Pythons themselves.
+        # uv's default macOS is older than torch's minimum. Resolving needs no download of Pythons.
         "MACOSX_DEPLOYMENT_TARGET": "14.0",
         "UV_PYTHON_DOWNLOADS": "never",
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write or check the locks; returns the exit status."""
+    """Write or check the locks; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deploy.supply.lock", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, and change nothing")
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions")

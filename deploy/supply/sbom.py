@@ -1,4 +1,4 @@
-"""A bill of materials beside an image: what it is made of, by version, hash and licence.
+"""A software bill of materials (SBOM) of an image: components with version and licence.
 
     python -m deploy.supply.sbom [--catalog NAME] [--output FILE]
 
@@ -21,7 +21,7 @@ from models.catalog import Catalog, load_catalog
 
 
 def build_sbom(catalog: Catalog) -> dict[str, Any]:
-    """The document; equal for equal locks and catalogs."""
+    """Return the CycloneDX document; it is deterministic for a given lock and catalog."""
     lock = SERVING.read_text(encoding="utf-8")
     packages = [_package(name, lines) for name, lines in entries(lock)]
     weights = [
@@ -85,7 +85,7 @@ def _weights(kind: str, name: str, spec: Any) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the document; returns the exit status."""
+    """Write the document; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deploy.supply.sbom", description=__doc__)
     parser.add_argument("--catalog", default="demo")
     parser.add_argument("--output", type=Path, default=None, help="a file; else stdout")

@@ -1,1 +1,1 @@
-"""The service on vast.ai: its image, its boot, and the template that rents it."""
+"""Deployment on vast.ai: the image, its boot, the serverless worker and the template."""

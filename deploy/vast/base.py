@@ -1,4 +1,4 @@
-"""The image that the vast.ai image is built on: read from its tag, checked before a build."""
+"""Base image of the vast.ai image: parsed from its tag, validated before a build."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OLDEST_CUDA = (12, 8)
 
 
 class BaseImageError(ValueError):
-    """A base that the image cannot be built on; the message says what is accepted."""
+    """A base image that does not fit; the message names what is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class BaseImage:
     """A pinned vastai/pytorch image.
 
     Attributes:
-        name: as `docker pull` takes it.
-        torch: version of its torch, "2.14.1".
-        cuda: the CUDA that its torch is built for, (13, 0).
+        name: full name, as for `docker pull`.
+        torch: version of its torch, e.g. "2.14.1".
+        cuda: CUDA version of its torch build, e.g. (13, 0).
     """
 
     name: str
@@ -41,20 +41,20 @@ class BaseImage:
 
     @property
     def host_filter(self) -> str:
-        """What vast.ai's search has to ask of a host: a driver for the CUDA of torch.
+        """The vast.ai search filter for hosts whose driver supports this CUDA version.
 
-        CUDA promises that programs of one release run on the drivers of every release of the same
-        major version.
+        CUDA guarantees that a program runs on the drivers of every release of the same major
+        version.
         """
         major, minor = self.cuda
         return f"cuda_vers>={major}.{minor}"
 
 
 def parse_base(name: str) -> BaseImage:
-    """Read what an image is from its tag.
+    """Parse the properties of a base image from its tag.
 
     Raises:
-        BaseImageError: the tag is not pinned, or its torch, CUDA or Python do not serve.
+        BaseImageError: The tag is not pinned, or its torch, CUDA or Python is not supported.
     """
     found = _NAME.fullmatch(name)
     if found is None:
@@ -75,7 +75,7 @@ def parse_base(name: str) -> BaseImage:
 
 
 def default_base() -> BaseImage:
-    """Return the base that the Dockerfile names."""
+    """Return the Dockerfile's base image."""
     found = re.search(r"^ARG BASE=(\S+)$", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE)
     assert found
     return parse_base(found[1])

@@ -1,4 +1,4 @@
-"""What the image is built from: a folder with the Bento, its models and the files of this one."""
+"""Build context of the image: the Bento, its models and the files of deploy/vast."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deploy.shell import ROOT
 Flavour = Literal["full", "slim"]
 
 HERE = Path(__file__).parent
-# What the worker's programs import beside each other.
+# Modules outside deploy/vast that the worker imports.
 _WORKER = (
     "api/__init__.py",
     "api/http/__init__.py",
@@ -40,14 +40,14 @@ EXCLUDED_FROM_WORKER = {
 def write_build_context(
     home: Path, tag: str, catalog: str, flavour: Flavour, context: Path
 ) -> None:
-    """Lay out the context of deploy/vast/Dockerfile, in place of what is there.
+    """Write the context of deploy/vast/Dockerfile; existing content of `context` is deleted.
 
     Args:
         home: the Bento home (`BENTOML_HOME`) that holds the Bento and its models.
-        tag: the Bento, with its version.
-        catalog: the catalog that the image serves unless its instance says another.
-        flavour: `full` with the Bento's models, `slim` without: the first start fetches them.
-        context: the folder.
+        tag: tag of the Bento, with its version.
+        catalog: the image's default catalog; an instance can override it.
+        flavour: `full` includes the Bento's models; with `slim` the first start fetches them.
+        context: the folder of the context.
     """
     shutil.rmtree(context, ignore_errors=True)
     context.mkdir(parents=True)
@@ -70,19 +70,19 @@ def write_build_context(
 
 
 def write_image_env(file: Path, catalog: str, flavour: Flavour) -> None:
-    """Write what the programs' settings fall back to, as shell assignments."""
+    """Write the defaults of the programs' settings, as shell assignments."""
     fetch = int(flavour == "slim")
     file.write_text(f"IMAGE_CATALOG={catalog}\nIMAGE_FETCH_MISSING={fetch}\n", encoding="utf-8")
 
 
 def _models(bento: Path) -> set[str]:
-    """The tags of all models that a Bento lists."""
+    """Return the tags of all models that a Bento lists."""
     manifest = yaml.safe_load((bento / "bento.yaml").read_text(encoding="utf-8"))
     return {model["tag"] for service in manifest["services"] for model in service["models"]}
 
 
 def _link_model(source: Path, store: Path) -> None:
-    """A model of the store, without a second copy of its gigabytes, and the mark `latest`."""
+    """Hard-link a model of the store, to avoid copying gigabytes, and mark it as `latest`."""
     target = store / source.parent.name / source.name
     shutil.copytree(source, target, copy_function=_link)
     (target.parent / "latest").write_text(source.name, encoding="utf-8")
@@ -96,7 +96,7 @@ def _link(source: str, target: str) -> None:
 
 
 def copy_worker(folder: Path) -> None:
-    """Lay out what the serverless worker's programs import and read."""
+    """Copy the modules and data files that the serverless worker needs."""
     own = (path for path in HERE.iterdir() if path.suffix in {".py", ".json", ".toml"})
     names = [str(path.relative_to(ROOT)) for path in own if path.name not in EXCLUDED_FROM_WORKER]
     catalogs = [

@@ -21,11 +21,11 @@ _BACKENDS = ("docker", "podman", "buildah")
 
 
 class ImageError(RuntimeError):
-    """What is wrong with the arguments or this machine."""
+    """An invalid argument, or a missing build tool."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build the Bento, assemble the context, build the image; returns the exit status."""
+    """Build the Bento, write the context, build the image; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deploy.vast.build_image", description=__doc__)
     parser.add_argument("--catalog", default="experimance", help="one of models/catalog/")
     parser.add_argument("--flavour", choices=("full", "slim"), default="full")
@@ -53,15 +53,15 @@ def _check(catalog: str, base: str | None) -> BaseImage:
 
 def _assemble(catalog: str, flavour: Flavour, context: Path) -> None:
     _FOLDER.mkdir(parents=True, exist_ok=True)
-    # A slim Bento is built where no model is, so that it lists none.
+    # A slim Bento is built in an empty home, so that it lists no models.
     home = _FOLDER / "empty-home" if flavour == "slim" else _bento_home()
     settings = {"BENTOML_HOME": str(home), "CATALOG": catalog, "BENTOML_DO_NOT_TRACK": "True"}
     if flavour == "full":
         command = [sys.executable, "-m", "models", "import", "--catalog", catalog]
         run(command, _FOLDER / "import.log", settings)
     build = ["build", "--arg", f"catalog={catalog}", "--output", "tag"]
-    said = run([sys.executable, "-m", "bentoml", *build], settings=settings)
-    tag = said.splitlines()[-1].removeprefix("__tag__:")
+    output = run([sys.executable, "-m", "bentoml", *build], settings=settings)
+    tag = output.splitlines()[-1].removeprefix("__tag__:")
     write_build_context(home, tag, catalog, flavour, context)
     size = sum(file.stat().st_size for file in context.rglob("*") if file.is_file())
     say(f"context of {size / 1e9:.2f} GB in {context.relative_to(ROOT)}")
@@ -76,7 +76,7 @@ def _build(context: Path, base: BaseImage, options: argparse.Namespace) -> None:
     if backend is None:
         raise ImageError(f"one of {', '.join(_BACKENDS)} is needed")
     image = f"experimance-controlnet:vast-{options.catalog}-{options.flavour}"
-    # SHELL, which the Dockerfile needs, is not part of the OCI format.
+    # The OCI format does not support SHELL, which the Dockerfile uses.
     form = [] if backend == "docker" else ["--format", "docker"]
     argument = ["--build-arg", f"BASE={base.name}"]
     command = [backend, "build", *form, *argument, "--tag", image, str(context)]

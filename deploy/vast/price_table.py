@@ -1,10 +1,10 @@
-"""What a thousand pictures cost, by GPU: a Markdown table.
+"""Cost of a thousand images by GPU, as a Markdown table.
 
 python -m deploy.vast.price_table [--price "RTX 4090=0.35" …] [--efficiency 0.5] [--utilisation 0.7]
 
-Seconds are a request's operations (deploy/vast/request_cost.py) over the GPU's half-precision
-throughput, of which the share `efficiency` is taken to be reached. Prices are examples of the order
-that vast.ai's market showed in mid-2026: look up today's and give them.
+The seconds of a request are its operations (deploy/vast/request_cost.py) divided by the GPU's
+half-precision throughput and by `efficiency`, the assumed fraction of it. The default prices are
+examples of vast.ai's market in mid-2026; pass current ones with --price.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "6 steps, cfg 2": {**_BODY, "cfg": 2.0},
     "base": {**_BODY, "model": "base", "control_guidance_end": 1.0},
 }
-"""Without guidance; the installation's; 20 steps with guidance."""
+"""Requests of the columns: without guidance, the installation's, 20 steps with guidance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """`tflops`: dense half precision with sums in float32, TFLOP/s by NVIDIA's data sheets;
-    `price`: USD an hour."""
+    """Throughput and price of a GPU.
+
+    Attributes:
+        tflops: dense half precision with float32 accumulation, TFLOP/s, from NVIDIA's data sheets.
+        price: USD per hour.
+    """
 
     tflops: float
     price: float
@@ -46,19 +50,25 @@ GPUS: Mapping[str, Gpu] = {
 
 
 def known_gpu(name: str) -> Gpu | None:
-    """The row of the card that its driver calls `name`: "NVIDIA A100-SXM4-80GB" is "A100 80 GB"."""
+    """Return the row for a driver's GPU name: "NVIDIA A100-SXM4-80GB" is "A100 80 GB"."""
     words = set(re.split(r"\W+", name))
     found = (gpu for label, gpu in GPUS.items() if _model(label) in words)
     return next(found, None)
 
 
 def _model(label: str) -> str:
-    """The card's model without maker, family and memory: 4090, L40S, A100."""
+    """Return the GPU's model without maker, family and memory: 4090, L40S, A100."""
     return label.removeprefix("RTX ").split(" ")[0]
 
 
 def table(gpus: Mapping[str, Gpu], efficiency: float, utilisation: float) -> list[str]:
-    """The lines of the table: seconds a picture, and USD for a thousand at a utilisation."""
+    """Return the table's lines: seconds per image, and USD per thousand images.
+
+    Args:
+        gpus: rows, by name.
+        efficiency: fraction of a GPU's throughput that is reached, in (0, 1].
+        utilisation: fraction of the rented time with requests, in (0, 1].
+    """
     workload = Workload.of_catalog("experimance")
     tflop = {name: workload.tflop(body) for name, body in REQUESTS.items()}
     heads = [f"{name}: s, USD" for name in REQUESTS]
@@ -78,7 +88,7 @@ def table(gpus: Mapping[str, Gpu], efficiency: float, utilisation: float) -> lis
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; returns the exit status."""
+    """Print the table; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deploy.vast.price_table", description=__doc__)
     parser.add_argument("--price", action="append", default=[], metavar="GPU=USD", type=_price)
     parser.add_argument("--efficiency", type=float, default=0.5)

@@ -1,8 +1,8 @@
-"""What the serverless worker adds on the way between a caller and the service.
+"""Request and response handling of the serverless worker, between a caller and the service.
 
-The platform's package hands over the payload alone. Here the caller's wish for a picture as itself
-and its request id go along, the service's token is added, and answers come back as they are,
-except that an error which would be the same everywhere gets a status that is not tried again.
+The platform's package forwards the payload alone. This module also forwards the Accept header and
+the request id, and adds the service's token. Responses pass unchanged, except that errors which
+would occur on every worker get a status that the platform's client does not retry.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from api.http.json_outline import MAX_BYTES, TooLongError, outline
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 LARGEST_BODY = 33 * 2**20
-"""The service's own limit, and room for the platform's envelope."""
+"""Bytes: the service's own limit plus a margin for the platform's envelope."""
 
 _FORWARDED = ("Accept", "X-Request-Id")
 _RETURNED = ("Content-Type", "Retry-After", "Cache-Control")
-# The platform's client repeats every 5xx without end. These would fail anywhere, in the same way.
+# The platform's client retries every 5xx without limit. These errors would occur on every worker.
 _DETERMINISTIC = frozenset({"internal", "out_of_memory", "deadline_exceeded"})
 _SERVER_ERROR = 500
 
@@ -41,13 +41,13 @@ _caller: ContextVar[dict[str, str]] = ContextVar("caller")
 
 
 def wrap_handler(handler: Handler, is_signed: Callable[[AuthData], bool]) -> Handler:
-    """A handler of the platform's package that gets what is small enough and signed, no more.
+    """Wrap a handler of the platform's package to accept only signed requests of bounded size.
 
-    The package itself would parse a body of any size before it looks at the signature.
+    The package itself would parse a body of any size before it checks the signature.
 
     Args:
-        handler: the package's.
-        is_signed: whether the platform's router has signed what a request says of itself.
+        handler: the package's handler.
+        is_signed: whether the router signed a request's authentication data.
     """
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -57,8 +57,8 @@ def wrap_handler(handler: Handler, is_signed: Callable[[AuthData], bool]) -> Han
         if (length := bounded.content_length or 0) > LARGEST_BODY:
             raise web.HTTPRequestEntityTooLarge(LARGEST_BODY, length)
         try:
-            said = outline(await bounded.read())
-            auth = AuthData.from_json_msg(said["auth_data"])
+            envelope = outline(await bounded.read())
+            auth = AuthData.from_json_msg(envelope["auth_data"])
         except TooLongError:
             return _error(422, f"more than {MAX_BYTES // 2**10} kB beside the pictures")
         except (JsonDataException, ValueError, KeyError, TypeError):
@@ -71,7 +71,7 @@ def wrap_handler(handler: Handler, is_signed: Callable[[AuthData], bool]) -> Han
 
 
 def _is_well_formed(auth: AuthData) -> bool:
-    # An outline has a note in the place of a longer text, which signs nothing.
+    # An outline replaces long texts by placeholders, which cannot be a signature.
     texts = isinstance(auth.url, str) and isinstance(auth.signature, str)
     return texts and type(auth.reqnum) is int and type(auth.request_idx) is int
 
@@ -81,9 +81,9 @@ def _error(status: int, message: str) -> web.Response:
 
 
 def extract_payload(payload: dict[str, Any]) -> dict[str, Any]:
-    """The service's part of a payload; `accept` in it is the header of that name.
+    """Return the service's part of a payload; set the Accept header from the key `accept`.
 
-    The platform's own client cannot send the header.
+    The platform's client cannot send that header.
     """
     body = dict(payload)
     accept = body.pop("accept", None)
@@ -93,20 +93,21 @@ def extract_payload(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 async def not_found(_: web.Request) -> web.Response:
-    """Refuse, without a look at the body.
+    """Return 404 without reading the body.
 
-    The package's own routes make sessions for anybody, call any address when one ends, read bodies
-    of any size, and mark the worker for an update that this image does not do.
+    The package's own routes create sessions for anybody, call an arbitrary address at a session's
+    end, read bodies of any size, and mark the worker for an update that this image does not
+    perform.
     """
     return _error(404, "not_found")
 
 
 def service_session(url: str, token: str | None) -> ClientSession:
-    """The worker's connections to the service.
+    """Return the HTTP session from the worker to the service.
 
     Args:
-        url: where the service is, e.g. http://127.0.0.1:5001.
-        token: one of the service's bearer tokens, if it asks for one; sent to `url` alone.
+        url: base URL of the service, e.g. http://127.0.0.1:5001.
+        token: one of the service's bearer tokens, if it requires one; sent to `url` alone.
     """
     service = URL(url).origin()
 
@@ -116,7 +117,7 @@ def service_session(url: str, token: str | None) -> ClientSession:
             request.headers["Authorization"] = f"Bearer {token}"
         return await handler(request)
 
-    # As the package makes its own: painting takes as long as it takes.
+    # Like the package's own session: the duration of a request is unbounded.
     return ClientSession(
         url,
         timeout=ClientTimeout(total=None),
@@ -126,7 +127,7 @@ def service_session(url: str, token: str | None) -> ClientSession:
 
 
 async def forward_response(request: web.Request, served: ClientResponse) -> web.StreamResponse:
-    """The service's answer for the caller: a picture, JSON, or a stream of events."""
+    """Return the service's response to the caller: an image, JSON, or an event stream."""
     async with served:
         headers = {
             name: value

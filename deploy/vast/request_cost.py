@@ -1,15 +1,15 @@
-"""What a request costs, for the platform's scaling: its operations in TFLOP.
+"""Cost of a request in TFLOP, for the platform's autoscaling.
 
-The platform adds up what workers are asked for and what they get done, in units of our choice; they
-only have to be proportional to seconds. A GPU's seconds are proportional to operations, and these
-follow from the request: each network costs a polynomial of second degree in the picture's pixels
-(convolutions and projections are linear in them, self-attention is quadratic). Its coefficients
-are counted, not timed (costs.toml, `python -m benchmarks.workload --write`).
+The platform adds up the cost of incoming and of completed requests. The unit is free, but the cost
+must be proportional to GPU seconds, and these are proportional to operations. Each network costs a
+polynomial of second degree in the image's pixels: convolutions and projections are linear in them,
+self-attention is quadratic. The coefficients are counted, not timed (costs.toml, `python -m
+benchmarks.workload --write`).
 
-LoRAs are left out, for their ranks are not known here: two of the demo's add 9 %. So is what
-estimates the depth of a photograph.
+The cost leaves out LoRAs, because their ranks are unknown here: two of the demo's add 9 %. It also
+leaves out depth estimation of a photograph.
 
-Standard library only: the worker's environment has no torch.
+The module needs only the standard library, because the worker's environment has no torch.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from common.limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SIDE, MAX_STEPS, MIN_SID
 COSTS = Path(__file__).with_name("costs.toml")
 CATALOGS = Path(__file__).parents[2] / "models" / "catalog"
 
-# Bounds of the service's own validation: what lies beyond is refused there, and costs nothing.
+# The service's validation bounds: requests beyond them are rejected and cost nothing.
 _STEPS, _GUIDANCE = (MIN_STEPS, MAX_STEPS), (0.0, MAX_GUIDANCE)
 _IMAGES, _SIDE = (1, MAX_IMAGES), (MIN_SIDE, MAX_SIDE)
-# 75 tokens of English; the text encoders take a prompt in chunks of so many.
+# About 75 tokens of English, the chunk size of the text encoders.
 _CHUNK_CHARACTERS = 300
 
 
@@ -41,17 +41,23 @@ class Polynomial:
     quadratic: float
 
     def at(self, megapixels: float) -> float:
-        """The value for a picture of so many megapixels (1e6)."""
+        """Return the value, in TFLOP, for an image of `megapixels` (1e6 pixels)."""
         return self.constant + megapixels * (self.linear + megapixels * self.quadratic)
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """The networks of one architecture, in TFLOP.
+    """Costs of the networks of one architecture, in TFLOP.
 
-    `unet`, `controlnets` and `shallow` (a step that reuses deep features) per row of a step,
-    `context` for what each further chunk of text adds to the UNet's, `hint` and `text` per request
-    and per chunk, `encoder` per picture to start from, `decoders` per picture.
+    Attributes:
+        unet: a full step, per batch row.
+        shallow: a step that reuses deep features, per batch row.
+        context: addition of each further chunk of text to the UNet's step, per batch row.
+        hint: the ControlNet's conditioning image, per request.
+        encoder: the encoder of an init image, per request.
+        text: the text encoders, per chunk.
+        controlnets: a step of a ControlNet, per batch row, by size.
+        decoders: a decoder, per image, by name.
     """
 
     unet: Polynomial
@@ -65,7 +71,7 @@ class Costs:
 
     @classmethod
     def read(cls, architecture: str, file: Path = COSTS) -> Self:
-        """The coefficients of `sdxl`, or of the demo's small networks (`demo`)."""
+        """Read the coefficients of `sdxl`, or of the demo's small networks (`demo`)."""
         table = tomllib.loads(file.read_text(encoding="utf-8"))[architecture]
         several = {
             kind: {name: Polynomial(*terms) for name, terms in table[kind].items()}
@@ -83,7 +89,7 @@ class Costs:
 
 
 class Workload:
-    """Counts requests of one catalog, whose defaults fill in what they leave out."""
+    """Cost of requests on one catalog, whose defaults replace missing fields."""
 
     def __init__(self, catalog: Mapping[str, Any], costs: Costs) -> None:
         self._models: Mapping[str, Mapping[str, Any]] = catalog["models"]
@@ -93,12 +99,15 @@ class Workload:
 
     @classmethod
     def of_catalog(cls, name: str) -> Self:
-        """For a catalog by its name, or by the path of a file.
+        """Read a catalog by its name, or by the path of a file.
 
-        Every catalog but the demo's is of SDXL's architecture; importing checks that.
+        Every catalog except the demo uses SDXL's architecture (arXiv:2307.01952); the import checks
+        that.
 
         Raises:
-            OSError, tomllib.TOMLDecodeError, KeyError: it cannot be read.
+            OSError: The file cannot be read.
+            tomllib.TOMLDecodeError: The file is not TOML.
+            KeyError: A required key is missing.
         """
         path = Path(name) if name.endswith(".toml") else CATALOGS / f"{name}.toml"
         catalog = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -106,11 +115,11 @@ class Workload:
 
     @property
     def native_size(self) -> int:
-        """Pixels of a side of the default variant's pictures."""
+        """Side of the default variant's images, in pixels."""
         return int(self._models[self._default_model]["native_size"])
 
     def tflop(self, payload: Mapping[str, Any]) -> float:
-        """TFLOP of a body of /generate. What is missing or no number counts as the default."""
+        """Return the TFLOP of a /generate body; defaults replace missing and non-numeric fields."""
         name = payload.get("model")
         model = self._models.get(name if isinstance(name, str) else "")
         model = self._models[self._default_model] if model is None else model
@@ -123,27 +132,27 @@ class Workload:
         rows = 2 if guided else 1
         texts = [payload.get("prompt"), payload.get("negative_prompt")][:rows]
         chunks = [1 + len(text) // _CHUNK_CHARACTERS for text in texts if isinstance(text, str)]
-        # The shorter text is padded to the longer.
+        # The pipeline pads the shorter text to the length of the longer.
         further = max(chunks, default=1) - 1
         step = self._costs.unet.at(megapixels) + further * self._costs.context.at(megapixels)
         cached = _cached_steps(payload, steps)
         acting = len(_acting_steps(payload, steps) - cached)
-        painted = rows * (
+        denoising = rows * (
             (steps - len(cached)) * step
             + len(cached) * self._costs.shallow.at(megapixels)
             + acting * self._controlnet(payload).at(megapixels)
         )
         decoder = payload.get("decoder")
         decoders = self._costs.decoders
-        decoded = decoders["tiny" if decoder == "tiny" else "full"].at(megapixels)
+        decoding = decoders["tiny" if decoder == "tiny" else "full"].at(megapixels)
         pictures = int(_number(payload, "num_images", 1, _IMAGES))
         once = self._costs.hint.at(megapixels) + self._costs.text * sum(chunks)
         if _starts_from_picture(payload):
             once += self._costs.encoder.at(megapixels)
-        return once + pictures * (painted + decoded)
+        return once + pictures * (denoising + decoding)
 
     def _controlnet(self, payload: Mapping[str, Any]) -> Polynomial:
-        """By the name: a ControlNet that calls itself small is; others have the UNet's depth."""
+        """Return the cost by name: `small` in the name means small, else the UNet's depth."""
         name = payload.get("controlnet")
         name = name if isinstance(name, str) else self._default_controlnet
         return self._costs.controlnets["small" if "small" in name else "full"]
@@ -154,14 +163,14 @@ def _starts_from_picture(payload: Mapping[str, Any]) -> bool:
 
 
 def _steps_done(payload: Mapping[str, Any], steps: int) -> int:
-    """Of image-to-image's steps only a share is done, as common/protocol.py has it."""
+    """Return the steps of a request; image-to-image runs a fraction, as in common/protocol.py."""
     if not _starts_from_picture(payload):
         return steps
     return max(1, int(steps * _number(payload, "strength", 1.0, (0.0, 1.0))))
 
 
 def _follows_depth(payload: Mapping[str, Any]) -> bool:
-    """Whether there is a depth map: a picture to start from alone has none."""
+    """Return whether the request has a depth map; with an init image it is optional."""
     if not _starts_from_picture(payload):
         return True
     named = any(payload.get(name) is not None for name in ("depth_map_b64", "depth_estimator"))
@@ -169,12 +178,12 @@ def _follows_depth(payload: Mapping[str, Any]) -> bool:
 
 
 def _cached_steps(payload: Mapping[str, Any], steps: int) -> set[int]:
-    """The steps that reuse deep features, as runners/diffusion/deepcache.py chooses them."""
+    """Return the steps that reuse deep features, as in runners/diffusion/deepcache.py."""
     return set(range(1, steps - 1, 2)) if payload.get("enable_deepcache") is True else set()
 
 
 def _acting_steps(payload: Mapping[str, Any], steps: int) -> set[int]:
-    """The steps on which the ControlNet acts."""
+    """Return the steps with ControlNet guidance."""
     strength = _number(payload, "controlnet_strength", 0.8, (0.0, 2.0))
     if strength == 0 or not _follows_depth(payload):
         return set()

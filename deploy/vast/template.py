@@ -1,4 +1,4 @@
-"""The vast.ai template: read, validated, and turned into the command that creates it."""
+"""The vast.ai template: parsed, validated, and converted to the command that creates it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILE = Path(__file__).with_name("template.yml")
 Mode = Literal["entrypoint", "ssh", "jupyter", "serverless"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$")]
-# They stand between double quotes in one argument of the command line.
+# The command line has these values in double quotes within one argument.
 Value = Annotated[str, StringConstraints(pattern=r"^[^\"\\\\$`\n]*$")]
 Filter = Annotated[str, StringConstraints(pattern=r"^[a-z_]+(=|!=|>=|<=|>|<)[A-Za-z0-9_.]+$")]
 _PORTAL = ("Instance Portal", 1111, 11111)
@@ -33,7 +33,7 @@ _OPTIONS: dict[Mode, list[str]] = {
 
 
 class TemplateError(ValueError):
-    """A template that cannot be read; the message names each field and what it accepts."""
+    """An invalid template; the message names each field and the accepted values."""
 
 
 class _Frozen(BaseModel):
@@ -41,7 +41,7 @@ class _Frozen(BaseModel):
 
 
 class PortalEntry(_Frozen):
-    """What the instance's portal shows; with different ports a proxy stands between."""
+    """An entry of the instance's portal; different ports put the Caddy proxy in between."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9 ._-]+$")
     external: Port
@@ -49,12 +49,12 @@ class PortalEntry(_Frozen):
 
     @property
     def text(self) -> str:
-        """As PORTAL_CONFIG has it."""
+        """The entry in the format of PORTAL_CONFIG."""
         return f"localhost:{self.external}:{self.internal}:/:{self.name}"
 
 
 class ModeSpec(_Frozen):
-    """What one way to launch an instance adds."""
+    """Additions of one launch mode."""
 
     onstart: str | None = None
     environment: dict[Variable, Value] = Field(default_factory=dict)
@@ -63,7 +63,7 @@ class ModeSpec(_Frozen):
 
 
 class Template(_Frozen):
-    """A template, in every mode in which it can be launched."""
+    """A template with all its launch modes."""
 
     name: str = Field(min_length=1)
     description: str = ""
@@ -96,11 +96,11 @@ class Template(_Frozen):
         return self
 
     def portal_config(self, mode: Mode) -> str:
-        """The value of PORTAL_CONFIG."""
+        """Return the value of PORTAL_CONFIG."""
         return "|".join(entry.text for entry in (*self.portal, *self.modes[mode].portal))
 
     def variables(self, mode: Mode) -> dict[str, str]:
-        """The instance's environment."""
+        """Return the instance's environment variables."""
         return {
             **self.environment,
             **self.modes[mode].environment,
@@ -108,16 +108,16 @@ class Template(_Frozen):
         }
 
     def ports(self, mode: Mode) -> list[int]:
-        """The ports that are open to the outside."""
+        """Return the ports exposed to the outside."""
         spec = self.modes[mode]
         return [*(entry.external for entry in (*self.portal, *spec.portal)), *spec.ports]
 
     def command(self, mode: Mode, base: BaseImage) -> list[str]:
-        """Return the call of vast.ai's command line that creates it.
+        """Return the vast.ai command that creates the template.
 
         Args:
-            mode: how the instance is launched.
-            base: what the image is built on; hosts need a driver for its CUDA.
+            mode: the launch mode.
+            base: the image's base; hosts need a driver for its CUDA version.
         """
         ports = [f"-p {port}:{port}" for port in self.ports(mode)]
         variables = [f"-e {name}={_quoted(value)}" for name, value in self.variables(mode).items()]
@@ -139,7 +139,7 @@ def load_template(file: Path = FILE) -> Template:
     """Read and validate a template.
 
     Raises:
-        TemplateError: not YAML, or not valid.
+        TemplateError: The file is not YAML, or the template is invalid.
     """
     try:
         return Template.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
@@ -158,7 +158,7 @@ def _quoted(value: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print one command per mode; returns the exit status."""
+    """Print one command per mode; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deploy.vast.template")
     parser.add_argument("--base", help="what the image was built on; unset: the Dockerfile's")
     parser.add_argument("modes", nargs="*", metavar="MODE", help="unset: all of them")

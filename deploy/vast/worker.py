@@ -1,11 +1,11 @@
-"""The serverless worker: stands between vast.ai's router and the service on the same instance.
+"""Serverless worker: a proxy between vast.ai's router and the service on the same instance.
 
 python -m deploy.vast.worker      in its own environment: deploy/vast/worker-requirements.txt
 
-vast.ai's package does the work: it waits for the service's ready line, measures how much the GPU
-gets done, reports load, checks signatures and forwards requests. This file tells it what of the
-service it needs to know. Settings come from the environment: MODEL_SERVER_URL, MODEL_LOG, CATALOG,
-API_TOKEN, LOG_LEVEL, and what the platform sets.
+vast.ai's package waits for the service's ready line, benchmarks the GPU, reports load, checks
+signatures and forwards requests. This module configures it for the service. Settings come from the
+environment: MODEL_SERVER_URL, MODEL_LOG, CATALOG, API_TOKEN, LOG_LEVEL, and the platform's own
+variables.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from deploy.vast.request_cost import Workload
 log = logging.getLogger(__name__)
 
 MAX_QUEUE_SECONDS = 10.0
-"""A caller of the installation waits 12 s; who would wait longer than this is sent elsewhere."""
+"""Seconds of queue beyond which the router uses another worker; callers time out after 12 s."""
 
 _HEALTH = "/healthcheck"
 _UNSIGNED_ROUTES = (
@@ -42,8 +42,8 @@ _UNSIGNED_ROUTES = (
     "session_health_handler",
     "pyworker_update_handler",
 )
-# Enough at once to keep the device busy while pictures are encoded and sent; 13 pictures in all,
-# so that measuring takes seconds.
+# Enough parallel requests to keep the device busy while images are encoded and sent. With 13 images
+# in all the benchmark takes seconds.
 _BENCHMARK_AT_ONCE, _BENCHMARK_RUNS = 4, 3
 _SILENCE_SECONDS = 300.0
 _POLL_SECONDS = 5.0
@@ -51,7 +51,7 @@ _POLL_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the worker must know of its instance."""
+    """Settings of the worker."""
 
     url: str
     log_file: str
@@ -61,10 +61,10 @@ class Settings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Self:
-        """From environment variables.
+        """Read the settings from environment variables.
 
         Raises:
-            ValueError: one is missing or not accepted; the message names it.
+            ValueError: A variable is missing or invalid; the message names it.
         """
         url = environment.get("MODEL_SERVER_URL", "http://127.0.0.1:5001")
         parts = urlsplit(url)
@@ -81,20 +81,20 @@ class Settings:
             url=f"{parts.scheme}://{parts.netloc}",
             log_file=environment["MODEL_LOG"],
             catalog=environment["CATALOG"],
-            # Any of several opens the service.
+            # The service accepts any of its tokens.
             token=next((token for token in tokens if token), None),
             log_level=level,
         )
 
 
 def configuration(settings: Settings, workload: Workload) -> WorkerConfig:
-    """What vast.ai's package is told.
+    """Return the configuration of vast.ai's package.
 
-    Requests go to the service side by side: its engine batches them, orders them and knows when a
-    caller hangs up, so a second queue in front of it could only be in the way.
+    Requests go to the service in parallel, because its engine batches and orders them and cancels
+    those of disconnected callers. A second queue would only add latency.
     """
     server, _, port = settings.url.rpartition(":")
-    painting: dict[str, Any] = {
+    generation: dict[str, Any] = {
         "allow_parallel_requests": True,
         "max_queue_time": MAX_QUEUE_SECONDS,
         "request_parser": relay.extract_payload,
@@ -111,13 +111,13 @@ def configuration(settings: Settings, workload: Workload) -> WorkerConfig:
         model_healthcheck_url=_HEALTH,
         log_action_config=LogActionConfig(on_load=[READY_LINE]),
         handlers=[
-            HandlerConfig(route="/generate", benchmark_config=benchmark, **painting),
-            HandlerConfig(route="/generate_stream", **painting),
-            # Less than a step of a picture.
+            HandlerConfig(route="/generate", benchmark_config=benchmark, **generation),
+            HandlerConfig(route="/generate_stream", **generation),
+            # Cheaper than one denoising step.
             HandlerConfig(
-                route="/estimate_depth", **{**painting, "workload_calculator": lambda _: 0.0}
+                route="/estimate_depth", **{**generation, "workload_calculator": lambda _: 0.0}
             ),
-            # It loads beside the painting and takes nothing from it, however long the queue is.
+            # A preload runs in parallel with generation, so the queue's length does not matter.
             HandlerConfig(
                 route="/preload",
                 allow_parallel_requests=True,
@@ -130,7 +130,7 @@ def configuration(settings: Settings, workload: Workload) -> WorkerConfig:
 
 
 def benchmark_request() -> dict[str, Any]:
-    """An ordinary request: the default variant as the catalog has it, a prompt not yet seen."""
+    """Return a typical request: the default variant, catalog defaults, a new prompt."""
     seed = random.randrange(2**31)
     return {
         "prompt": f"aerial photography, hills and valleys, late afternoon sunlight, {seed}",
@@ -140,11 +140,15 @@ def benchmark_request() -> dict[str, Any]:
 
 
 async def serve(settings: Settings) -> None:
-    """Run the worker until it is stopped."""
+    """Run the worker until it is stopped.
+
+    Raises:
+        AttributeError: The installed vastai package lacks a route that must be disabled.
+    """
     worker = Worker(configuration(settings, Workload.of_catalog(settings.catalog)))
-    # The package sets DEBUG, which prints its report every second.
+    # The package sets DEBUG, which logs a report every second.
     logging.getLogger().setLevel(settings.log_level)
-    # It logs what requests say, signatures that are none above all.
+    # The package logs text of requests, such as malformed signatures.
     escape_records()
     backend = worker.backend
     backend.session = relay.service_session(settings.url, settings.token)
@@ -152,7 +156,7 @@ async def serve(settings: Settings) -> None:
         if not hasattr(backend, name):
             raise AttributeError(f"vastai's backend has no {name} any more")
         setattr(backend, name, relay.not_found)
-    # The package's own check, which it makes too late.
+    # The package's own check runs only after it has parsed the body.
     is_signed = backend._Backend__check_signature
     worker.routes = [
         web.post(route.path, relay.wrap_handler(route.handler, is_signed))
@@ -164,18 +168,18 @@ async def serve(settings: Settings) -> None:
 
 
 async def _report_failed_start(url: str, report: Any) -> None:
-    """Tell the platform if the service cannot start; until it does, the package sees no failure.
+    """Report a failed start of the service to the platform, which otherwise does not detect it.
 
-    A line of the log cannot tell it: the package looks for words anywhere in a line, and lines
-    hold words of requests.
+    The package's log matching is unsuitable: it finds words anywhere in a line, and log lines
+    contain text of requests.
     """
-    heard = time.monotonic()
+    last_answer = time.monotonic()
     async with ClientSession(url, timeout=ClientTimeout(total=10)) as session:
-        while time.monotonic() - heard < _SILENCE_SECONDS:
+        while time.monotonic() - last_answer < _SILENCE_SECONDS:
             try:
                 async with session.get(_HEALTH) as response:
                     health = await response.json()
-                heard = time.monotonic()
+                last_answer = time.monotonic()
                 if health["ready_for_inference"]:
                     return
                 if health["status"] == "error":
@@ -188,7 +192,7 @@ async def _report_failed_start(url: str, report: Any) -> None:
 
 
 def main() -> int:
-    """Run the worker; returns the exit status, 78 where a setting is wrong."""
+    """Run the worker; return the exit status, 78 for an invalid setting."""
     try:
         settings = Settings.read(os.environ)
         Workload.of_catalog(settings.catalog)

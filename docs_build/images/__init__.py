@@ -1,1 +1,1 @@
-"""Scripts that make the documentation's images."""
+"""Scripts that generate the documentation's images."""

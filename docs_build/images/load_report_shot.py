@@ -1,4 +1,4 @@
-"""The picture of a load report for the documents: the scenario burst, in headless Chromium.
+"""Screenshot of a load report for the documentation: the scenario burst, in headless Chromium.
 
 python -m docs_build.images.load_report_shot [--url URL] [--output docs/img/load-report.jpg]
 """
@@ -18,7 +18,7 @@ from playwright.sync_api import sync_playwright
 from testing.server import ROOT, running_service
 
 SIZE = 1280, 1950
-"""Down to the tables."""
+"""Width and height in pixels; the height ends above the tables."""
 _QUALITY = 70
 _OPTIONS = ["--scenario", "burst", "--warmup", "5s", "--expect", "patient:p95<10",
             "--expect", "errors<20%", "--expect", "in a hurry:max<5.5"]  # fmt: skip
@@ -26,14 +26,14 @@ _MISSED = 1
 
 
 def photograph(report: Path, picture: Path) -> None:
-    """Save the plots of a report as a JPEG.
+    """Save a screenshot of a report's plots as a JPEG.
 
     Args:
         report: an HTML file.
-        picture: receives the JPEG.
+        picture: path of the JPEG file to write.
 
     Raises:
-        RuntimeError: no Chromium is installed.
+        RuntimeError: Chromium is not installed.
     """
     chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     if chromium is None:
@@ -49,7 +49,7 @@ def photograph(report: Path, picture: Path) -> None:
 
 
 def main() -> None:
-    """Send the load, photograph its report."""
+    """Run the load and save a screenshot of its report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", help="a running service; without it a fresh one is started")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "img" / "load-report.jpg")
@@ -59,7 +59,7 @@ def main() -> None:
         command = [sys.executable, "-m", "experimance", "load", "--url", url, *_OPTIONS]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "client")}
         done = subprocess.run([*command, "--html", str(report)], env=environment, check=False)
-        # An expectation that is missed belongs to the picture.
+        # A missed expectation is part of the intended report.
         if done.returncode not in {0, _MISSED}:
             sys.exit(done.returncode)
         photograph(report, options.output)

@@ -1,4 +1,4 @@
-"""Pictures of the playground for the documents, from the demo set in headless Chromium.
+"""Screenshots of the playground for the documentation, with the demo set in headless Chromium.
 
 python -m docs_build.images.playground_shots [--url URL]
 """
@@ -21,23 +21,26 @@ _SECONDS = 60_000
 
 
 def photograph(url: str, folder: Path) -> list[Path]:
-    """Paint a little and photograph the page: on a laptop, and as a kiosk.
+    """Generate some images and save screenshots of the page, on a laptop and as a kiosk.
 
     Args:
-        url: a service whose catalog has the demo's eras.
+        url: base URL of a service whose catalog has the demo's eras.
         folder: receives playground.jpg and playground-kiosk.jpg.
 
+    Returns:
+        Paths of the files.
+
     Raises:
-        RuntimeError: no Chromium is installed.
+        RuntimeError: Chromium is not installed.
     """
     chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     if chromium is None:
         raise RuntimeError("Chromium is needed (apt install chromium)")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        made = [_laptop(browser, url, folder), _kiosk(browser, url, folder)]
+        files = [_laptop(browser, url, folder), _kiosk(browser, url, folder)]
         browser.close()
-    return made
+    return files
 
 
 def _laptop(browser: Browser, url: str, folder: Path) -> Path:
@@ -84,7 +87,7 @@ def _save(page: Page, file: Path) -> Path:
 
 
 def main() -> int:
-    """Write the pictures and say how large they are."""
+    """Write the screenshots and print their sizes; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", help="a running service; without it a fresh one is started")
     arguments = parser.parse_args()

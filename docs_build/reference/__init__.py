@@ -1,1 +1,1 @@
-"""Generated reference pages."""
+"""Generators of the reference pages."""

@@ -1,4 +1,4 @@
-"""The API reference, from the document that the service answers at /docs.json."""
+"""Generator of the API reference, from the OpenAPI document at /docs.json."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ Schemas = Mapping[str, Any]
 
 
 class _SchemaLinks:
-    """What a page has told so far: bodies, and objects linked to, on which side of the wire."""
+    """Bodies already on the page, and linked objects of requests and responses."""
 
     def __init__(self) -> None:
         self.is_answer: dict[str, bool] = {}
         self._paths: dict[str, str] = {}
 
     def earlier_duplicate(self, body: Schema, path: str) -> str | None:
-        """The earlier path with the same fields, if there is one."""
+        """Return the earlier path with the same fields, if any."""
         if not body.get("properties"):
             return None
         first = self._paths.setdefault(json.dumps(body, sort_keys=True), path)
         return first if first != path else None
 
     def link_input(self, name: str) -> str:
-        """A link from a request."""
+        """Return a link to an object of a request."""
         self.is_answer.setdefault(name, False)
         return f"[{name}](#{name.lower()})"
 
     def link_output(self, name: str) -> str:
-        """A link from an answer."""
+        """Return a link to an object of a response."""
         self.is_answer.setdefault(name, True)
         return f"[{name}](#{name.lower()})"
 
 
 def api_page(document: Mapping[str, Any]) -> str:
-    """The page.
+    """Return the page.
 
     Args:
         document: the OpenAPI document.
@@ -103,13 +103,13 @@ def _route(
 
 
 def _content(part: Mapping[str, Any], schemas: Schemas) -> Schema:
-    """The JSON schema of a body; empty where there is none."""
+    """Return the JSON schema of a body; empty without one."""
     schema = part.get("content", {}).get("application/json", {}).get("schema", {})
     return schemas[reference(schema)] if "$ref" in schema else schema
 
 
 def _sections(schemas: Schemas, objects: _SchemaLinks) -> Iterator[str]:
-    """The objects that were linked to, and those that these link to."""
+    """Return a section for each linked object, including indirectly linked ones."""
     yield "## Objects within"
     objects.link_output("ErrorBody")
     done: set[str] = set()

@@ -1,4 +1,4 @@
-"""The catalog reference, from the catalog's format and from the catalogs that are shipped."""
+"""Generator of the catalog reference, from the schema and the shipped catalogs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TITLES = {
 
 
 def catalog_page() -> str:
-    """The page."""
+    """Return the page."""
     shipped = [load_catalog(path.stem) for path in sorted(SHIPPED.glob("*.toml"))]
     parts = [part for catalog in shipped for part in catalog_parts(catalog)]
     return page("Catalog", _INTRODUCTION, *_format(), *parts)
@@ -47,7 +47,7 @@ def _format() -> Iterator[str]:
 
 
 def _as_toml(schema: Any) -> Any:
-    """The same without null, which TOML has not, and with one word for a source."""
+    """Return the schema without null, which TOML lacks, and with one type name for sources."""
     if isinstance(schema, list):
         return [_as_toml(part) for part in schema if part != {"type": "null"}]
     if not isinstance(schema, dict):
@@ -65,7 +65,7 @@ def _link(name: str) -> str:
 
 
 def catalog_parts(catalog: Catalog) -> Iterator[str]:
-    """What a catalog holds: variants, ControlNets, LoRAs, eras."""
+    """Return a list of a catalog's variants, ControlNets, LoRAs and eras."""
     yield f"## The catalog {code(catalog.name)}"
     yield (
         f"Default model {code(catalog.default_model)}, default ControlNet "

@@ -1,4 +1,4 @@
-"""The command line's reference, from the typer application that it is."""
+"""Generator of the command line reference, from the typer application."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _INTRODUCTION = """\
 
 
 def commands_page(app: typer.Typer) -> str:
-    """The page.
+    """Return the page.
 
     Args:
-        app: the application; its sub-commands are one section each.
+        app: the application; each subcommand becomes a section.
     """
     command: Any = get_command(app)
     context = command.make_context("experimance", [], resilient_parsing=True)

@@ -1,4 +1,4 @@
-"""The configuration reference, from the settings object."""
+"""Generator of the settings reference, from the settings class."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ table is not read. What they are for, and those of the libraries beneath:
 
 
 def settings_page() -> str:
-    """The page."""
+    """Return the page."""
     return page("Configuration", _INTRODUCTION, settings_table())
 
 
 def settings_table() -> str:
-    """Every setting: name, what it accepts, default, meaning."""
+    """Return a table of all settings: name, accepted values, default, meaning."""
     schema: dict[str, Any] = Settings.model_json_schema()["properties"]
     rows = [
         [code(name.upper()), accepted(schema[name]), shown_default(field), _meaning(field)]
@@ -33,7 +33,7 @@ def settings_table() -> str:
 
 
 def shown_default(field: FieldInfo) -> str:
-    """The default as one would write it into the environment."""
+    """Return the default in the notation of environment variables."""
     if field.default is None:
         return "unset"
     value = int(field.default) if isinstance(field.default, bool) else field.default
@@ -41,12 +41,12 @@ def shown_default(field: FieldInfo) -> str:
 
 
 def is_secret(field: FieldInfo) -> bool:
-    """Whether its value must not be seen."""
+    """Return whether the value is confidential."""
     return SecretStr in getattr(field.annotation, "__args__", (field.annotation,))
 
 
 def accepted(schema: dict[str, Any]) -> str:
-    """What a variable may hold."""
+    """Return a description of the accepted values."""
     options = [option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"]
     if options[0].get("format") == "path":
         return "a path"

@@ -12,7 +12,7 @@ from tests.support.browser import Visit, pixels, refusal
 Start = Callable[..., Visit]
 
 
-def test_painting_asks_for_a_picture_and_shows_it_growing(visit: Start) -> None:
+def test_painting_requests_an_image_and_shows_previews(visit: Start) -> None:
     here = visit().open("?model=base&steps=8&seed=5")
     first = here.asked[-1]
     assert first["model"] == "base"
@@ -34,7 +34,7 @@ def test_painting_asks_for_a_picture_and_shows_it_growing(visit: Start) -> None:
     here.check()
 
 
-def test_painting_on_supersedes_what_runs_and_nothing_waits(
+def test_further_painting_supersedes_the_running_request(
     visit: Start, client: httpx.Client
 ) -> None:
     here = visit().open("?model=base&steps=4&seed=5")
@@ -63,7 +63,7 @@ def test_painting_on_supersedes_what_runs_and_nothing_waits(
     here.check()
 
 
-def test_an_error_names_the_field_and_goes_when_it_is_mended(visit: Start) -> None:
+def test_error_names_the_field_and_clears_once_corrected(visit: Start) -> None:
     here = visit().open("?steps=1")
     here.page.fill("#prompt", "(rivers:9)")
     here.until(lambda: "between 0 and 2" in here.notice)
@@ -79,7 +79,7 @@ def test_an_error_names_the_field_and_goes_when_it_is_mended(visit: Start) -> No
     here.check("status of 400")
 
 
-def test_a_busy_or_lost_service_is_asked_again(visit: Start) -> None:
+def test_busy_or_lost_service_is_retried(visit: Start) -> None:
     here = visit().open("?steps=1")
     full = refusal(429, "overloaded", "the queue is full", **{"Retry-After": "2"})
     here.page.route("**/generate_stream", full)
@@ -98,7 +98,7 @@ def test_a_busy_or_lost_service_is_asked_again(visit: Start) -> None:
     here.check("status of 429", "ERR_FAILED")
 
 
-def test_history_brings_back_sand_settings_and_picture(visit: Start) -> None:
+def test_history_restores_sand_settings_and_image(visit: Start) -> None:
     here = visit().open("?era=ruins&seed=11&steps=1")
     first, picture = here.asked[-1], here.shown()
     here.page.fill("#prompt", "somebody's own words")
@@ -128,7 +128,7 @@ def test_history_brings_back_sand_settings_and_picture(visit: Start) -> None:
     here.check()
 
 
-def test_the_kiosk_is_the_picture_alone_and_recovers(visit: Start) -> None:
+def test_kiosk_shows_only_the_image_and_recovers(visit: Start) -> None:
     here = visit(viewport={"width": 960, "height": 540}, has_touch=True)
     here.page.add_init_script(
         "navigator.wakeLock.request = async (kind) => { window.awake = kind; }"
@@ -170,7 +170,7 @@ def touch(here: Visit, stage: str) -> None:
     devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
 
-def test_a_finger_paints_and_does_not_scroll(visit: Start) -> None:
+def test_touch_paints_without_scrolling(visit: Start) -> None:
     here = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     here.open("?steps=1")
     before = here.asked[-1]["depth_map_b64"]
@@ -186,7 +186,7 @@ def test_a_finger_paints_and_does_not_scroll(visit: Start) -> None:
     here.check()
 
 
-def test_the_keyboard_does_all_of_it(visit: Start) -> None:
+def test_keyboard_controls_every_function(visit: Start) -> None:
     here = visit().open("?steps=1")
     page, first = here.page, here.asked[-1]["depth_map_b64"]
     page.locator("#sand").focus()

@@ -1,4 +1,4 @@
-"""The playground for everybody: names, contrast, focus, sizes, motion."""
+"""Accessibility of the playground: names, contrast, focus, sizes, motion."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_texts_stand_out(visit: Start, theme: str) -> None:
     assert dark == (theme == "dark")
 
 
-def test_a_chosen_theme_stays(visit: Start) -> None:
+def test_chosen_theme_survives_a_reload(visit: Start) -> None:
     here = visit(color_scheme="light").open("?steps=1")
     colour = "getComputedStyle(document.body).backgroundColor"
     light = here.page.evaluate(colour)
@@ -116,7 +116,7 @@ def test_a_chosen_theme_stays(visit: Start) -> None:
     assert here.page.evaluate(colour) == dark
 
 
-def test_focus_goes_from_the_sand_to_the_settings(visit: Start) -> None:
+def test_focus_moves_from_sand_to_settings(visit: Start) -> None:
     here = visit().open("?steps=1")
     here.page.focus("#help")
     order = []

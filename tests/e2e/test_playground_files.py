@@ -1,4 +1,4 @@
-"""What goes into the playground and comes out: images, photographs, copies, tokens."""
+"""Inputs and outputs of the playground: images, photographs, copied commands, tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.browser import Visit, pixels, png, refusal
 Start = Callable[..., Visit]
 
 
-def test_the_shown_picture_can_be_painted_elsewhere(visit: Start, tmp_path: Path) -> None:
+def test_shown_image_is_reproduced_by_the_copied_commands(visit: Start, tmp_path: Path) -> None:
     here = visit(permissions=["clipboard-read", "clipboard-write"], accept_downloads=True)
     here.open("?era=future&seed=3&steps=3&output_format=png")
     with here.page.expect_download() as download:
@@ -69,7 +69,7 @@ def test_a_depth_image_becomes_the_sand(visit: Start) -> None:
     here.check()
 
 
-def test_a_photograph_lies_down_in_the_sand_or_is_where_it_begins(visit: Start) -> None:
+def test_photograph_becomes_depth_map_or_init_image(visit: Start) -> None:
     here = visit()
     sent: list[dict[str, Any]] = []
     depth = np.full((256, 256), 40, np.uint8)
@@ -111,7 +111,7 @@ def test_a_photograph_lies_down_in_the_sand_or_is_where_it_begins(visit: Start) 
     here.check()
 
 
-def test_a_token_is_asked_for_and_kept(visit: Start) -> None:
+def test_page_prompts_for_a_token_and_stores_it(visit: Start) -> None:
     here = visit()
 
     def guarded(route: Route) -> None:
@@ -138,7 +138,7 @@ def test_a_token_is_asked_for_and_kept(visit: Start) -> None:
     here.check("status of 401")
 
 
-def test_a_token_can_come_with_the_address_and_leaves_it(visit: Start) -> None:
+def test_token_in_url_fragment_is_used_and_removed(visit: Start) -> None:
     here = visit()
     tokens: list[str | None] = []
     here.page.on("request", lambda request: tokens.append(request.headers.get("authorization")))
@@ -148,7 +148,7 @@ def test_a_token_can_come_with_the_address_and_leaves_it(visit: Start) -> None:
     here.check()
 
 
-def test_landscapes_to_begin_with_use_the_heights_there_are(visit: Start) -> None:
+def test_example_landscapes_use_the_full_height_range(visit: Start) -> None:
     here = visit()
     here.page.route("**/generate_stream", lambda route: route.abort())
     here.page.goto(f"{here.url}/playground")

@@ -1,4 +1,4 @@
-"""What means harm, and what an answer to it must be."""
+"""Hostile inputs and checks of the answers to them."""
 
 from __future__ import annotations
 

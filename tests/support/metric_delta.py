@@ -1,4 +1,4 @@
-"""How much the metrics of this process have grown."""
+"""Growth of this process's metrics during a test."""
 
 from __future__ import annotations
 

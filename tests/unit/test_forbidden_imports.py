@@ -1,4 +1,4 @@
-"""What nowhere in the tree may be: other ways to run code from data, and the wall clock."""
+"""Imports and calls forbidden in the tree: code execution from data, and the wall clock."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def findings(tree: ast.AST) -> Iterator[str]:
         "run('x', shell=True)", "np.load('x', allow_pickle=True)", "import joblib.numpy_pickle",
     ],
 )  # fmt: skip
-def test_it_would_be_found(source: str) -> None:
+def test_checker_finds_forbidden_code(source: str) -> None:
     assert list(findings(ast.parse(source)))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_of_it_is_in_the_tree(path: Path) -> None:
+def test_tree_has_no_forbidden_code(path: Path) -> None:
     assert list(findings(ast.parse(path.read_text(encoding="utf-8")))) == []
 
 

@@ -55,7 +55,7 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imported(name: str, file: Path) -> Iterator[str]:
+def find_imports(name: str, file: Path) -> Iterator[str]:
     """The project's modules that a module imports, lazily and for type checking too."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -67,7 +67,7 @@ def imported(name: str, file: Path) -> Iterator[str]:
         yield from (module for module in wanted if module in MODULES and module != name)
 
 
-def room_of(module: str) -> str:
+def find_room(module: str) -> str:
     """The room of a module: its package's part below the top, or the top itself."""
     top, *rest = module.split(".")
     return top if top in {"service", "common"} or not rest else f"{top}.{rest[0]}"
@@ -75,8 +75,8 @@ def room_of(module: str) -> str:
 
 def test_no_import_points_upwards() -> None:
     for name, file in MODULES.items():
-        for module in imported(name, file):
-            below, above = room_of(module), room_of(name)
+        for module in find_imports(name, file):
+            below, above = find_room(module), find_room(name)
             if below in PACKAGES:
                 # A package's own __init__ holds no code of its rooms.
                 continue
@@ -86,7 +86,7 @@ def test_no_import_points_upwards() -> None:
 
 
 def test_every_room_has_a_layer() -> None:
-    rooms = {room_of(name) for name in MODULES} - set(PACKAGES)
+    rooms = {find_room(name) for name in MODULES} - set(PACKAGES)
     assert rooms | {"common"} == set(RANK)
 
 
@@ -94,7 +94,7 @@ def test_no_module_is_part_of_a_cycle() -> None:
     graph = {
         name: {
             module
-            for module in imported(name, file)
+            for module in find_imports(name, file)
             # Importing a package's module runs the package's __init__ first in any case.
             if not name.startswith(f"{module}.")
         }

@@ -1,4 +1,4 @@
-"""Which policies are tried in which scenario, and which of them is recommended."""
+"""Policies tried in each scenario, and the recommended one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.support.scaling.policies import Policy
 _TARGET = 0.7
 _QUEUE_SECONDS = 2.0
 _EXPECTED_PER_SECOND = 10.0
-"""What the operator of `burst` expects at its height, in requests per second."""
+"""Expected peak of `burst`, in requests per second."""
 
 RECOMMENDED: Mapping[str, str] = {
     "installation": "opening hours, 1 stopped",
@@ -22,9 +22,10 @@ RECOMMENDED: Mapping[str, str] = {
 
 
 def cases(service_seconds: float) -> Mapping[str, tuple[Policy, ...]]:
-    """Policies by scenario, beside the fixed fleets, which are tried by size.
+    """Return policies by scenario, without the fixed fleets, which are tried by size.
 
-    `service_seconds`, the time of one picture, sizes what is set up for the expected burst.
+    `service_seconds`, the time of one image, determines the number of workers for the expected
+    burst.
     """
     crowd = math.ceil(_EXPECTED_PER_SECOND * service_seconds / _TARGET)
     load = partial(Policy, signal="utilisation", target=_TARGET)

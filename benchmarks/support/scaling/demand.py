@@ -1,4 +1,4 @@
-"""A day's demand: when pictures are asked for, as a seeded Poisson process of changing rate."""
+"""A day's demand: request times from a seeded Poisson process of changing rate."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ DAY = 24 * HOUR
 
 @dataclass(frozen=True, slots=True)
 class Wave:
-    """A stretch of the day with its own demand; rates of waves that overlap add up.
+    """A stretch of the day with its own demand; rates of overlapping waves add up.
 
     Args:
-        start: hour of the day at which it begins.
-        end: hour of the day at which it is over.
-        per_minute: requests per minute at its height.
-        rise: hours from its start to its height.
-        fall: hours from its height to its end.
+        start: hour of the day at its start.
+        end: hour of the day at its end.
+        per_minute: requests per minute at its peak.
+        rise: hours from its start to its peak.
+        fall: hours from its peak to its end.
     """
 
     start: float
@@ -31,7 +31,7 @@ class Wave:
     fall: float = 0.0
 
     def rate(self, hours: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Requests per second at each of `hours`."""
+        """Return the requests per second at each of `hours`."""
         shape = np.ones_like(hours)
         if self.rise:
             shape = np.minimum(shape, (hours - self.start) / self.rise)
@@ -43,12 +43,12 @@ class Wave:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """School groups: on each day some of the hours at which one may come are drawn.
+    """School groups, which start at randomly drawn hours of each day.
 
     Args:
-        slots: hours of the day at which a group may begin.
-        count: how many come.
-        hours: how long a group stays.
+        slots: hours of the day at which a group may start.
+        count: groups per day.
+        hours: hours that a group stays.
         per_minute: requests per minute of one group.
     """
 
@@ -58,14 +58,14 @@ class Groups:
     per_minute: float
 
     def drawn(self, random: np.random.Generator) -> list[Wave]:
-        """This day's groups."""
+        """Draw this day's groups."""
         starts = random.choice(np.asarray(self.slots), size=self.count, replace=False)
         return [Wave(start, start + self.hours, self.per_minute) for start in sorted(starts)]
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Where the service stands, and what is asked of it over a day."""
+    """A place of use, and its demand over a day."""
 
     name: str
     description: str
@@ -73,10 +73,10 @@ class Scenario:
     groups: Groups | None = None
 
     def arrivals(self, seed: int) -> np.ndarray[Any, Any]:
-        """Arrival times in seconds after midnight, ascending; the same for the same seed.
+        """Return arrival times in seconds after midnight, ascending; equal seeds give equal times.
 
-        Candidates come at the day's highest rate, and each is kept with the share of it that
-        holds at its time (thinning).
+        Candidates are drawn at the day's highest rate. Each is kept with the ratio of the rate at
+        its time to the highest rate (thinning).
         """
         random = np.random.default_rng(seed)
         waves = [*self.waves, *(self.groups.drawn(random) if self.groups else ())]

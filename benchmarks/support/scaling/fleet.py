@@ -1,4 +1,4 @@
-"""A fleet of GPU workers before one queue, simulated: who waits, who is refused, what is paid."""
+"""Simulated fleet of GPU workers behind one queue: waits, rejections and costs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Running = Generator[simpy.Event, Any, None]
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One GPU. `stopped` keeps its disk and is started again sooner than a new one."""
+    """One GPU; a `stopped` worker keeps its disk and starts sooner than a new one."""
 
     state: Literal["starting", "idle", "busy", "stopped", "gone"] = "starting"
     leaving: bool = False
@@ -23,7 +23,7 @@ class Worker:
 
 @dataclass(slots=True)
 class Tally:
-    """What has happened: waits in seconds, and times in worker-seconds."""
+    """Totals so far: waits in seconds, and times in worker-seconds."""
 
     waits: list[float] = field(default_factory=list)
     refused: int = 0
@@ -35,17 +35,17 @@ class Tally:
 
 
 class Fleet:
-    """Workers that paint one picture at a time, first come, first served.
+    """Workers that process one request at a time, first come, first served.
 
-    One queue for all is what a router with exact knowledge of every worker would do.
+    A router with exact knowledge of every worker would behave like this single queue.
 
     Args:
         env: the simulation's clock, in seconds.
-        service: draws the seconds that a picture takes.
-        new_seconds: from the order for a new worker until it serves.
-        stopped_seconds: the same for a worker that was stopped.
-        keep_stopped: how many workers are kept stopped instead of being given back.
-        patience: seconds after which a request that still waits is refused.
+        service: draws the seconds of an image.
+        new_seconds: seconds from ordering a new worker until it serves.
+        stopped_seconds: seconds from starting a stopped worker until it serves.
+        keep_stopped: workers kept stopped instead of being released.
+        patience: seconds after which a waiting request is refused.
     """
 
     def __init__(
@@ -81,30 +81,30 @@ class Fleet:
 
     @property
     def painting(self) -> int:
-        """Requests that a worker paints."""
+        """Requests in progress on a worker."""
         return self._painting
 
     @property
     def active(self) -> int:
-        """Workers that serve or start, without those that will stop after their picture."""
+        """Workers that serve or start, without those that stop after their current request."""
         return sum(not worker.leaving for worker in self._workers)
 
     def begin(self, count: int) -> None:
-        """Have `count` workers ready at once: the state that the day starts in."""
+        """Add `count` ready workers at once, as the day's initial state."""
         for _ in range(count):
             worker = Worker("idle")
             self._workers.append(worker)
             self._idle.append(worker)
 
     def arrive(self) -> None:
-        """A request arrives now."""
+        """Add a request now."""
         self._account()
         self.arrived += 1
         self._queue.append(self._env.now)
         self._dispatch()
 
     def scale_to(self, count: int) -> None:
-        """Start workers, stopped ones first, or stop some, idle ones first, until `count` stay."""
+        """Start workers, stopped ones first, or stop some, idle before busy, to have `count`."""
         self._account()
         missing = count - self.active
         for worker in self._workers:
@@ -114,7 +114,7 @@ class Fleet:
         for _ in range(missing):
             self._start()
         if missing < 0:
-            # Last come, first gone, among those that do equally little.
+            # Among workers in the same state, the newest stops first.
             order = {"starting": 0, "idle": 1, "busy": 2}
             staying = [worker for worker in reversed(self._workers) if not worker.leaving]
             for worker in sorted(staying, key=lambda worker: order[worker.state])[:-missing]:
@@ -123,7 +123,7 @@ class Fleet:
                     self._stop(worker)
 
     def settle(self) -> Tally:
-        """What has happened up to now."""
+        """Return the totals up to now."""
         self._account()
         self._give_up()
         return self.tally
@@ -152,7 +152,7 @@ class Fleet:
         has_disk = worker.state != "starting" or worker.was_stopped
         worker.state = "gone"
         if has_disk and len(self._stopped) < self._keep_stopped:
-            # A new object, which the process of an abandoned start cannot wake.
+            # A new object, because the process of an abandoned start still holds the old one.
             self._stopped.append(Worker("stopped"))
 
     def _dispatch(self) -> None:
@@ -182,7 +182,7 @@ class Fleet:
             self.tally.refused += 1
 
     def _account(self) -> None:
-        """Add up what has passed since the last change."""
+        """Add the worker-seconds since the last change."""
         passed = self._env.now - self._accounted
         self._accounted = self._env.now
         self.tally.paid += passed * len(self._workers)

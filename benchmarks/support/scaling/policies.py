@@ -1,4 +1,4 @@
-"""Scaling policies: how many workers are wanted at a moment of the day."""
+"""Scaling policies: the number of workers wanted at a moment of the day."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from benchmarks.support.scaling.demand import DAY, HOUR
 INTERVAL = 10.0
 """Seconds between two decisions."""
 _WINDOW = 60.0
-"""Seconds over which arrivals are counted."""
+"""Seconds of arrivals that the utilisation signal counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How a fleet is sized.
+    """Rules for the size of a fleet.
 
     Args:
-        name: what the table calls it.
+        name: name in the table.
         signal: `none`: the floor alone. `utilisation`: the load that arrived over the last minute,
             over `target` (vast.ai's `target_util`). `queue`: the seconds of work in hand over
             `target` (a Kubernetes autoscaler on the average queue seconds of a replica).
-        target: share of the time that workers shall be busy, or seconds of queue per worker.
-        floor: workers that are kept in any case, by default.
+        target: intended busy share of the workers, or seconds of queue per worker.
+        floor: least number of workers outside `hours`.
         hours: `(from hour, to hour, workers)`: other floors at times known beforehand.
-        ceiling: never more than these.
+        ceiling: largest number of workers that the signal can request.
         stopped: workers kept stopped (vast.ai's `cold_workers`).
-        image: which image new workers fetch: with weights inside, or slim.
-        linger: seconds during which fewer must have sufficed before workers are stopped.
+        image: container image of new workers: `full` contains the weights, `slim` does not.
+        linger: seconds during which fewer workers must have sufficed before some are stopped.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Policy:
     linger: float = 300.0
 
     def floor_at(self, seconds: float) -> int:
-        """Workers wanted whatever the demand, at a time in seconds after midnight."""
+        """Return the least number of workers at a time in seconds after midnight."""
         hour = seconds % DAY / HOUR
         return next((count for start, end, count in self.hours if start <= hour < end), self.floor)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What an autoscaler sees."""
+    """Inputs of an autoscaler's decision: times in seconds, requests arrived and in hand."""
 
     now: float
     arrived: int
@@ -60,7 +60,7 @@ class View:
 
 
 class Autoscaler:
-    """Applies one policy over a day; remembers what it saw and wanted lately."""
+    """One policy over a day, with its recent inputs and decisions."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -68,7 +68,7 @@ class Autoscaler:
         self._wishes: deque[tuple[float, int]] = deque()
 
     def wanted(self, view: View) -> int:
-        """How many workers there shall be; down only to the most wanted within `linger`."""
+        """Return the wanted number of workers, at least the most wanted within `linger`."""
         policy = self._policy
         self._arrivals.append((view.now, view.arrived))
         while len(self._arrivals) > 2 and self._arrivals[0][0] < view.now - _WINDOW:

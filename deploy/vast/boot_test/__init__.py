@@ -1,1 +1,1 @@
-"""The boot under supervisor, run in a container that is laid out as vast.ai's base image."""
+"""Boot test: the image's boot under supervisor, in a container like vast.ai's base image."""

@@ -1,10 +1,10 @@
-"""Boot the demo under supervisor, laid out as on vast.ai, and break it.
+"""Boot the demo under supervisor with vast.ai's layout, and inject faults.
 
 python -m deploy.vast.boot_test
 
-The base image cannot be had everywhere, so its part is played by Debian's packages and by scripts
-that do what vast.ai documents of its own (deploy/vast/boot_test/base). The Python environment is
-this machine's, mounted: what deploy/vast/Dockerfile installs is not tested here.
+The base image is not available everywhere. Debian's packages and stand-in scripts for vast.ai's
+documented boot (deploy/vast/boot_test/base) replace it. The Python environment is mounted from this
+machine, so the test does not cover what deploy/vast/Dockerfile installs.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _FOLDER = ROOT / "build" / "vast-test"
 
 
 def main() -> int:
-    """Run the test; returns the exit status (1: failed, with the reason on stderr).
+    """Run the test; return the exit status (1: failed, with the reason on stderr).
 
-    The last line of stdout is JSON: whether it passed, and the seconds of each phase.
+    The last line of stdout is JSON: the result, and the seconds of each phase.
     """
     phases = Phases()
     log = _FOLDER / "instance.log"
@@ -37,8 +37,8 @@ def main() -> int:
             _boot()
         remove_images(_FOLDER)
     except ContainerTestError as error:
-        said = log.read_text(errors="replace")[-4000:] if log.exists() else "nothing"
-        print(f"vast-test failed: {error}\nThe instance said:\n{said}", file=sys.stderr)
+        output = log.read_text(errors="replace")[-4000:] if log.exists() else "nothing"
+        print(f"vast-test failed: {error}\nOutput of the instance:\n{output}", file=sys.stderr)
         print(phases.report(passed=False))
         return 1
     print(phases.report(passed=True))

@@ -1,4 +1,4 @@
-"""What must hold of the boot."""
+"""Checks of the boot."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from deploy.vast.boot_test.instance import LOG, PORT, URL, Machine
 from deploy.vast.template import load_template
 
 SERVICE, WORKER, LOGS = "experimance", "experimance-worker", "experimance-logs"
-# For machines that do other things too.
+# Generous, for machines under other load.
 _START_SECONDS = 300
 _LISTENING = "0A"
 _LOOPBACK = "0100007F"
 
 
 def check_waits_for_provisioning(machine: Machine) -> None:
-    """While /.provisioning is there, nothing of the service runs."""
+    """Check that no process of the service runs while /.provisioning exists."""
     machine.await_that("it says that it waits", lambda: "waits for the end" in machine.read(LOG))
     _expect(machine.serving() == [], "the service runs before the end of provisioning")
     say("  waits while /.provisioning is there")
 
 
 def check_ready(machine: Machine) -> None:
-    """It becomes ready, says so once, and until then /readyz is not 200."""
+    """Check that it becomes ready, logs that once, and that /readyz is not 200 before."""
     early = machine.get("/readyz")
     _expect(early != 200, "ready before its start")
     seconds = await_ready(machine)
@@ -44,36 +44,36 @@ def check_ready(machine: Machine) -> None:
 
 
 def check_serves(machine: Machine, picture: Path) -> None:
-    """It paints, and listens on the loopback interface only."""
+    """Check that it generates an image and listens on the loopback interface only."""
     machine.container.run_in_netns("paint", URL, str(picture), str(machine.container.pid))
     check_picture(picture)
     table = machine.shell("cat /proc/net/tcp /proc/net/tcp6")
     rows = [line.split() for line in table.splitlines() if ":" in line]
-    heard = {row[1] for row in rows if row[3] == _LISTENING}
-    _expect(f"{_LOOPBACK}:{PORT:04X}" in heard, f"nothing listens on 127.0.0.1:{PORT}: {heard}")
-    outside = {address for address in heard if not address.startswith(f"{_LOOPBACK}:")}
+    bound = {row[1] for row in rows if row[3] == _LISTENING}
+    _expect(f"{_LOOPBACK}:{PORT:04X}" in bound, f"nothing listens on 127.0.0.1:{PORT}: {bound}")
+    outside = {address for address in bound if not address.startswith(f"{_LOOPBACK}:")}
     _expect(not outside, f"it listens outside of the loopback interface: {outside}")
     say("  listens on 127.0.0.1 only")
 
 
 def check_users(machine: Machine) -> None:
-    """The service is not root, and cannot become it."""
+    """Check that no process of the service is root or can gain privileges."""
     for pid in machine.serving():
         status = machine.read(f"/proc/{pid}/status")
-        said = {key: value.split() for key, _, value in (
+        fields = {key: value.split() for key, _, value in (
             line.partition(":") for line in status.splitlines())}  # fmt: skip
-        if not said:
-            # It has ended meanwhile.
+        if not fields:
+            # The process has exited in the meantime.
             continue
-        _expect("0" not in said["Uid"] + said["Gid"], f"{pid} is root's: {said['Uid']}")
-        _expect(said["NoNewPrivs"] == ["1"], f"{pid} may get new privileges")
+        _expect("0" not in fields["Uid"] + fields["Gid"], f"{pid} is root's: {fields['Uid']}")
+        _expect(fields["NoNewPrivs"] == ["1"], f"{pid} may get new privileges")
         for kind in ("CapPrm", "CapEff", "CapBnd"):
-            _expect(int(said[kind][0], 16) == 0, f"{pid} has capabilities: {said[kind]}")
+            _expect(int(fields[kind][0], 16) == 0, f"{pid} has capabilities: {fields[kind]}")
     say("  runs as a user without privileges, and without a way to any")
 
 
 def check_portal(machine: Machine) -> None:
-    """The portal's file has what the template declares."""
+    """Check that the portal's file has the template's entries."""
     written: dict[str, Any] = yaml.safe_load(machine.read("/etc/portal.yaml"))["applications"]
     declared = load_template().portal
     check_equal("portal", list(written), [entry.name for entry in declared])
@@ -84,14 +84,14 @@ def check_portal(machine: Machine) -> None:
 
 
 def check_others(machine: Machine) -> None:
-    """The worker ends where it has no place; the rotation runs."""
+    """Check that the worker exits unless serverless, and that log rotation runs."""
     machine.await_that("the worker ends", lambda: machine.state(WORKER) == "EXITED")
     check_equal(LOGS, machine.state(LOGS), "RUNNING")
     say(f"  {WORKER} EXITED (not serverless), {LOGS} RUNNING")
 
 
 def check_rotation(machine: Machine) -> None:
-    """A rotated log is emptied in place, and the service goes on writing to it."""
+    """Check that rotation truncates the log in place and the service continues to write to it."""
     before = len(machine.read(LOG))
     machine.shell("logrotate --force --state /tmp/state /etc/logrotate.d/experimance")
     _expect(len(machine.read(f"{LOG}.1")) >= before, "the rotated log is not whole")
@@ -102,12 +102,12 @@ def check_rotation(machine: Machine) -> None:
 
 
 def check_restart(machine: Machine, what: str, victim: str) -> None:
-    """After a SIGKILL of one process nothing of the old ones stays, and it is ready again.
+    """Check that after a SIGKILL of one process all old ones are gone, and the service recovers.
 
     Args:
         machine: the instance.
-        what: the process in words.
-        victim: a shell command that prints its number.
+        what: a description of the process.
+        victim: a shell command that prints its process id.
     """
     old = machine.serving()
     pid = machine.shell(victim).split()
@@ -120,7 +120,7 @@ def check_restart(machine: Machine, what: str, victim: str) -> None:
 
 
 def check_runner_restart(machine: Machine) -> None:
-    """After a SIGKILL of the runner alone, BentoML starts another."""
+    """Check that BentoML replaces the runner after a SIGKILL of it alone."""
     find = "pgrep -f '[/]venv/main/bin/python.*SDXLRunner'"
     (old,) = machine.shell(find).split()
     ready = machine.read(LOG).splitlines().count(READY_LINE)
@@ -135,38 +135,42 @@ def check_runner_restart(machine: Machine) -> None:
 
 
 def check_stop(machine: Machine) -> None:
-    """`supervisorctl stop` lets the picture in flight be finished."""
+    """Check that `supervisorctl stop` lets the request in flight finish.
+
+    Raises:
+        ContainerTestError: The request in flight does not end.
+    """
     with machine.container.slow_request(URL) as visitor:
         machine.shell(f"supervisorctl stop {SERVICE}")
         try:
-            said, _ = visitor.communicate(timeout=60)
+            output, _ = visitor.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             raise ContainerTestError("the request in flight never ended") from None
-    _expect('"status": 200' in said, f"the request in flight ended with {said.strip()!r}")
+    _expect('"status": 200' in output, f"the request in flight ended with {output.strip()!r}")
     check_equal("state", machine.state(SERVICE), "STOPPED")
     check_equal("processes left", machine.serving(), [])
     say("  the picture in flight was finished; STOPPED, no process left")
 
 
 def check_configuration_error(machine: Machine) -> None:
-    """A bad setting stops it with its message, and it is not started again."""
+    """Check that an invalid setting stops it with a message and without a restart."""
     machine.shell('echo MAX_QUEUE=0 > "$WORKSPACE/.env"; : > /var/log/portal/experimance.log')
     machine.shell(f"supervisorctl start {SERVICE}")
     machine.await_that("it ends", lambda: machine.state(SERVICE) == "EXITED")
     first = machine.read(LOG)
     _expect("MAX_QUEUE: Input should be greater than or equal to 1" in first, first)
-    said = machine.shell(
+    spawns = machine.shell(
         "grep -c 'spawned: .experimance. ' /var/log/supervisor/supervisord.log; sleep 10;"
         "grep -c 'spawned: .experimance. ' /var/log/supervisor/supervisord.log"
     ).split()
-    _expect(len(set(said)) == 1, f"started again: {said}")
+    _expect(len(set(spawns)) == 1, f"started again: {spawns}")
     check_equal("state", machine.state(SERVICE), "EXITED")
     _expect("exit status 78" in machine.read("/var/log/supervisor/supervisord.log"), "not 78")
     say("  MAX_QUEUE=0: its message, exit status 78, EXITED, no further start in 10 s")
 
 
 def check_serverless(machine: Machine) -> None:
-    """On a serverless instance the worker runs and listens; with a wrong setting it stops."""
+    """Check that the serverless worker listens, and that an invalid setting stops it."""
     settings = {
         "SERVERLESS": "true", "WORKER_PORT": "3000", "VAST_TCP_PORT_3000": "3000",
         "PUBLIC_IPADDR": "127.0.0.1", "CONTAINER_ID": "1", "REPORT_ADDR": "http://127.0.0.1:9",
@@ -184,13 +188,13 @@ def check_serverless(machine: Machine) -> None:
     machine.shell('echo MODEL_SERVER_URL=nowhere >> "$WORKSPACE/.env"')
     machine.shell(f"supervisorctl restart {WORKER}")
     machine.await_that("it ends", lambda: machine.state(WORKER) == "EXITED")
-    said = machine.read(f"/var/log/portal/{WORKER}.log")
-    _expect("cannot start: MODEL_SERVER_URL: 'nowhere'" in said, said)
+    output = machine.read(f"/var/log/portal/{WORKER}.log")
+    _expect("cannot start: MODEL_SERVER_URL: 'nowhere'" in output, output)
     say("  SERVERLESS=true: the worker listens; MODEL_SERVER_URL=nowhere: its message, EXITED")
 
 
 def await_ready(machine: Machine) -> float:
-    """Wait until the service would paint at once; returns the seconds."""
+    """Wait until /readyz is 200; return the seconds."""
     return machine.await_that("ready", lambda: machine.get("/readyz") == 200, _START_SECONDS)
 
 

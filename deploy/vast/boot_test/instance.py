@@ -1,4 +1,4 @@
-"""The instance of the test: a container of Debian's packages with this machine's environment."""
+"""Instance of the boot test: a container of Debian's packages with this machine's environment."""
 
 from __future__ import annotations
 
@@ -33,38 +33,43 @@ class Machine:
         self.container = container
 
     def shell(self, script: str) -> str:
-        """What a shell script on the instance prints; its exit status does not matter."""
+        """Return the stdout of a shell script on the instance, whatever its exit status."""
         command = ["podman", "--runtime", "runc", "exec", self.container.name]
         done = subprocess.run([*command, "bash", "-c", script], capture_output=True, text=True)
         return done.stdout.strip()
 
     def state(self, program: str) -> str:
-        """Supervisor's word for a program, e.g. RUNNING."""
+        """Return supervisor's state of a program, e.g. RUNNING."""
         words = self.shell(f"supervisorctl status {program}").split()
         return words[1] if len(words) > 1 else "unknown"
 
     def read(self, file: str) -> str:
-        """A file of the instance; nothing if it is not there."""
+        """Return the text of a file on the instance; empty if it is missing."""
         return self.shell(f"cat {file} 2>/dev/null")
 
     def get(self, path: str) -> int:
-        """The status that a GET of the service ends with; 0 while nothing listens."""
-        said = self.shell(
+        """Return the status of a GET request to the service; 0 without a listener."""
+        output = self.shell(
             f"exec 3<>/dev/tcp/127.0.0.1/{PORT} && printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3"
             " && timeout 5 head -n 1 <&3"
         ).split()
-        return int(said[1]) if len(said) > 1 else 0
+        return int(output[1]) if len(output) > 1 else 0
 
     def serving(self) -> list[int]:
-        """The service's processes, by their numbers on the instance."""
-        found = self.shell("pgrep -f '[/]venv/main/bin/python'")
-        return [int(pid) for pid in found.split()]
+        """Return the process ids of the service, in the instance's PID namespace."""
+        pids = self.shell("pgrep -f '[/]venv/main/bin/python'")
+        return [int(pid) for pid in pids.split()]
 
     def await_that(self, what: str, holds: Callable[[], bool], seconds: float = 60) -> float:
-        """Wait until something holds; returns the seconds.
+        """Wait until a condition holds; return the seconds.
+
+        Args:
+            what: a description of the condition.
+            holds: the condition.
+            seconds: the timeout.
 
         Raises:
-            ContainerTestError: it did not in so many seconds.
+            ContainerTestError: The timeout has expired.
         """
         began = time.monotonic()
         while not holds():
@@ -75,12 +80,18 @@ class Machine:
 
 
 def test_image(bento: str, catalog: str, folder: Path) -> None:
-    """Build `IMAGE`: the image's own context on a base of Debian's packages."""
+    """Build `IMAGE` from the real image's context, on a base of Debian's packages.
+
+    Args:
+        bento: tag of the Bento.
+        catalog: the image's default catalog.
+        folder: the folder of the Bento home and the build.
+    """
     context = folder / "context"
     write_build_context(folder / "bentoml", bento, catalog, "full", context)
     shutil.copytree(HERE / "boot_test" / "base", context / "base")
     shutil.copy(HERE / "boot_test" / "Dockerfile", context / "Dockerfile")
-    # Its glibc and OpenSSL are those of this machine's Python, which is mounted.
+    # The mounted Python of this machine needs the base's glibc and OpenSSL to match.
     base = base_image(folder, _PACKAGES)
     build = ["buildah", "build", "--isolation", "chroot", "--build-arg", f"BASE={base}"]
     run([*build, "--tag", IMAGE, str(context)], folder / "build.log")
@@ -88,7 +99,15 @@ def test_image(bento: str, catalog: str, folder: Path) -> None:
 
 @contextlib.contextmanager
 def running(catalog: str, log: Path) -> Iterator[Machine]:
-    """An instance as the template's entry point mode describes it, without network."""
+    """Run an instance without network, as in the template's entry point mode.
+
+    Args:
+        catalog: the catalog to serve.
+        log: a file that receives the instance's output.
+
+    Yields:
+        The running instance.
+    """
     variables = {**load_template().variables("entrypoint"), "CATALOG": catalog}
     options = [word for item in variables.items() for word in ("--env", "=".join(item))]
     mounts = {
@@ -106,7 +125,7 @@ def running(catalog: str, log: Path) -> Iterator[Machine]:
 
 
 def remove_images(folder: Path) -> None:
-    """Leave nothing of the test but the base image of Debian's packages."""
+    """Remove the test's image and folder, but keep the base image."""
     podman("image", "rm", "--force", IMAGE)
     shutil.rmtree(folder)
 
@@ -115,7 +134,7 @@ _REQUIREMENTS = HERE / "worker-requirements.txt"
 
 
 def worker_environment() -> Path:
-    """The folder of the environment; made once for each set of requirements and each Python."""
+    """Return the worker's environment; create it once per requirements file and Python."""
     pinned = hashlib.sha256(_REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()[:12]
     folder = ROOT / "build" / f"worker-venv-{pinned}"
     done = folder / ".installed"

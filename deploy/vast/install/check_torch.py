@@ -1,4 +1,4 @@
-"""Check the base image's torch: a version that the service accepts, and its packages accept too.
+"""Check that the service and the installed packages accept the base image's torch.
 
 python check_torch.py REQUIREMENT     REQUIREMENT as in pyproject.toml: torch>=2.11,<2.15
 """
@@ -14,7 +14,7 @@ _BASES_OWN = ("torch", "torchvision", "torchaudio", "triton")
 
 
 def problems(accepted: Requirement) -> list[str]:
-    """Return what does not fit the installed builds."""
+    """Return the conflicts of the installed torch, torchvision, torchaudio and triton."""
     installed = {}
     for name in _BASES_OWN:
         try:

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Install the service's requirements beside the base image's torch, which stays as it is.
+# Install the service's requirements without changing the base image's torch.
 #
 # install.sh REQUIREMENTS TORCH [XFORMERS_VERSION]      the environment is $VENV (/venv/main)
 #
-# REQUIREMENTS is a whole lock without torch and what comes with it, so nothing else is looked for.
-# TORCH says which versions of it serve: torch>=2.11,<2.15
+# REQUIREMENTS is a complete lock without the torch family, so dependencies are not resolved.
+# TORCH is the accepted range of versions: torch>=2.11,<2.15
 
 set -euo pipefail
 requirements=$1 torch=$2 xformers=${3:-}
@@ -20,7 +20,7 @@ install() {
     fi
 }
 
-# The base's builds of torch and of what is compiled against it, as they are installed.
+# Print the installed versions of torch and of the packages compiled against it.
 held() {
     "$python" - <<'PYTHON'
 from importlib.metadata import PackageNotFoundError, version

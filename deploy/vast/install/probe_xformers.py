@@ -1,9 +1,9 @@
-"""Whether xformers runs beside the torch that is installed: exit status 0, or 1 and the reason.
+"""Check whether xformers works with the installed torch: exit status 0, or 1 and the reason.
 
-A wheel made for another torch imports with a warning, and fails when it is called. So the release
-must be built for this torch, its kernels must load, and where there is a GPU they must agree with
-torch's own attention. A machine that builds images has none as a rule; the service asks again when
-it starts.
+A wheel built for another torch imports with a warning and fails when called. Therefore the wheel
+must be built for this torch and its kernels must load. With a GPU, its result must also agree with
+torch's own attention. Build machines usually have no GPU, so the service repeats the check at its
+start.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ _TOLERANCE = 2e-2
 
 
 class ProbeError(RuntimeError):
-    """Why xformers cannot be used here."""
+    """A reason against using xformers."""
 
 
 def probe() -> str:
-    """What was run; raises ProbeError where it does not work."""
+    """Check xformers; return a description of the checks.
+
+    Raises:
+        ProbeError: xformers is missing, built for another torch, or gives wrong results.
+    """
     import torch
 
     found = importlib.util.find_spec("xformers")
@@ -31,7 +35,7 @@ def probe() -> str:
     wanted = str(built["version"]["torch"])
     if _release(wanted) != _release(torch.__version__):
         raise ProbeError(f"built for torch {wanted}, and this is {torch.__version__}")
-    # By name: it is no dependency, so no type checker can be asked to know it.
+    # Imported by name, because type checkers cannot resolve a package that is no dependency.
     attention = importlib.import_module("xformers.ops").memory_efficient_attention
     if importlib.import_module("xformers._cpp_lib")._cpp_library_load_exception is not None:
         raise ProbeError("its kernels do not load")
@@ -52,7 +56,7 @@ def _release(version: str) -> list[str]:
 
 
 def main() -> int:
-    """Print the verdict."""
+    """Print the result; return the exit status."""
     try:
         print(f"xformers: {probe()}")
     except Exception as error:

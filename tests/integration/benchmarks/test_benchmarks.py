@@ -1,4 +1,4 @@
-"""The longer benchmarks, in small: they run, and say what they say in the agreed form."""
+"""The longer benchmarks at a small size: they run and print the agreed output."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_fidelity_paints_every_era_about_as_often() -> None:
     assert len({(id(held), era) for held, era in pairs}) == 128
 
 
-def test_fidelity_reads_what_it_paints(tmp_path: Any) -> None:
+def test_fidelity_measures_the_images_it_generates(tmp_path: Any) -> None:
     maps = heldout(count=1)
     judge: Any = FakeJudge()
     pairs = plan(maps, 2)
@@ -62,7 +62,7 @@ def test_fidelity_reads_what_it_paints(tmp_path: Any) -> None:
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
-def test_the_estimator_reads_what_is_painted_and_what_is_true() -> None:
+def test_estimator_correlates_for_generated_and_true_images() -> None:
     pairs = plan(heldout(count=3), 1)
     reader = estimator.estimator()
     for pictures in (true_renderings(pairs), estimator.painted(pairs, "lightning")):
@@ -96,7 +96,7 @@ def test_a_student_that_falls_short_is_named() -> None:
     assert student_faults(table) == ["hyper: era no surer than base in 6 steps"]
 
 
-def test_a_lora_must_rise_with_its_strength_and_keep_to_the_depth() -> None:
+def test_lora_check_requires_rising_effect_and_kept_depth() -> None:
     steady = tuple(0.6 * strength for strength in lora_response.STRENGTHS)
     kept = (0.9,) * len(steady)
     assert lora_response.Response("drone", "base", steady, kept).passed

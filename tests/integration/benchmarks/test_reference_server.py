@@ -42,7 +42,7 @@ def _body(number: int, changes: dict[str, Any]) -> dict[str, Any]:
     return body | changes
 
 
-def test_its_pictures_are_the_services(client: httpx.Client, reference: httpx.Client) -> None:
+def test_reference_images_match_the_service(client: httpx.Client, reference: httpx.Client) -> None:
     plain = []
     for number, changes in enumerate(_REQUESTS):
         body = _body(number, changes)
@@ -56,7 +56,7 @@ def test_its_pictures_are_the_services(client: httpx.Client, reference: httpx.Cl
     assert np.abs(plain[3] - plain[1]).max() > 20
 
 
-def test_it_answers_jpegs_and_refuses_what_the_catalog_does_not_have(
+def test_reference_server_returns_jpeg_and_rejects_unknown_eras(
     reference: httpx.Client,
 ) -> None:
     body = {"prompt": "rivers", "mock_depth": True, "steps": 1}

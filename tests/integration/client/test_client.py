@@ -99,14 +99,14 @@ def test_events(service: Client) -> None:
     assert heard[-1].picture.seed == 5
 
 
-def test_who_leaves_a_stream_ends_the_work(service: Client) -> None:
+def test_closing_a_stream_cancels_its_request(service: Client) -> None:
     for event in service.stream(**LONG):
         if isinstance(event, Step):
             break
     await_running(service, 0)
 
 
-def test_cancelled_by_its_id_and_by_another(service: Client) -> None:
+def test_cancel_ends_only_the_matching_request(service: Client) -> None:
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(service.generate, request_id="table-7", **LONG)
         await_running(service, 1)
@@ -140,7 +140,7 @@ def test_a_second_try_joins_the_first(service: Client) -> None:
     assert one.data == other.data
 
 
-def test_what_the_service_refuses(service: Client) -> None:
+def test_rejected_requests_raise_typed_errors(service: Client) -> None:
     with pytest.raises(errors.UnknownName, match="lightning"):
         service.generate("hills", "mock", model="none")
     with pytest.raises(errors.InvalidPicture):
@@ -152,7 +152,7 @@ def test_what_the_service_refuses(service: Client) -> None:
         list(service.stream("hills", "mock", fog=1))  # type: ignore[call-arg]
 
 
-def test_what_there_is(service: Client) -> None:
+def test_models_health_preload_and_unload(service: Client) -> None:
     info = service.models()
     assert info.default_model in info.models
     assert set(info.details) == set(info.models)
@@ -192,7 +192,7 @@ async def test_asynchronously(service_url: str, service: Client) -> None:
         await asyncio.to_thread(await_running, service, 0)
 
 
-def test_nobody_there(unused_port: int) -> None:
+def test_unreachable_service_raises_connection_failed(unused_port: int) -> None:
     with (
         Client(f"http://127.0.0.1:{unused_port}", retries=1) as client,
         pytest.raises(errors.ConnectionFailed, match=str(unused_port)),

@@ -74,7 +74,7 @@ def service(service_url: str) -> Iterator[Client]:
         yield made
 
 
-def awaited(holds: Callable[[], object], seconds: float = 20) -> None:
+def await_condition(holds: Callable[[], object], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
@@ -94,7 +94,7 @@ def test_generate_as_a_process(start: Start, folder: Path) -> None:
     assert "\x1b" not in err
 
 
-def test_a_folder_of_depth_maps_one_of_them_damaged(run: Run, folder: Path) -> None:
+def test_damaged_depth_map_does_not_stop_the_others(run: Run, folder: Path) -> None:
     (folder / "maps").mkdir()
     for name in ("a", "c"):
         Image.fromarray(hill(64, 64)).save(folder / "maps" / f"{name}.png")
@@ -145,7 +145,7 @@ def test_redo_paints_the_same(
         assert told["file"] == name.replace(".", "-redo.")
 
 
-def test_redo_of_what_was_changed(run: Run, folder: Path) -> None:
+def test_redo_rejects_missing_or_changed_inputs(run: Run, folder: Path) -> None:
     run("generate", DEPTH, "-p", "hills", "-s", 1, "--steps", 1, "-o", "a", "--no-embed-inputs")
     missing = run("redo", "a.png", status=1)
     assert "give it with --depth" in missing.stderr
@@ -202,7 +202,7 @@ def test_compare(run: Run, folder: Path) -> None:
     assert run("compare", *options, "-p", "x", "-o", "b.jpg").stdout == "b.jpg\n"
 
 
-def test_what_runs_the_service(run: Run) -> None:
+def test_management_commands_report_service_state(run: Run) -> None:
     assert re.search(r"^ *lightning \* ", run("models").stdout, re.MULTILINE)
     assert "hyper" in json.loads(run("models", "--json").stdout)["details"]
     assert "hyper" in run("preload", "hyper").stderr
@@ -211,7 +211,7 @@ def test_what_runs_the_service(run: Run) -> None:
     assert "hyper" not in run("unload", "hyper").stderr.partition("in memory")[2]
 
 
-def test_what_people_are_told(run: Run) -> None:
+def test_command_errors_explain_the_remedy(run: Run) -> None:
     port = free_port()
     nobody = run("generate", "--mock-depth", "-p", "x", "--retries", 0, status=1,
                  url=f"http://127.0.0.1:{port}")  # fmt: skip
@@ -230,12 +230,12 @@ def test_what_people_are_told(run: Run) -> None:
 def test_ctrl_c_cancels(start: Start, service: Client, folder: Path) -> None:
     process = start("generate", "--mock-depth", "-p", "hills", "-m", "base", "--steps", 50,
                     "--width", 512, "--height", 512)  # fmt: skip
-    awaited(lambda: service.health().running == 1)
+    await_condition(lambda: service.health().running == 1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in err
-    awaited(lambda: service.health().running == 0)
+    await_condition(lambda: service.health().running == 0)
     assert list(folder.iterdir()) == []
 
 
@@ -270,7 +270,7 @@ def test_watch_follows_a_file(start: Start, service: Client, folder: Path) -> No
         difference = np.asarray(Image.open(picture)).astype(int) - np.asarray(last.image)
         return bool(np.abs(difference).max() <= 1)
 
-    awaited(follows_the_last)
+    await_condition(follows_the_last)
     painted.append(np.asarray(Image.open(picture)))
     assert len({each.tobytes() for each in painted}) == 3
     process.send_signal(signal.SIGINT)
@@ -280,7 +280,9 @@ def test_watch_follows_a_file(start: Start, service: Client, folder: Path) -> No
     assert {path.name for path in folder.iterdir()} == {"whole.png", "depth.png", "out.png"}
 
 
-def test_watch_outlives_the_service(start: Start, service_url: str, folder: Path) -> None:
+def test_watch_retries_until_the_service_answers(
+    start: Start, service_url: str, folder: Path
+) -> None:
     """Nobody answers at first; then somebody listens and hangs up; then it is the service."""
     port = free_port()
     Image.fromarray(hill(64, 64)).save(folder / "d.png")
@@ -290,7 +292,7 @@ def test_watch_outlives_the_service(start: Start, service_url: str, folder: Path
     while "retrying" not in process.stderr.readline():
         assert process.poll() is None
     with passing_on(port, service_url):
-        awaited((folder / "o.png").exists)
+        await_condition((folder / "o.png").exists)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
 

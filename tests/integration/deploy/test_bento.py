@@ -1,4 +1,4 @@
-"""A Bento: what it carries, how its image is made, and that it serves from anywhere."""
+"""A Bento: its contents, its image, and serving from an empty folder."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     return Built(home, tag, home / "bentos" / tag.replace(":", "/"))
 
 
-def test_it_lists_its_catalogs_models_and_no_others(built: Built) -> None:
+def test_bento_lists_only_models_of_its_catalog(built: Built) -> None:
     listed = [
         model["tag"].partition(":")[0]
         for service in built.manifest["services"]
@@ -110,7 +110,7 @@ def test_it_lists_its_catalogs_models_and_no_others(built: Built) -> None:
     ]
 
 
-def test_its_archive_carries_them(built: Built, tmp_path: Path) -> None:
+def test_exported_archive_contains_the_models(built: Built, tmp_path: Path) -> None:
     run(built.home, tmp_path, "bentoml", "export", built.tag, str(tmp_path / "out.tar"))
     shutil.unpack_archive(tmp_path / "out.tar", tmp_path / "out")
     carried = list((tmp_path / "out").glob("models/*/*/model.yaml"))
@@ -120,7 +120,7 @@ def test_its_archive_carries_them(built: Built, tmp_path: Path) -> None:
     assert list((tmp_path / "out").glob("models/sdxl-unet/*/*.safetensors"))
 
 
-def test_its_sources_are_what_serving_needs(built: Built) -> None:
+def test_bento_contains_only_sources_needed_to_serve(built: Built) -> None:
     sources = built.folder / "src"
     assert (sources / "models" / "catalog" / "mine.toml").is_file()
     assert (sources / "models" / "conversion" / "sdxl" / "unet.json").is_file()
@@ -131,7 +131,7 @@ def test_its_sources_are_what_serving_needs(built: Built) -> None:
     assert not list(sources.rglob("*.safetensors"))
 
 
-def test_its_image_is_described(built: Built) -> None:
+def test_dockerfile_sets_catalog_host_and_user(built: Built) -> None:
     lines = (built.folder / "env" / "docker" / "Dockerfile").read_text().splitlines()
     assert "ARG CATALOG=mine" in lines
     assert "ENV CATALOG=$CATALOG" in lines
@@ -155,7 +155,7 @@ def pinned(entry: tuple[str, str]) -> tuple[str, str, set[str]]:
     return name, version, set(re.findall(r"sha256:\w+", lines))
 
 
-def test_it_serves_its_catalog_from_an_empty_folder(built: Built, tmp_path: Path) -> None:
+def test_bento_serves_its_catalog_from_an_empty_folder(built: Built, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     pinned = next((built.home / "models" / "mine.models.only").glob("*/model.yaml")).parent

@@ -66,7 +66,7 @@ def chain(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cha
     platform.close()
 
 
-def test_it_tells_how_much_it_gets_done(chain: Chain) -> None:
+def test_worker_reports_its_measured_throughput(chain: Chain) -> None:
     report = chain.platform.await_report(lambda report: report["max_perf"] > 0)
     # Thirteen pictures were painted to find out; a picture of the demo takes 0.1 to 3 s.
     one = Workload.of_catalog("demo").tflop(QUICK | {"steps": 6})
@@ -76,7 +76,7 @@ def test_it_tells_how_much_it_gets_done(chain: Chain) -> None:
     assert report["error_msg"] == ""
 
 
-def test_a_picture_comes_back_and_its_work_is_reported(chain: Chain) -> None:
+def test_worker_returns_an_image_and_reports_its_cost(chain: Chain) -> None:
     seen = len(chain.platform.reports)
     answer = chain.post("/generate", QUICK, {"X-Request-Id": "through-the-chain"})
     assert answer.status_code == 200
@@ -100,7 +100,7 @@ def test_the_same_picture_as_from_the_service(chain: Chain) -> None:
     assert through.json()["image_b64"] == direct.json()["image_b64"]
 
 
-def test_pictures_pass_as_themselves(chain: Chain) -> None:
+def test_binary_images_pass_through_unchanged(chain: Chain) -> None:
     # The platform's client sends no header of its own, so the payload can say it too.
     for payload, headers in (
         (QUICK, {"Accept": "image/webp"}),
@@ -112,7 +112,7 @@ def test_pictures_pass_as_themselves(chain: Chain) -> None:
         assert answer.headers["X-Seed"] == "5"
 
 
-def test_events_pass_as_they_come(chain: Chain) -> None:
+def test_events_are_forwarded_as_they_arrive(chain: Chain) -> None:
     body = chain.platform.enveloped(chain.worker, {**QUICK, "steps": 6})
     arrivals: list[tuple[str, float]] = []
     with httpx.stream("POST", f"{chain.worker}/generate_stream", json=body, timeout=60) as answer:
@@ -131,7 +131,7 @@ def test_errors_of_the_caller_are_the_services(chain: Chain) -> None:
     assert "width" in answer.json()["error_message"]
 
 
-def test_what_fails_everywhere_is_not_tried_again(chain: Chain) -> None:
+def test_permanent_failure_is_not_retried(chain: Chain) -> None:
     answer = chain.post("/generate", {**QUICK, "steps": 50, "deadline_ms": 1})
     assert answer.status_code == 422
     assert answer.json()["error"] == "deadline_exceeded"
@@ -160,7 +160,7 @@ def test_a_request_that_the_router_did_not_sign(chain: Chain) -> None:
     "route",
     ["/session/create", "/session/end", "/session/get", "/session/health", "/pyworker/update"],
 )
-def test_the_packages_own_routes_are_not_there(chain: Chain, route: str) -> None:
+def test_routes_of_the_worker_package_return_404(chain: Chain, route: str) -> None:
     body = {"auth_data": {}, "payload": {"on_close_route": chain.platform.url}}
     assert httpx.post(f"{chain.worker}{route}", json=body).status_code == 404
     assert httpx.post(f"{chain.worker}{route}", content=b"[" * 10**7).status_code == 404
@@ -178,7 +178,7 @@ def test_the_packages_own_routes_are_not_there(chain: Chain, route: str) -> None
         b'{"auth_data": null}', b"null", b"", b"{",
     ],
 )  # fmt: skip
-def test_what_is_not_signed_costs_nothing(chain: Chain, said: bytes) -> None:
+def test_unsigned_request_costs_little_time_and_log(chain: Chain, said: bytes) -> None:
     before = chain.log.stat().st_size
     began = time.monotonic()
     answer = httpx.post(f"{chain.worker}/generate", content=said, timeout=60)
@@ -196,7 +196,7 @@ def test_a_body_beyond_the_limit(chain: Chain) -> None:
     assert answer.status_code == 413
 
 
-def test_overload_is_answered_and_a_caller_who_leaves_is_forgotten(chain: Chain) -> None:
+def test_overload_returns_429_and_disconnect_cancels_request(chain: Chain) -> None:
     chain.await_queue(running=0)
     body = chain.platform.enveloped(chain.worker, HEAVY)
     with contextlib.closing(HTTPConnection(chain.worker.rpartition("/")[2])) as leaving:
@@ -217,7 +217,7 @@ def test_overload_is_answered_and_a_caller_who_leaves_is_forgotten(chain: Chain)
     assert chain.post("/generate", QUICK).status_code == 200
 
 
-def test_the_projects_client_finds_it(python: str, chain: Chain, tmp_path: Path) -> None:
+def test_project_client_reaches_the_worker(python: str, chain: Chain, tmp_path: Path) -> None:
     """Through the platform's own package, beside the Pillow that this pins."""
     packages = client_packages(python)
     chain.platform.worker = chain.worker
@@ -287,7 +287,7 @@ def test_a_service_that_cannot_start_is_reported(
         ({"MODEL_LOG": "log", "CATALOG": "nowhere"}, "nowhere.toml"),
     ],
 )
-def test_a_wrong_setting_stops_it(
+def test_invalid_setting_stops_the_worker(
     python: str, tmp_path: Path, platform: Platform, settings: dict[str, str], named: str
 ) -> None:
     with started_worker(python, tmp_path, platform, **settings) as (_, process):

@@ -20,7 +20,7 @@ def reader(service_url: str, demo_home: Path, tmp_path: Path) -> Iterator[CodeBl
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_page_does_what_it_says(reader: CodeBlockRunner, page: Path) -> None:
+def test_document_examples_run_as_written(reader: CodeBlockRunner, page: Path) -> None:
     if shutil.which("curl") is None and "curl " in page.read_text(encoding="utf-8"):
         pytest.skip("curl is not installed (apt install curl)")
     reader.read(page)

@@ -1,4 +1,4 @@
-"""A start with an empty store that fetches what is missing."""
+"""A start with an empty store that downloads the missing weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def until(url: str, states: set[str], seconds: float = 60) -> dict[str, Any]:
         time.sleep(0.05)
 
 
-def test_it_answers_while_it_fetches_and_then_paints(bucket: FaultyBucket, tmp_path: Path) -> None:
+def test_service_answers_during_download_then_generates(
+    bucket: FaultyBucket, tmp_path: Path
+) -> None:
     site = Site(tmp_path / "site")
     bucket.delay = 0.15
     log = tmp_path / "log"
@@ -76,7 +78,7 @@ def test_it_answers_while_it_fetches_and_then_paints(bucket: FaultyBucket, tmp_p
     assert site.problems() == []
 
 
-def test_a_fetch_that_fails_is_told(bucket: FaultyBucket, tmp_path: Path) -> None:
+def test_failed_download_is_reported(bucket: FaultyBucket, tmp_path: Path) -> None:
     site = Site(tmp_path / "site")
     bucket.faults = [Fault("status", times=10**6, status=403)]
     try:
@@ -93,7 +95,7 @@ def test_a_fetch_that_fails_is_told(bucket: FaultyBucket, tmp_path: Path) -> Non
         bucket.faults = []
 
 
-def test_what_nothing_pins_is_not_fetched_unless_somebody_says_so(
+def test_unpinned_weights_are_not_fetched_without_opt_in(
     bucket: FaultyBucket, tmp_path: Path
 ) -> None:
     site = Site(tmp_path / "site")

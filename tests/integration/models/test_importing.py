@@ -91,7 +91,7 @@ def test_the_public_address_is_the_same_bucket(
     ],
     ids=lambda fault: f"{fault.kind}-{fault.status}",
 )
-def test_what_passes_is_waited_out(bucket: FaultyBucket, site: Site, fault: Fault) -> None:
+def test_transient_faults_are_retried(bucket: FaultyBucket, site: Site, fault: Fault) -> None:
     bucket.faults = [fault]
     assert site.run_import() == 3
     assert fault.times == 0, "the fault has happened"
@@ -108,7 +108,9 @@ def test_what_passes_is_waited_out(bucket: FaultyBucket, site: Site, fault: Faul
     ],
     ids=["403", "flip", "whole", "404"],
 )
-def test_what_stays_is_named(bucket: FaultyBucket, site: Site, fault: Fault, said: str) -> None:
+def test_permanent_faults_are_reported(
+    bucket: FaultyBucket, site: Site, fault: Fault, said: str
+) -> None:
     bucket.faults = [fault]
     with pytest.raises(ImportingError, match=f"models.base: gs://.*{said}") as caught:
         site.run_import()
@@ -119,9 +121,7 @@ def test_what_stays_is_named(bucket: FaultyBucket, site: Site, fault: Fault, sai
     assert site.problems() == []
 
 
-def test_a_missing_object_is_named_before_anything_is_downloaded(
-    bucket: FaultyBucket, site: Site
-) -> None:
+def test_missing_object_is_reported_before_any_download(bucket: FaultyBucket, site: Site) -> None:
     edit(site, "drone.safetensors", "gone.safetensors")
     with pytest.raises(ImportingError, match=r"loras.drone: .*gone.safetensors does not exist"):
         site.run_import()
@@ -217,7 +217,7 @@ def test_two_imports_at_once_do_the_work_once(bucket: FaultyBucket, site: Site) 
     assert bucket.bytes_sent < 1.05 * site_bytes(site)
 
 
-def test_a_killed_import_goes_on_where_it_was(bucket: FaultyBucket, site: Site) -> None:
+def test_killed_import_resumes(bucket: FaultyBucket, site: Site) -> None:
     assert site.catalog.name == "bucket"
     for share in (0.2, 0.5, 0.8):
         process = site.start_import(bucket.url)

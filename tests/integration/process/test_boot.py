@@ -1,4 +1,4 @@
-"""A served start: what it says, and the status that it ends with when it must not be repeated."""
+"""The start of the service: ready line, phases, and the exit status of configuration errors."""
 
 from __future__ import annotations
 
@@ -24,16 +24,14 @@ def boot_phases(log: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == "boot"]
 
 
-def counted(url: str, name: str) -> float:
+def read_metric(url: str, name: str) -> float:
     """The one sample of a metric without labels."""
     lines = httpx.get(f"{url}/metrics").text.splitlines()
     (found,) = (line for line in lines if line.startswith(f"{name} "))
     return float(found.removeprefix(name))
 
 
-def test_it_says_once_that_it_is_ready_and_how_long_each_phase_took(
-    demo_home: Path, tmp_path: Path
-) -> None:
+def test_start_logs_ready_once_and_the_time_of_each_phase(demo_home: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with started_service(demo_home, log, {"LOG_FORMAT": "json"}, ready=False) as url:
         while httpx.get(f"{url}/readyz").status_code != 200:
@@ -57,7 +55,7 @@ def test_it_says_once_that_it_is_ready_and_how_long_each_phase_took(
         assert log.read_text().splitlines().count(READY_LINE) == 1
 
 
-def test_a_killed_runner_comes_back_and_says_so(demo_home: Path, tmp_path: Path) -> None:
+def test_killed_runner_restarts_and_is_counted(demo_home: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with started_service(demo_home, log) as url:
         (runner,) = (
@@ -66,10 +64,10 @@ def test_a_killed_runner_comes_back_and_says_so(demo_home: Path, tmp_path: Path)
             if "SDXLRunner" in " ".join(process.cmdline())
             and url.endswith(f":{process.environ().get('MODEL_SERVER_PORT')}")
         )
-        assert counted(url, "experimance_runner_restarts_total") == 0
+        assert read_metric(url, "experimance_runner_restarts_total") == 0
         os.kill(runner.pid, signal.SIGKILL)
         deadline = time.monotonic() + 60
-        while counted(url, "experimance_ready"):
+        while read_metric(url, "experimance_ready"):
             assert time.monotonic() < deadline
             time.sleep(0.1)
         while log.read_text(errors="replace").splitlines().count(READY_LINE) < 2:
@@ -77,25 +75,23 @@ def test_a_killed_runner_comes_back_and_says_so(demo_home: Path, tmp_path: Path)
             time.sleep(0.1)
         body = {"prompt": "hills", "mock_depth": True, "steps": 2}
         assert httpx.post(f"{url}/generate", json=body, timeout=60).status_code == 200
-        while not counted(url, "experimance_ready"):
+        while not read_metric(url, "experimance_ready"):
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert counted(url, "experimance_runner_restarts_total") == 1
+        assert read_metric(url, "experimance_runner_restarts_total") == 1
 
 
 @pytest.mark.parametrize(
     "settings", [{"MAX_QUEUE": "0"}, {"CATALOG": "sd15"}, {"PRELOAD_MODEL": "turbo"}]
 )
-def test_a_configuration_error_has_a_status_of_its_own(
-    demo_home: Path, settings: dict[str, str]
-) -> None:
+def test_configuration_error_exits_with_78(demo_home: Path, settings: dict[str, str]) -> None:
     done: subprocess.CompletedProcess[str] = serve(demo_home, **settings)
     assert done.returncode == CONFIGURATION_ERROR == 78
     assert done.stderr.count("cannot start: ") == 1
     assert "Traceback" not in done.stderr
 
 
-def test_a_store_without_weights_has_it_too(tmp_path: Path) -> None:
+def test_missing_weights_exit_with_configuration_status(tmp_path: Path) -> None:
     done = serve(tmp_path)
     assert done.returncode == CONFIGURATION_ERROR
     assert "cannot start: weights of catalog 'demo' are missing" in done.stderr

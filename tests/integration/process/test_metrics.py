@@ -1,4 +1,4 @@
-"""What Prometheus and an autoscaler read."""
+"""The metrics that Prometheus and an autoscaler read."""
 
 from __future__ import annotations
 
@@ -39,21 +39,23 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def painted(client: httpx.Client) -> dict[str, Metric]:
+def metrics_after_image(client: httpx.Client) -> dict[str, Metric]:
     """What is exported after one picture and one request for a model that does not exist."""
     assert client.post("/generate", json=QUICK).status_code == 200
     assert client.post("/generate", json={**QUICK, "model": "nobody's"}).status_code == 400
-    return {family.name: family for family in exported(client)}
+    return {family.name: family for family in export_metrics(client)}
 
 
-def exported(client: httpx.Client) -> list[Metric]:
+def export_metrics(client: httpx.Client) -> list[Metric]:
     found = text_string_to_metric_families(client.get("/metrics").text)
     return [family for family in found if family.name.startswith("experimance_")]
 
 
 def value(client: httpx.Client, name: str) -> float:
     """The value of the one sample with this name."""
-    (found,) = (s.value for family in exported(client) for s in family.samples if s.name == name)
+    (found,) = (
+        s.value for family in export_metrics(client) for s in family.samples if s.name == name
+    )
     return found
 
 
@@ -65,16 +67,18 @@ def test_the_start_is_exported(client: httpx.Client) -> None:
     assert abs(parts - float(phases["ready"])) < 0.1
 
 
-def test_the_metrics_are_for_those_who_have_the_token(client: httpx.Client) -> None:
+def test_metrics_require_the_token(client: httpx.Client) -> None:
     assert httpx.get(client.base_url.join("/metrics")).status_code == 401
     assert client.get("/metrics").headers["content-type"].startswith("text/plain")
 
 
-def test_the_table_and_the_service_agree(painted: dict[str, Metric]) -> None:
+def test_documented_and_exported_metrics_are_equal(metrics_after_image: dict[str, Metric]) -> None:
     table = documented_metrics()
     here = {metric.name: metric for metric in table if not metric.gpu}
     assert len(table) - len(here) == 3
-    names = {n + ("_total" if f.type == "counter" else ""): f for n, f in painted.items()}
+    names = {
+        n + ("_total" if f.type == "counter" else ""): f for n, f in metrics_after_image.items()
+    }
     assert set(names) == set(here)
     for name, family in names.items():
         assert family.type == here[name].kind, name
@@ -84,19 +88,23 @@ def test_the_table_and_the_service_agree(painted: dict[str, Metric]) -> None:
             assert "pid" not in sample.labels, name
 
 
-def test_every_name_of_rules_and_dashboard_is_exported(painted: dict[str, Metric]) -> None:
-    series = {sample.name for family in painted.values() for sample in family.samples}
+def test_every_name_of_rules_and_dashboard_is_exported(
+    metrics_after_image: dict[str, Metric],
+) -> None:
+    series = {sample.name for family in metrics_after_image.values() for sample in family.samples}
     gpu = [metric for metric in documented_metrics() if metric.gpu]
     series |= {name for metric in gpu for name in series_of(metric)}
     used = {name for text in expressions() for name in re.findall(r"\bexperimance_\w+", text)}
     assert used <= series, used - series
 
 
-def test_a_picture_moves_the_metrics_of_both_processes(painted: dict[str, Metric]) -> None:
+def test_a_picture_moves_the_metrics_of_both_processes(
+    metrics_after_image: dict[str, Metric],
+) -> None:
     def total(name: str, /, **labels: str) -> float:
         return sum(
             sample.value
-            for family in painted.values()
+            for family in metrics_after_image.values()
             for sample in family.samples
             if sample.name == f"experimance_{name}" and labels.items() <= sample.labels.items()
         )
@@ -113,17 +121,17 @@ def test_a_picture_moves_the_metrics_of_both_processes(painted: dict[str, Metric
     assert total("black_pictures_total") == total("not_finite_pictures_total") == 0
 
 
-def test_a_name_that_nobody_knows_becomes_no_label(painted: dict[str, Metric]) -> None:
+def test_unknown_model_name_becomes_no_label(metrics_after_image: dict[str, Metric]) -> None:
     models = {
         sample.labels["model"]
-        for family in painted.values()
+        for family in metrics_after_image.values()
         for sample in family.samples
         if "model" in sample.labels
     }
     assert models == {"base", "lightning", "hyper", "relief", "none"}
 
 
-def test_paths_that_are_no_routes_are_one_label(client: httpx.Client) -> None:
+def test_unknown_paths_share_one_label(client: httpx.Client) -> None:
     def endpoints() -> set[str]:
         text = client.get("/metrics").text
         own = [line for line in text.splitlines() if 'runner_name="experimance-controlnet"' in line]
@@ -139,7 +147,7 @@ def test_paths_that_are_no_routes_are_one_label(client: httpx.Client) -> None:
     assert {"other", "/models", "/playground"} <= found
 
 
-def test_what_the_autoscaler_asks_for_follows_the_queue(client: httpx.Client) -> None:
+def test_autoscaler_metric_follows_the_queue(client: httpx.Client) -> None:
     (asked,) = yaml.safe_load(MANIFEST.read_text(encoding="utf-8"))["spec"]["metrics"]
     name = asked["pods"]["metric"]["name"]
     client.get("/healthcheck")
@@ -167,7 +175,7 @@ def test_estimates_are_counted(client: httpx.Client) -> None:
             "experimance_requests_total": {"model": "relief", "outcome": "success"},
             "experimance_estimate_seconds_count": {"name": "relief"},
         }
-        samples = [sample for family in exported(client) for sample in family.samples]
+        samples = [sample for family in export_metrics(client) for sample in family.samples]
         return [s.value for s in samples if s.labels == kept.get(s.name)]
 
     photograph = encoded(Image.fromarray(hill(256, 256)).convert("RGB"))

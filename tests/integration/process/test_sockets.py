@@ -1,4 +1,4 @@
-"""Nothing of the service listens but its port."""
+"""Sockets of the service: one TCP port, and private Unix sockets."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from testing.server import ROOT, started_service
 from tests.support.service_process import serve
 
 
-def test_without_weights_the_start_says_which_and_how(tmp_path: Path) -> None:
+def test_missing_weights_stop_start_with_import_command(tmp_path: Path) -> None:
     done = serve(tmp_path)
     assert done.returncode != 0
     assert "models.lightning, models.hyper, models.base, controlnets.sdxl_small" in done.stderr
@@ -51,9 +51,7 @@ def test_importing_the_service_needs_neither_torch_nor_weights(tmp_path: Path) -
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
 
 
-def test_a_token_and_json_logs_and_a_stop_that_lets_work_finish(
-    demo_home: Path, tmp_path: Path
-) -> None:
+def test_stop_finishes_work_with_token_and_json_logs(demo_home: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     settings = {"API_TOKEN": "s3cret,another", "LOG_FORMAT": "json"}
     answers: list[httpx.Response] = []

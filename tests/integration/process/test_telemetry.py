@@ -29,7 +29,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(demo_home: Path, log: Path) -> Iterator[Collector]:
+def traced_requests(demo_home: Path, log: Path) -> Iterator[Collector]:
     """What the collector has after a few requests to a service that has ended."""
     with collecting() as collector:
         settings = {
@@ -49,7 +49,7 @@ def told(demo_home: Path, log: Path) -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def lines(told: Collector, log: Path) -> list[dict[str, Any]]:
+def lines(traced_requests: Collector, log: Path) -> list[dict[str, Any]]:
     """Every JSON line of the log."""
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 
@@ -59,8 +59,10 @@ def about(lines: list[dict[str, Any]], request_id: str) -> list[tuple[str, str]]
     return [(line["process"], line["event"]) for line in ours if "logger" not in line]
 
 
-def spans_of(told: Collector, request_id: str) -> dict[str, Received]:
-    found = [span for span in told.spans if span.attributes.get("request_id") == request_id]
+def request_spans(traced_requests: Collector, request_id: str) -> dict[str, Received]:
+    found = [
+        span for span in traced_requests.spans if span.attributes.get("request_id") == request_id
+    ]
     return {span.name: span for span in found}
 
 
@@ -86,8 +88,8 @@ def test_lines_are_json_once_the_workers_run(lines: list[dict[str, Any]], log: P
     assert [line for line in after if not line.startswith("{")] == []
 
 
-def test_a_picture_is_one_trace_through_both_processes(told: Collector) -> None:
-    spans = spans_of(told, "painted-1")
+def test_a_picture_is_one_trace_through_both_processes(traced_requests: Collector) -> None:
+    spans = request_spans(traced_requests, "painted-1")
     assert set(spans) == {"request", "queue", "encode", "denoise", "decode", "save"}
     request = spans.pop("request")
     assert request.parent_id == "cd" * 8
@@ -101,19 +103,25 @@ def test_a_picture_is_one_trace_through_both_processes(told: Collector) -> None:
     assert spans["queue"].end <= spans["denoise"].start <= spans["decode"].end
 
 
-def test_other_ends_are_traced_too(told: Collector) -> None:
-    assert {"request", "denoise", "save"} <= set(spans_of(told, "streamed-1"))
-    assert spans_of(told, "streamed-1")["request"].attributes["http.route"] == "/generate_stream"
-    wrong = spans_of(told, "wrong")
+def test_failed_and_streamed_requests_are_traced(traced_requests: Collector) -> None:
+    assert {"request", "denoise", "save"} <= set(request_spans(traced_requests, "streamed-1"))
+    assert (
+        request_spans(traced_requests, "streamed-1")["request"].attributes["http.route"]
+        == "/generate_stream"
+    )
+    wrong = request_spans(traced_requests, "wrong")
     assert set(wrong) == {"request"}
     assert wrong["request"].attributes["outcome"] == "unknown_model"
     assert wrong["request"].attributes["model"] == "none"
-    assert spans_of(told, "late-1")["request"].attributes["outcome"] == "deadline_exceeded"
+    assert (
+        request_spans(traced_requests, "late-1")["request"].attributes["outcome"]
+        == "deadline_exceeded"
+    )
 
 
-def test_only_requests_for_pictures_are_traced(told: Collector) -> None:
-    roots = {s.span_id for s in told.spans if s.name == "request"}
+def test_only_requests_for_pictures_are_traced(traced_requests: Collector) -> None:
+    roots = {s.span_id for s in traced_requests.spans if s.name == "request"}
     assert len(roots) == 4
-    orphans = [s for s in told.spans if s.name != "request" and s.parent_id not in roots]
+    orphans = [s for s in traced_requests.spans if s.name != "request" and s.parent_id not in roots]
     assert orphans == []
-    assert max(span.end for span in told.spans) / 1e9 < time.time()
+    assert max(span.end for span in traced_requests.spans) / 1e9 < time.time()

@@ -18,7 +18,7 @@ from tests.support.calls import QUICK, SLOW, Post, wait_until_running
 from tests.support.images.pictures import encoded, opened
 
 
-def events_of(response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
+def parse_events(response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
     name = ""
     for line in response.iter_lines():
         if line.startswith("event: "):
@@ -27,11 +27,11 @@ def events_of(response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, json.loads(line[6:])
 
 
-def test_a_stream_tells_how_it_goes(client: httpx.Client) -> None:
+def test_stream_reports_every_step(client: httpx.Client) -> None:
     body = {**QUICK, "steps": 4}
     with client.stream("POST", "/generate_stream", json=body) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
-        events = list(events_of(response))
+        events = list(parse_events(response))
     names = [name for name, _ in events]
     assert names == ["queued", "started", *["step"] * 4, "done"]
     assert [(e["step"], e["steps"]) for name, e in events if name == "step"] == [
@@ -42,9 +42,9 @@ def test_a_stream_tells_how_it_goes(client: httpx.Client) -> None:
     assert events[-1][1]["image_b64"] == client.post("/generate", json=body).json()["image_b64"]
 
 
-def test_leaving_a_stream_ends_the_work(client: httpx.Client) -> None:
+def test_disconnect_from_stream_cancels_the_request(client: httpx.Client) -> None:
     with client.stream("POST", "/generate_stream", json=SLOW) as response:
-        for name, _ in events_of(response):
+        for name, _ in parse_events(response):
             if name == "step":
                 break
     deadline = time.monotonic() + 5
@@ -53,7 +53,7 @@ def test_leaving_a_stream_ends_the_work(client: httpx.Client) -> None:
         time.sleep(0.05)
 
 
-def test_hanging_up_ends_the_work(client: httpx.Client, service_url: str) -> None:
+def test_disconnect_cancels_the_request(client: httpx.Client, service_url: str) -> None:
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{service_url}/generate", json=SLOW, timeout=0.5)
     deadline = time.monotonic() + 5
@@ -97,7 +97,7 @@ def test_equal_ids_share_the_work(client: httpx.Client, background: Post) -> Non
     assert first["seed_used"] == second["seed_used"]
 
 
-def test_who_joins_gets_the_pictures_format_as_it_is(
+def test_joined_request_gets_the_format_of_the_first(
     client: httpx.Client, background: Post
 ) -> None:
     body = {**SLOW, "steps": 10, "request_id": "formats"}
@@ -115,7 +115,7 @@ def large_depth() -> str:
     return encoded(Image.fromarray(noise), compress_level=1)
 
 
-def test_cancelling_reaches_requests_whose_depth_map_is_being_decoded(
+def test_cancel_reaches_requests_during_depth_map_decoding(
     client: httpx.Client, background: Post
 ) -> None:
     body = {**QUICK, "mock_depth": False, "depth_map_b64": large_depth(), "session": "decoding"}
@@ -127,7 +127,7 @@ def test_cancelling_reaches_requests_whose_depth_map_is_being_decoded(
     assert call.result(timeout=20).json()["error"] == "cancelled"
 
 
-def test_a_slow_depth_map_does_not_make_an_old_request_the_latest(
+def test_slow_depth_map_does_not_make_an_old_request_latest(
     client: httpx.Client, background: Post
 ) -> None:
     body = {**QUICK, "mock_depth": False, "depth_map_b64": large_depth(), "session": "order"}
@@ -138,7 +138,7 @@ def test_a_slow_depth_map_does_not_make_an_old_request_the_latest(
     assert old.result(timeout=20).status_code in {200, 409}
 
 
-def test_what_cannot_be_in_time_is_not_computed(client: httpx.Client) -> None:
+def test_request_past_its_deadline_is_not_computed(client: httpx.Client) -> None:
     started = time.monotonic()
     response = client.post("/generate", json={**SLOW, "deadline_ms": 300})
     assert (response.status_code, response.json()["error"]) == (504, "deadline_exceeded")

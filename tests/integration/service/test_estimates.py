@@ -26,14 +26,14 @@ QUICK: dict[str, Any] = {
 }  # fmt: skip
 
 
-def estimated(client: httpx.Client, **fields: Any) -> Any:
+def estimate(client: httpx.Client, **fields: Any) -> Any:
     response = client.post("/estimate_depth", json={"image_b64": PHOTOGRAPH, **fields})
     assert response.status_code == 200, response.text
     return response.json()
 
 
 def test_the_map_of_a_photograph(client: httpx.Client) -> None:
-    answer = estimated(client)
+    answer = estimate(client)
     assert set(answer) == {
         "success", "depth_map_b64", "depth_estimator", "width", "height", "seconds", "request_id",
         "warnings",
@@ -45,13 +45,13 @@ def test_the_map_of_a_photograph(client: httpx.Client) -> None:
     grey = np.asarray(depth)
     assert (grey.min(), grey.max()) == (0, 255)
     assert np.corrcoef(grey.ravel(), TERRAIN.depth.ravel())[0, 1] > 0.8
-    assert estimated(client)["depth_map_b64"] == answer["depth_map_b64"]
+    assert estimate(client)["depth_map_b64"] == answer["depth_map_b64"]
 
 
 def test_size_switches_and_the_map_itself(client: httpx.Client) -> None:
-    grey = np.asarray(opened(estimated(client, width=512, height=256)["depth_map_b64"]))
+    grey = np.asarray(opened(estimate(client, width=512, height=256)["depth_map_b64"]))
     assert grey.shape == (256, 512)
-    turned = estimated(client, width=512, height=256, invert_depth=True, normalize_depth=True)
+    turned = estimate(client, width=512, height=256, invert_depth=True, normalize_depth=True)
     np.testing.assert_array_equal(np.asarray(opened(turned["depth_map_b64"])), 255 - grey)
     body = {"image_b64": PHOTOGRAPH, "width": 512, "height": 256, "depth_estimator": "relief"}
     headers = {"Accept": "image/png", "X-Request-Id": "photo-1"}
@@ -62,13 +62,13 @@ def test_size_switches_and_the_map_itself(client: httpx.Client) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), grey)
 
 
-def test_a_photograph_paints_as_its_map_does(client: httpx.Client) -> None:
+def test_photograph_gives_same_image_as_its_depth_map(client: httpx.Client) -> None:
     body = {**QUICK, "image_b64": PHOTOGRAPH, "return_depth": True}
     direct = client.post("/generate", json=body)
     assert direct.status_code == 200, direct.text
     answer = direct.json()
     assert answer["metadata"]["depth_estimator"] == "relief"
-    depth = estimated(client)["depth_map_b64"]
+    depth = estimate(client)["depth_map_b64"]
     assert answer["depth_map_b64"] == depth
     by_map = client.post("/generate", json={**QUICK, "depth_map_b64": depth}).json()
     assert by_map["image_b64"] == answer["image_b64"]
@@ -94,7 +94,7 @@ def test_a_photograph_paints_as_its_map_does(client: httpx.Client) -> None:
         ({"invert_depth": "perhaps"}, "invalid_request", "invert_depth"),
     ],
 )
-def test_what_is_refused_is_named(
+def test_rejected_estimate_names_the_field(
     client: httpx.Client, fields: dict[str, Any], code: str, named: str
 ) -> None:
     response = client.post("/estimate_depth", json={"image_b64": PHOTOGRAPH, **fields})
@@ -111,26 +111,26 @@ def test_a_photograph_is_needed(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_photographs_of_ill_will(client: httpx.Client, name: str) -> None:
+def test_hostile_photographs_are_rejected(client: httpx.Client, name: str) -> None:
     content, statuses = PICTURES[name]
     body = {"image_b64": base64.b64encode(content).decode()}
     refused(client.post("/estimate_depth", json=body), *statuses)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (125, 4000), (4000, 125), (3, 2)])
-def test_photographs_of_odd_sizes(client: httpx.Client, size: tuple[int, int]) -> None:
-    answer = estimated(client, image_b64=encoded(Image.new("RGB", size, (9, 99, 200))))
+def test_extreme_photograph_sizes_are_resized(client: httpx.Client, size: tuple[int, int]) -> None:
+    answer = estimate(client, image_b64=encoded(Image.new("RGB", size, (9, 99, 200))))
     assert 256 <= answer["width"] <= 2048
     assert 256 <= answer["height"] <= 2048
 
 
-def test_models_tells_which_there_are(client: httpx.Client) -> None:
+def test_models_lists_depth_estimators(client: httpx.Client) -> None:
     told = client.get("/models").json()
     assert told["available_depth_estimators"] == ["relief"]
     assert told["default_depth_estimator"] == "relief"
 
 
-def test_cancelling_everything_ends_photographs_too(client: httpx.Client) -> None:
+def test_cancel_all_ends_estimates_too(client: httpx.Client) -> None:
     """While a large photograph is decoded, or estimated: whenever the order finds it."""
     noise = np.random.default_rng(0).integers(0, 256, (2500, 2500, 3), np.uint8)
     body = {"image_b64": encoded(Image.fromarray(noise), compress_level=1)}

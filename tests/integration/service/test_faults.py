@@ -1,4 +1,4 @@
-"""What goes wrong around the service, and that it goes on."""
+"""Faults around the running service, which must keep serving."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def own_url(demo_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield url
 
 
-def port_of(url: str) -> int:
+def parse_port(url: str) -> int:
     return int(url.rsplit(":", 1)[1])
 
 
@@ -47,17 +47,17 @@ def until(condition: Any, seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
-def queue_of(url: str) -> dict[str, float]:
+def get_queue(url: str) -> dict[str, float]:
     queue: dict[str, float] = httpx.get(f"{url}/healthcheck").json()["queue"]
     return queue
 
 
 def under_way(url: str) -> float:
-    queue = queue_of(url)
+    queue = get_queue(url)
     return queue["waiting"] + queue["running"]
 
 
-def test_a_full_disk_ends_nothing(own_url: str) -> None:
+def test_full_disk_does_not_stop_the_service(own_url: str) -> None:
     """Refusals, faults and pictures all write to the log."""
     assert httpx.post(f"{own_url}/generate", json=SHORT, timeout=60).status_code == 200
     assert httpx.post(f"{own_url}/generate", json={}, timeout=60).status_code == 400
@@ -65,7 +65,7 @@ def test_a_full_disk_ends_nothing(own_url: str) -> None:
     assert httpx.get(f"{own_url}/healthcheck").json()["status"] == "ready"
 
 
-def test_a_full_queue_is_told_before_the_depth_map_is_decoded(own_url: str) -> None:
+def test_full_queue_rejects_before_decoding_the_depth_map(own_url: str) -> None:
     broken = {"prompt": "hills", "depth_map_b64": "AAAA"}
     assert httpx.post(f"{own_url}/generate", json=broken).json()["error"] == "invalid_depth_map"
 
@@ -111,7 +111,7 @@ def test_a_full_queue_is_told_before_the_depth_map_is_decoded(own_url: str) -> N
     until(lambda: under_way(own_url) == 0)
 
 
-def test_a_stream_that_nobody_reads_holds_nobody_up(own_url: str) -> None:
+def test_unread_stream_does_not_block_others(own_url: str) -> None:
     body = json.dumps({**LONG, "steps": 20, "request_id": "unread"}).encode()
     head = (
         f"POST /generate_stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -119,14 +119,14 @@ def test_a_stream_that_nobody_reads_holds_nobody_up(own_url: str) -> None:
     )
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        connection.connect(("127.0.0.1", port_of(own_url)))
+        connection.connect(("127.0.0.1", parse_port(own_url)))
         connection.sendall(head.encode() + body)
-        until(lambda: queue_of(own_url)["running"] == 1)
+        until(lambda: get_queue(own_url)["running"] == 1)
         assert httpx.post(f"{own_url}/generate", json=SHORT, timeout=60).status_code == 200
-        until(lambda: queue_of(own_url)["running"] == 0)
+        until(lambda: get_queue(own_url)["running"] == 0)
 
 
-def test_streams_that_are_left_leave_nothing_open(own_url: str) -> None:
+def test_abandoned_streams_leave_no_open_connections(own_url: str) -> None:
     """Neither towards the callers nor towards the runner."""
 
     def leave(number: int) -> None:
@@ -144,25 +144,25 @@ def test_streams_that_are_left_leave_nothing_open(own_url: str) -> None:
         # Connections that are kept for the next request are closed when one comes after five
         # seconds; asking all the time would keep them.
         time.sleep(6)
-        assert queue_of(own_url)["running"] == 0
+        assert get_queue(own_url)["running"] == 0
         time.sleep(1)
-        return sum(process.num_fds() for process in processes_of(port_of(own_url)).values())
+        return sum(process.num_fds() for process in processes_of(parse_port(own_url)).values())
 
     before = descriptors_after(rounds=1)
     # A handful is kept; a leak would be twenty each time.
     assert descriptors_after(rounds=3) <= before + 20
 
 
-def test_a_body_that_never_ends_holds_nobody_up(own_url: str) -> None:
+def test_unfinished_body_does_not_block_others(own_url: str) -> None:
     head = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    with socket.create_connection(("127.0.0.1", port_of(own_url))) as connection:
+    with socket.create_connection(("127.0.0.1", parse_port(own_url))) as connection:
         connection.sendall(head + b'Content-Length: 1000\r\n\r\n{"prompt":')
         assert httpx.post(f"{own_url}/generate", json=SHORT, timeout=60).status_code == 200
-        assert queue_of(own_url) == {"waiting": 0, "running": 0, "estimated_seconds": 0.0}
+        assert get_queue(own_url) == {"waiting": 0, "running": 0, "estimated_seconds": 0.0}
 
 
-def test_a_runner_that_is_killed_answers_its_callers_and_comes_back(own_url: str) -> None:
-    api = processes_of(port_of(own_url))["api"]
+def test_killed_runner_fails_its_requests_and_restarts(own_url: str) -> None:
+    api = processes_of(parse_port(own_url))["api"]
     ended: list[tuple[float, dict[str, Any], float]] = []
 
     def paint(number: int) -> None:
@@ -180,7 +180,7 @@ def test_a_runner_that_is_killed_answers_its_callers_and_comes_back(own_url: str
         calls = [*(pool.submit(paint, number) for number in range(3)), pool.submit(listen)]
         until(lambda: any(call.done() for call in calls) or under_way(own_url) >= 4)
         time.sleep(0.5)
-        processes_of(port_of(own_url))["runner"].kill()
+        processes_of(parse_port(own_url))["runner"].kill()
         killed = time.monotonic()
         for call in calls:
             call.result()
@@ -191,18 +191,16 @@ def test_a_runner_that_is_killed_answers_its_callers_and_comes_back(own_url: str
         assert retry_after >= 1
     until(lambda: httpx.get(f"{own_url}/readyz").status_code == 200)
     assert httpx.post(f"{own_url}/generate", json=SHORT, timeout=60).status_code == 200
-    assert processes_of(port_of(own_url))["api"].pid == api.pid
+    assert processes_of(parse_port(own_url))["api"].pid == api.pid
 
 
-def test_a_stop_finishes_what_runs_takes_nothing_more_and_ends_with_0(
-    demo_home: Path, tmp_path: Path
-) -> None:
+def test_stop_finishes_running_requests_and_exits_with_0(demo_home: Path, tmp_path: Path) -> None:
     answers: list[int] = []
     with started_service(demo_home, tmp_path / "log") as url:
         (server,) = (
             process
             for process in psutil.Process().children()
-            if process.environ().get("MODEL_SERVER_PORT") == str(port_of(url))
+            if process.environ().get("MODEL_SERVER_PORT") == str(parse_port(url))
         )
         body = {**LONG, "steps": 30}
         thread = threading.Thread(
@@ -211,7 +209,7 @@ def test_a_stop_finishes_what_runs_takes_nothing_more_and_ends_with_0(
             )
         )
         thread.start()
-        until(lambda: queue_of(url)["running"] == 1)
+        until(lambda: get_queue(url)["running"] == 1)
         server.send_signal(signal.SIGTERM)
         time.sleep(1.0)
         with pytest.raises(httpx.TransportError):
@@ -221,7 +219,7 @@ def test_a_stop_finishes_what_runs_takes_nothing_more_and_ends_with_0(
     assert answers == [200]
 
 
-def test_an_idle_connection_is_not_closed_under_its_caller(service_url: str) -> None:
+def test_idle_connection_stays_open(service_url: str) -> None:
     """uvicorn's own five seconds are those of common clients, which then lose a request."""
     connection = HTTPConnection(service_url.removeprefix("http://"), timeout=60)
     with contextlib.closing(connection):

@@ -108,7 +108,7 @@ def cheaper(body: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("found", FOUND, ids=[case["name"] for case in FOUND])
-def test_what_was_found_once_stays_mended(client: httpx.Client, found: dict[str, Any]) -> None:
+def test_past_fuzzing_findings_stay_fixed(client: httpx.Client, found: dict[str, Any]) -> None:
     content = base64.b64decode(found["body"]) * found.get("times", 1)
     answer = client.request(
         found["method"], found["path"], content=content, headers=found["headers"]

@@ -1,4 +1,4 @@
-"""Input that means harm, at the running service: refused, cheap, and nothing of it executed."""
+"""Hostile requests to the running service: rejected cheaply, and never executed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from common.lifecycle import READY_LINE
 from tests.support.attack_helpers import JSON, ROUTES, VALID, Bomb, refused
 
 
-def test_the_canary_sings(tmp_path: Path) -> None:
+def test_canary_detects_unpickling(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Bomb(tmp_path / "executed")))
     assert (tmp_path / "executed").exists()
 
@@ -118,7 +118,7 @@ def test_no_url_is_fetched(client: httpx.Client, outside: str) -> None:
     ],
     ids=range(13),
 )  # fmt: skip
-def test_json_of_ill_will(client: httpx.Client, content: bytes) -> None:
+def test_hostile_json_is_rejected(client: httpx.Client, content: bytes) -> None:
     started = time.monotonic()
     refused(client.post("/generate", content=content, headers=JSON), 400)
     assert time.monotonic() - started < 5
@@ -136,7 +136,7 @@ def test_json_of_ill_will(client: httpx.Client, content: bytes) -> None:
         ("width", "1" * 5000),
     ],
 )
-def test_forms_of_ill_will(client: httpx.Client, field: str, value: str) -> None:
+def test_hostile_form_fields_are_rejected(client: httpx.Client, field: str, value: str) -> None:
     fields = {"prompt": "x", "mock_depth": "true", field: value}
     refused(client.post("/generate", files={k: (None, v) for k, v in fields.items()}), 400)
 
@@ -163,7 +163,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_boundaries_of_ill_will(client: httpx.Client, name: str) -> None:
+def test_hostile_multipart_bodies_are_rejected(client: httpx.Client, name: str) -> None:
     content, headers = FORMS[name]
     started = time.monotonic()
     refused(client.post("/generate", content=content, headers=headers), 400, 413)
@@ -202,7 +202,7 @@ def _raw(url: str, request: bytes, answers: int = 1) -> bytes:
     ],
     ids=["long header", "long path", "negative length", "two lengths", "bad chunk", "TLS"],
 )
-def test_http_that_is_none_does_no_harm(
+def test_malformed_http_does_no_harm(
     service_url: str, client: httpx.Client, request_bytes: bytes
 ) -> None:
     answer = _raw(service_url, request_bytes)
@@ -220,7 +220,7 @@ def test_a_chunked_body_is_counted_too(service_url: str) -> None:
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null"])
-def test_other_sites_may_not_read(client: httpx.Client, origin: str) -> None:
+def test_foreign_origins_get_no_cors_headers(client: httpx.Client, origin: str) -> None:
     asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
     for response in (
         client.options("/generate", headers=asked),
@@ -250,7 +250,7 @@ def test_paths_and_headers_do_not_write_lines(client: httpx.Client, service_log:
     assert len(said) < 20_000
 
 
-def test_the_runners_socket_is_for_its_user_only(service_url: str) -> None:
+def test_runner_socket_is_private_to_its_user(service_url: str) -> None:
     """It lies in a folder that others cannot enter; pickles are read on it."""
     import psutil
 

@@ -1,4 +1,4 @@
-"""Depth maps that mean harm: refused from the header, within seconds, or read as pictures."""
+"""Hostile images: rejected within seconds or decoded normally."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.images.damaged_pictures import HILL, PICTURES
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_pictures_of_ill_will(client: httpx.Client, name: str) -> None:
+def test_hostile_images_are_rejected(client: httpx.Client, name: str) -> None:
     content, statuses = PICTURES[name]
     text = base64.b64encode(content).decode()
     started = time.monotonic()
@@ -27,9 +27,7 @@ def test_pictures_of_ill_will(client: httpx.Client, name: str) -> None:
     assert time.monotonic() - started < 10
 
 
-def test_of_an_animation_the_first_frame_counts_and_what_follows_a_picture_nothing(
-    client: httpx.Client, canary: Path
-) -> None:
+def test_extra_frames_and_trailing_bytes_are_ignored(client: httpx.Client, canary: Path) -> None:
     frames = [Image.new("L", HILL.size, shade) for shade in range(60)]
     animation = saved(HILL, "WEBP", save_all=True, append_images=frames)
     polyglot = saved(HILL, "PNG") + pickle.dumps(Bomb(canary)) + b"PK\x03\x04"

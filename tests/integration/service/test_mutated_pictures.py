@@ -29,7 +29,7 @@ PICTURES = {
 }  # fmt: skip
 
 
-def mutated(content: bytes, chance: random.Random) -> bytes:
+def mutate(content: bytes, chance: random.Random) -> bytes:
     """A file with bytes changed, put in, left out, repeated or moved, near its beginning mostly."""
     changed = bytearray(content)
     for _ in range(chance.randint(1, 6)):
@@ -66,7 +66,7 @@ def test_mutated_pictures(client: httpx.Client, service_log: Path, name: str) ->
     before = service_log.stat().st_size
     memory = LABORIOUS.megabytes * 1e6 + 200e6
     for _ in range(EXAMPLES):
-        text = base64.b64encode(mutated(content, chance)).decode()
+        text = base64.b64encode(mutate(content, chance)).decode()
         # It has to be decoded before anybody can say that it comes too late.
         body = {"prompt": "x", "steps": 1, "cfg": 1, "width": 256, "height": 256, "deadline_ms": 1}
         field = chance.choice(["depth_map_b64", "image_b64"])

@@ -49,7 +49,7 @@ def payload(era: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("era", ["wilderness", "future", "none"])
-def test_a_picture_with_every_field_it_reads(client: httpx.Client, era: str) -> None:
+def test_answer_has_every_field_the_client_reads(client: httpx.Client, era: str) -> None:
     sent = payload(era)
     answer = client.post("/generate", json=sent)
     assert answer.status_code == 200, answer.text
@@ -85,7 +85,7 @@ def test_an_undecodable_depth_map_is_an_error_and_no_mock(client: httpx.Client) 
     assert "depth_map_b64" in body["error_message"]
 
 
-def test_it_preloads_by_query_and_posts_what_others_get(client: httpx.Client) -> None:
+def test_original_client_preloads_by_query_and_posts(client: httpx.Client) -> None:
     query = {"model_name": "hyper", "controlnet_id": "sdxl_small"}
     loaded = client.post("/preload", params=query, json={})
     assert loaded.status_code == 200, loaded.text

@@ -1,4 +1,4 @@
-"""Painted again from its own file, a picture is the same bit for bit."""
+"""Bit-exact reproduction of an image from its own file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def again(png: bytes) -> dict[str, Any]:
         {"image_b64": PHOTOGRAPH, "strength": 0.5, "depth_map_b64": DEPTH, "decoder": "tiny"},
     ],
 )
-def test_the_file_alone_suffices(client: httpx.Client, fields: dict[str, Any]) -> None:
+def test_image_is_reproduced_from_its_file_alone(
+    client: httpx.Client, fields: dict[str, Any]
+) -> None:
     for png in paint(client, {**fields, "embed_inputs": True}):
         (repeated,) = paint(client, again(png))
         first, second = (np.asarray(Image.open(io.BytesIO(each))) for each in (png, repeated))
@@ -59,7 +61,7 @@ def test_the_file_alone_suffices(client: httpx.Client, fields: dict[str, Any]) -
         assert np.abs(first.astype(int) - second).max() <= allowed
 
 
-def test_files_of_the_sender_are_told_by_their_digests(client: httpx.Client) -> None:
+def test_inputs_are_identified_by_digests(client: httpx.Client) -> None:
     fields = {"depth_map_b64": DEPTH, "image_b64": PHOTOGRAPH, "strength": 0.4}
     (png,) = paint(client, fields)
     picture: Any = Image.open(io.BytesIO(png))
@@ -73,7 +75,7 @@ def test_files_of_the_sender_are_told_by_their_digests(client: httpx.Client) -> 
 
 
 @pytest.mark.parametrize("chosen", [{}, {"output_format": "webp"}, {"use_jpeg": True}])
-def test_only_a_png_has_room(client: httpx.Client, chosen: dict[str, Any]) -> None:
+def test_only_png_can_embed_inputs(client: httpx.Client, chosen: dict[str, Any]) -> None:
     body = {"prompt": "hills", "mock_depth": True, "embed_inputs": True, **chosen}
     answer = client.post("/generate", json=body)
     assert answer.status_code == 400

@@ -144,7 +144,7 @@ def test_a_depth_map_that_cannot_be_decoded(client: httpx.Client, text: str) -> 
 @pytest.mark.parametrize(
     "content", [b"{", b"[]", b"null", b'"x"', b"", b"\xff", b'{"prompt": NaN}']
 )
-def test_bodies_that_are_no_request(client: httpx.Client, content: bytes) -> None:
+def test_invalid_bodies_are_rejected(client: httpx.Client, content: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     response = client.post("/generate", content=content, headers=headers)
     assert response.status_code == 400
@@ -168,7 +168,7 @@ def test_a_body_over_the_limit(client: httpx.Client) -> None:
         ("PUT", "/healthcheck", 405, "method_not_allowed"),
     ],
 )
-def test_routes_that_are_none(
+def test_unknown_routes_and_methods_are_rejected(
     client: httpx.Client, method: str, path: str, status: int, code: str
 ) -> None:
     response = client.request(method, path)

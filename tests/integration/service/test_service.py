@@ -38,7 +38,7 @@ def test_a_depth_map_in_a_picture_out(client: httpx.Client) -> None:
     assert json.loads(comment[8:])["seed"] == 42
 
 
-def test_the_same_seed_is_the_same_picture_and_another_is_another(client: httpx.Client) -> None:
+def test_equal_seeds_give_equal_images_and_others_differ(client: httpx.Client) -> None:
     body = {**QUICK, "output_format": "png"}
     first, again = (client.post("/generate", json=body).json()["image_b64"] for _ in range(2))
     assert first == again

@@ -1,4 +1,4 @@
-"""What vast.ai is to a worker: a router that signs requests, and a place to report to."""
+"""A stand-in for vast.ai: a router that signs requests and receives worker reports."""
 
 from __future__ import annotations
 

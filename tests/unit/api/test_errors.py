@@ -26,14 +26,14 @@ def test_every_status_has_its_error(status: int) -> None:
     ("code", "status"),
     [(code, status) for status, codes in CODES_BY_STATUS.items() for code in codes],
 )
-def test_what_the_runner_may_say_keeps_its_status(code: str, status: int) -> None:
+def test_runner_error_codes_keep_their_status(code: str, status: int) -> None:
     error = from_failure(JobFailed(code, "message"))
     assert error.status in {status, 500}
     if error.status == 500:
         assert error.code == "internal"
 
 
-def test_statuses_nobody_planned() -> None:
+def test_unknown_statuses_map_to_generic_errors() -> None:
     assert isinstance(from_status(502), Internal)
     assert from_status(418).status == 400
 

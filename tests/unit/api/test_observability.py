@@ -1,4 +1,4 @@
-"""How requests for pictures are counted by their ends."""
+"""Image requests, counted by outcome."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ async def test_a_lost_runner_is_counted() -> None:
     assert grown.of("runner_lost_total") == 1
 
 
-async def test_another_runner_in_the_place_of_the_old_one_is_a_restart() -> None:
+async def test_replaced_runner_counts_as_one_restart() -> None:
     class Runner(FakeRunner):
         began = 100.0
 
@@ -149,7 +149,7 @@ async def test_another_runner_in_the_place_of_the_old_one_is_a_restart() -> None
     assert grown.of("runner_restarts_total") == 1
 
 
-async def test_a_status_that_is_young_enough_is_not_asked_for_again() -> None:
+async def test_recent_status_is_reused() -> None:
     class Runner(FakeRunner):
         asked = 0
 

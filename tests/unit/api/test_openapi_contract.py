@@ -12,6 +12,6 @@ def test_the_document_keeps_the_contract() -> None:
     assert without_texts(document()) == json.loads(CONTRACT.read_text(encoding="utf-8"))
 
 
-def test_a_field_named_like_a_text_stays() -> None:
+def test_field_named_title_is_kept() -> None:
     part = {"properties": {"title": {"type": "string", "title": "Title"}}, "title": "X"}
     assert without_texts(part) == {"properties": {"title": {"type": "string"}}}

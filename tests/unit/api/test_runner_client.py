@@ -56,14 +56,14 @@ async def test_failures_become_the_contracts_errors(failure: JobFailed, status: 
 
 
 @pytest.mark.parametrize("runner", [FakeRunner(Queued(0), dies=True), FakeRunner(Started())])
-async def test_a_lost_runner_is_said_so(runner: FakeRunner) -> None:
+async def test_lost_runner_raises_unavailable(runner: FakeRunner) -> None:
     with pytest.raises(Unavailable) as caught:
         await RunnerClient(runner).paint(JOB, stays)
     assert caught.value.code == "runner_lost"
     assert caught.value.retry_after
 
 
-async def test_a_caller_who_hangs_up_frees_the_runner() -> None:
+async def test_client_disconnect_cancels_the_job() -> None:
     runner = FakeRunner(Started(), hangs=True)
 
     async def leaves() -> bool:
@@ -100,7 +100,7 @@ async def test_an_estimate_that_fails(runner: FakeRunner, status: int, code: str
 
 
 @pytest.mark.parametrize("by_task", [True, False])
-async def test_leaving_an_estimate_frees_the_runner_and_hears_it_out(by_task: bool) -> None:
+async def test_cancelled_estimate_frees_the_runner_and_awaits_its_end(by_task: bool) -> None:
     runner = FakeRunner(hangs=True)
     gateway = RunnerClient(runner)
 
@@ -120,7 +120,7 @@ async def test_leaving_an_estimate_frees_the_runner_and_hears_it_out(by_task: bo
     assert not gateway._tasks
 
 
-async def test_leaving_a_stream_frees_the_runner() -> None:
+async def test_closed_stream_cancels_the_job() -> None:
     runner = FakeRunner(Queued(0), Started(), hangs=True)
     events = RunnerClient(runner).events(JOB)
     assert await anext(events) == Queued(0)
@@ -149,7 +149,7 @@ async def test_status_never_waits_for_a_busy_runner() -> None:
     assert (await gateway.status()).state == "starting"
 
 
-async def test_a_full_runner_refuses_until_it_has_been_silent_for_a_second(
+async def test_full_runner_rejects_until_its_status_expires(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("api.runner_client._FULL_TRUSTED_SECONDS", 0.5)

@@ -1,4 +1,4 @@
-"""What is counted of a step: operations, launches, waits."""
+"""Operations, kernel launches and synchronisations counted per step."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_launches_are_kernels_and_not_views() -> None:
         assert counts(lambda: linear(there)).launches.total() == 1
 
 
-def test_a_step_never_waits_and_launches_less_than_the_pipelines() -> None:
+def test_step_never_synchronises_and_launches_fewer_kernels() -> None:
     engine = CountedEngine(*sdxl("lightning", "small"))
     job = replace(JOB, control_guidance_end=1.0)
     ((launches, waits),) = per_step(lambda on_step: engine.paint(job, on_step))
@@ -54,7 +54,7 @@ def test_a_step_never_waits_and_launches_less_than_the_pipelines() -> None:
     assert launches <= LAUNCH_BAR * theirs
 
 
-def test_the_parts_explain_what_is_saved() -> None:
+def test_itemised_savings_explain_the_difference() -> None:
     variant, controlnet, device = sdxl("lightning", "small")
     engine = CountedEngine(variant, controlnet, device)
     engine.operations(JOB)

@@ -1,4 +1,4 @@
-"""The benchmarks against the reference server: their clients, and how they reckon."""
+"""The benchmarks against the reference server: clients and arithmetic."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def _crowd(desk: Any, requests: int, clients: int, abandon_every: int | No
         return await closed_loop(client, bodies, clients, abandon_every)
 
 
-async def test_so_many_clients_are_there_at_once_and_all_is_asked_in_order() -> None:
+async def test_clients_run_concurrently_and_send_requests_in_order() -> None:
     desk = Desk(0.02)
     turn = await _crowd(desk, requests=10, clients=4)
     assert desk.most == 4
@@ -64,7 +64,7 @@ async def test_every_fourth_client_hangs_up(monkeypatch: pytest.MonkeyPatch) -> 
     assert (len(quick.latencies), quick.abandoned) == (8, 0)
 
 
-async def test_an_error_is_no_picture() -> None:
+async def test_error_response_fails_the_benchmark() -> None:
     async def refuse(_: httpx.Request) -> httpx.Response:
         return httpx.Response(503)
 
@@ -77,7 +77,7 @@ def _turns(seconds: float, latency: float) -> list[Turn]:
     return [Turn(seconds, (latency,) * 4, 0)] * 2
 
 
-def test_a_bar_is_missed_by_who_is_too_slow() -> None:
+def test_slow_service_misses_the_limits() -> None:
     fast = {SERVICE: _turns(1, 0.5), REFERENCE: _turns(2, 1.0)}
     even = {SERVICE: _turns(1, 1.05), REFERENCE: _turns(1, 1.0)}
     names = [scenario.name for scenario in SCENARIOS]
@@ -95,7 +95,7 @@ def test_rates_are_compared_round_by_round() -> None:
     assert in_turn(0) == in_turn(1)[::-1] == in_turn(2)
 
 
-def test_rounds_ask_both_the_same_and_each_other_things() -> None:
+def test_rounds_are_reproducible_and_differ_by_seed() -> None:
     for scenario in SCENARIOS:
         first, again, other = (
             scenario.bodies(np.random.default_rng(seed), scenario.requests, 6) for seed in (1, 1, 2)
@@ -105,7 +105,7 @@ def test_rounds_ask_both_the_same_and_each_other_things() -> None:
         assert (len(kinds) > 10) is scenario.mixed
 
 
-def test_what_is_lost_is_what_the_kind_does_not_cost() -> None:
+def test_loss_is_first_visit_time_beyond_the_usual() -> None:
     base, hyper, ruins = ("base", "modern"), ("hyper", "modern"), ("hyper", "ruins")
     visits = [
         Visit(base, 1.0, (1.0, 1.1)),

@@ -1,3 +1,5 @@
+"""The autoscaling simulation: waiting times, policies and costs."""
+
 from __future__ import annotations
 
 import json
@@ -82,7 +84,7 @@ def test_littles_law_holds(workers: int, load: float) -> None:
     assert tally.busy / tally.paid == pytest.approx(load, rel=0.03)
 
 
-def test_a_queue_that_grows_refuses_what_is_too_much() -> None:
+def test_growing_queue_rejects_the_excess() -> None:
     env = simpy.Environment()
     fleet = Fleet(env, lambda: SERVICE, patience=5.0)
     fleet.begin(1)
@@ -94,7 +96,7 @@ def test_a_queue_that_grows_refuses_what_is_too_much() -> None:
     assert max(tally.waits) <= 5.0
 
 
-def test_workers_cost_from_the_order_and_serve_after_their_start() -> None:
+def test_workers_cost_from_order_and_serve_after_start() -> None:
     env = simpy.Environment()
     fleet = Fleet(env, lambda: SERVICE, new_seconds=100, stopped_seconds=10, keep_stopped=1)
     fleet.arrive()
@@ -112,7 +114,7 @@ def test_workers_cost_from_the_order_and_serve_after_their_start() -> None:
     assert fleet.waiting == 1
 
 
-def test_a_worker_told_to_go_finishes_its_picture_and_may_be_told_to_stay() -> None:
+def test_removed_worker_finishes_its_image_and_can_be_kept() -> None:
     env = simpy.Environment()
     fleet = Fleet(env, lambda: 10.0)
     fleet.begin(2)
@@ -127,7 +129,7 @@ def test_a_worker_told_to_go_finishes_its_picture_and_may_be_told_to_stay() -> N
     assert (fleet.active, tally.waits, tally.paid) == (1, [0], 1 + 20)
 
 
-def test_demand_follows_its_waves_and_its_seed() -> None:
+def test_demand_follows_waves_and_seed() -> None:
     scenario = Scenario(
         "test", "", (Wave(10, 12, 60), Wave(20, 21, 120, rise=0.5, fall=0.5)),
         Groups((8, 14), count=1, hours=0.5, per_minute=30),
@@ -147,7 +149,7 @@ def test_demand_follows_its_waves_and_its_seed() -> None:
     assert all(0 in (((d >= 8) & (d < 9)).sum(), ((d >= 14) & (d < 15)).sum()) for d in days)
 
 
-def test_an_autoscaler_goes_up_at_once_and_down_late() -> None:
+def test_autoscaler_scales_up_at_once_and_down_late() -> None:
     scaler = Autoscaler(Policy("", "queue", 2.0, floor=1, ceiling=5, linger=100))
 
     def wanted(now: float, in_hand: int) -> int:
@@ -186,14 +188,14 @@ def test_costs_are_hours_times_prices() -> None:
     assert outcome.refused == 0
 
 
-def test_the_smallest_fixed_fleet_is_the_first_that_keeps_the_bar() -> None:
+def test_smallest_fixed_fleet_is_first_to_meet_the_limit() -> None:
     given = Assumptions(efficiency=0.05)
     tried = smallest_fixed(SCENARIOS["installation"].arrivals(given.seed), given)
     assert len(tried) > 1
     assert [keeps_bar(outcome, given) for outcome in tried] == [False] * (len(tried) - 1) + [True]
 
 
-def test_every_scenario_has_its_recommendation_among_its_cases() -> None:
+def test_every_recommended_policy_is_a_simulated_case() -> None:
     tried = cases(SERVICE)
     assert set(tried) == set(SCENARIOS) == set(RECOMMENDED)
     for name, policies in tried.items():
@@ -208,7 +210,7 @@ def run(*options: str) -> tuple[int, list[str], dict[str, Any]]:
     return done.returncode, lines, json.loads(lines[-1])
 
 
-def test_the_document_has_what_the_command_prints() -> None:
+def test_document_contains_the_command_output() -> None:
     status, lines, result = run()
     assert status == 0
     assert result["pass"]

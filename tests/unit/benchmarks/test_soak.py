@@ -20,7 +20,7 @@ def test_two_outcomes_of_one_request_are_a_fault() -> None:
     assert ledger.faults == ["a: success, then overloaded"]
 
 
-def test_a_request_that_heard_nothing_is_named() -> None:
+def test_request_without_outcome_is_reported() -> None:
     ledger = Ledger()
     for name in ("a", "b"):
         ledger.send(name)
@@ -29,7 +29,7 @@ def test_a_request_that_heard_nothing_is_named() -> None:
     assert ledger.outcomes == {LEFT: 1}
 
 
-async def test_a_connection_that_breaks_is_no_end() -> None:
+async def test_broken_connection_is_not_an_outcome() -> None:
     """It is named, and the others go on."""
 
     def broken(request: httpx.Request) -> httpx.Response:
@@ -46,7 +46,7 @@ async def test_a_connection_that_breaks_is_no_end() -> None:
 
 
 @pytest.mark.parametrize("end", ["success", "cancelled", "runner_lost"])
-def test_who_left_is_counted_with_any_end(end: str) -> None:
+def test_disconnected_request_may_count_as_any_outcome(end: str) -> None:
     ours = Counter({"success": 3, "cancelled": 1, "runner_lost": 1, LEFT: 1})
     theirs = Counter({"success": 3, "cancelled": 1, "runner_lost": 1})
     theirs[end] += 1
@@ -69,6 +69,6 @@ def test_different_counts_are_named(theirs: dict[str, int], found: list[str]) ->
     assert disagreements(Counter({"success": 3}), Counter(theirs)) == found
 
 
-def test_retry_after_is_held_against_the_last_picture_accepted_before() -> None:
+def test_retry_after_is_compared_with_last_accepted_request() -> None:
     ledger = Refusals(accepted=[(0.0, 4.0), (1.0, 9.0), (6.0, 30.0)], refused=[(5.0, 2.0)])
     assert ledger.waits() == [0.5]

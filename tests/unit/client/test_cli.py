@@ -47,12 +47,12 @@ def test_names(output: str | None, path: str) -> None:
 
 
 @pytest.mark.parametrize("output", ["{", "{}.png", "{seed:09}", "{seed!r}", "{stem.__class__}"])
-def test_templates_that_are_none(output: str) -> None:
+def test_invalid_templates_are_rejected(output: str) -> None:
     with pytest.raises(typer.BadParameter, match="its fields are"):
         naming.output_path(output, VALUES)
 
 
-def test_files_that_are_there(tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     there, new = tmp_path / "a.png", tmp_path / "b.png"
     there.touch()
     naming.reject_existing([new], overwrite=False)
@@ -63,7 +63,7 @@ def test_files_that_are_there(tmp_path: Path) -> None:
         naming.reject_existing([new, new], overwrite=True)
 
 
-def test_nothing_is_sent_that_was_not_asked_for() -> None:
+def test_unset_options_are_not_sent() -> None:
     assert GenerationOptions().fields() == {}
 
 
@@ -116,7 +116,7 @@ def test_folders_give_their_pictures(tmp_path: Path) -> None:
         depth_files([tmp_path / "none.png"])
 
 
-def test_what_to_paint_from() -> None:
+def test_depth_input_is_one_of_files_mock_or_path() -> None:
     path = Path("a.png")
     assert resolve_depth_inputs([path], False, None) == [path]
     assert resolve_depth_inputs([], True, None) == ["mock"]
@@ -160,7 +160,7 @@ def test_how_a_terminal_shows_pictures(environment: dict[str, str], protocol: st
     assert detect_protocol(console, environment) == protocol
 
 
-def test_where_none_are_shown() -> None:
+def test_unsuitable_terminals_show_no_images() -> None:
     options: dict[str, Any] = {"force_terminal": True, "color_system": "truecolor", "width": 80}
     for changed in (
         {"force_terminal": False}, {"no_color": True}, {"width": 20}, {"color_system": "standard"},
@@ -192,7 +192,7 @@ def test_two_pixels_a_character() -> None:
 
 
 @pytest.mark.parametrize(("protocol", "begin"), [("kitty", "\x1b_Ga=T"), ("iterm2", "\x1b]1337;")])
-def test_the_protocols_leave_as_much_room(protocol: str, begin: str) -> None:
+def test_terminal_image_occupies_its_lines(protocol: str, begin: str) -> None:
     written = shown(Image.effect_noise((300, 300), 99), protocol)
     assert written.startswith("\x1b7" + begin)
     assert written.count("\n") == 24
@@ -230,7 +230,7 @@ def test_a_depth_file_that_changes(tmp_path: Path) -> None:
     assert file.read_if_changed() is None
 
 
-def test_a_file_that_changes_while_it_is_read(
+def test_file_changed_during_read_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "depth.png"
@@ -249,19 +249,19 @@ def test_a_file_that_changes_while_it_is_read(
     assert file.read_if_changed() == picture_file("blue") + b"more"
 
 
-def unasked() -> Any:
+def fail_if_called() -> Any:
     raise AssertionError("the service is not asked")
 
 
 def test_axes() -> None:
-    seeds = axis("seed=1, 2", "--rows", unasked)
+    seeds = axis("seed=1, 2", "--rows", fail_if_called)
     assert (seeds.field, seeds.values, seeds.labels()) == ("seed", (1, 2), ["seed 1", "seed 2"])
-    strengths = axis("controlnet-strength=0.5,1", "--rows", unasked)
+    strengths = axis("controlnet-strength=0.5,1", "--rows", fail_if_called)
     assert strengths.labels() == ["controlnet strength 0.5", "controlnet strength 1"]
-    assert axis("era=ruins", "--rows", unasked).labels() == ["ruins"]
+    assert axis("era=ruins", "--rows", fail_if_called).labels() == ["ruins"]
     for wrong in ("mood=1", "seed", "seed=x", "seed=1.5"):
         with pytest.raises(typer.BadParameter):
-            axis(wrong, "--rows", unasked)
+            axis(wrong, "--rows", fail_if_called)
 
 
 def test_a_sheet_holds_every_picture() -> None:
@@ -275,7 +275,7 @@ def test_a_sheet_holds_every_picture() -> None:
     assert len(counts) > 20
 
 
-def picture_of(colour: str, **parameters: Any) -> Picture:
+def make_picture(colour: str, **parameters: Any) -> Picture:
     from PIL import PngImagePlugin
 
     chunks = PngImagePlugin.PngInfo()
@@ -288,18 +288,18 @@ def picture_of(colour: str, **parameters: Any) -> Picture:
 def test_how_pictures_differ() -> None:
     then = {"prompt": "x", "software": "s 1"}
     red = Image.new("RGB", (8, 8), "red")
-    same = compare_images(red, then, picture_of("red", software="s 1"))
+    same = compare_images(red, then, make_picture("red", software="s 1"))
     assert same.identical
     assert same.sentence() == "identical, bit for bit"
-    other = compare_images(red, then, picture_of("#fc0000", software="s 2"))
+    other = compare_images(red, then, make_picture("#fc0000", software="s 2"))
     assert (other.identical, other.largest, other.share) == (False, 3, 1.0)
     assert other.reasons == {"software": ("s 1", "s 2")}
     assert "software was s 1 and is s 2" in other.sentence()
-    smaller = compare_images(Image.new("RGB", (4, 4)), then, picture_of("red", software="s 1"))
+    smaller = compare_images(Image.new("RGB", (4, 4)), then, make_picture("red", software="s 1"))
     assert "differs in size" in smaller.sentence()
 
 
-def test_a_picture_that_lacks_its_inputs(tmp_path: Path) -> None:
+def test_redo_without_inputs_names_the_missing_option(tmp_path: Path) -> None:
     image = Image.new("RGB", (8, 8))
     told = {"prompt": "x", "seed": 1, "depth_sha256": "0" * 64, "mock_depth": False}
     with pytest.raises(CommandFailed, match="--depth"):

@@ -1,4 +1,4 @@
-"""What the client knows of the service by heart, held against the service's own code."""
+"""The client's copy of the wire contract, compared with the service's code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the clients send, what they make of the answers, and when they ask again."""
+"""Requests, answers and retries of the clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def asker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> As
     return Asker(request.param, monkeypatch)
 
 
-def test_a_picture_is_asked_for_and_read(asker: Asker) -> None:
+def test_request_is_sent_and_image_is_read(asker: Asker) -> None:
     service = Answers(GOOD)
     picture = asker.ask(
         service, "generate", "hills", picture_file(), era="ruins", cfg=0.0, seed=None,
@@ -42,7 +42,7 @@ def test_a_picture_is_asked_for_and_read(asker: Asker) -> None:
     assert picture.data == picture_file()
 
 
-def test_the_hill_and_a_field_that_this_client_does_not_know(asker: Asker) -> None:
+def test_mock_depth_and_unknown_fields_are_sent(asker: Asker) -> None:
     service = Answers(GOOD)
     asker.ask(service, "generate", "hills", "mock", request_id="mine", fog=0.3)
     assert service.bodies() == [
@@ -59,7 +59,7 @@ def test_the_hill_and_a_field_that_this_client_does_not_know(asker: Asker) -> No
     ],
     ids=lambda answer: str(getattr(answer, "status_code", type(answer).__name__)),
 )  # fmt: skip
-def test_what_passes_is_tried_again_under_the_same_id(asker: Asker, passing: Any) -> None:
+def test_transient_errors_are_retried_with_the_same_id(asker: Asker, passing: Any) -> None:
     service = Answers(passing, passing, GOOD)
     assert asker.ask(service, "generate", "hills", "mock").seed == 7
     assert len({body["request_id"] for body in service.bodies()}) == 1
@@ -93,7 +93,7 @@ def test_what_passes_is_tried_again_under_the_same_id(asker: Asker, passing: Any
     ],
     ids=lambda each: getattr(each, "__name__", None),
 )
-def test_what_does_not_pass_is_raised_at_once(asker: Asker, answer: Any, kind: Any) -> None:
+def test_permanent_errors_are_raised_at_once(asker: Asker, answer: Any, kind: Any) -> None:
     service = Answers(answer, GOOD)
     fails = kind not in {errors.Unavailable}
     with pytest.raises(kind) as raised:
@@ -102,7 +102,7 @@ def test_what_does_not_pass_is_raised_at_once(asker: Asker, answer: Any, kind: A
     assert type(raised.value) is kind
 
 
-def test_an_error_tells_all_that_the_service_told(asker: Asker) -> None:
+def test_error_carries_every_field_of_the_answer(asker: Asker) -> None:
     answer = refused(
         429, "overloaded", "later", request_id="its", detail=[{"field": "f", "message": "m"}],
         headers={"Retry-After": "3"},
@@ -115,7 +115,7 @@ def test_an_error_tells_all_that_the_service_told(asker: Asker) -> None:
     assert told.detail == (errors.FieldError("f", "m"),)
 
 
-def test_the_service_says_when_to_come_back(asker: Asker) -> None:
+def test_retry_after_sets_the_pause(asker: Asker) -> None:
     inside = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=20)
     service = Answers(
         refused(429, "overloaded", headers={"Retry-After": "2"}),
@@ -132,7 +132,7 @@ def test_the_service_says_when_to_come_back(asker: Asker) -> None:
 
 
 @pytest.mark.parametrize("said", ["soon", "", "-5"])
-def test_a_retry_after_that_says_nothing(asker: Asker, said: str) -> None:
+def test_invalid_retry_after_is_ignored(asker: Asker, said: str) -> None:
     service = Answers(refused(503, "not_ready", headers={"Retry-After": said}), GOOD)
     assert asker.ask(service, "generate", "hills", "mock").seed == 7
     assert sum(asker.pauses) <= 0.25
@@ -145,14 +145,14 @@ def test_tries_are_counted(asker: Asker) -> None:
     assert len(service.requests) == 3
 
 
-def test_who_should_come_back_too_late_is_told_at_once(asker: Asker) -> None:
+def test_retry_after_beyond_timeout_raises_at_once(asker: Asker) -> None:
     service = Answers(refused(429, "overloaded", headers={"Retry-After": "60"}))
     with pytest.raises(errors.Overloaded):
         asker.ask(service, "generate", "hills", "mock", timeout=10)
     assert (len(service.requests), asker.pauses) == (1, [])
 
 
-def test_health_is_asked_once_and_may_be_bad(asker: Asker) -> None:
+def test_unhealthy_status_is_returned_without_retry(asker: Asker) -> None:
     told = {
         "status": "error", "model_server_healthy": False, "ready_for_inference": False,
         "models_loaded": [], "models_available": ["base"], "controlnets_available": [],
@@ -200,19 +200,19 @@ def test_a_photographs_depth(asker: Asker) -> None:
 
 
 @pytest.mark.parametrize("url", ["localhost:3000", "", "ftp://x", "http://", "http://a:b"])
-def test_an_address_that_is_none(url: str) -> None:
+def test_invalid_urls_are_rejected(url: str) -> None:
     for client in (Client, AsyncClient):
         with pytest.raises(errors.InvalidInput, match="url"):
             client(url)
 
 
 @pytest.mark.parametrize("token", ["", " ", "ä", "a\nb"])
-def test_a_token_that_is_none(token: str) -> None:
+def test_invalid_tokens_are_rejected(token: str) -> None:
     with pytest.raises(errors.InvalidInput, match="token"):
         Client(token=token)
 
 
-def test_limits_that_are_none() -> None:
+def test_invalid_limits_are_rejected() -> None:
     with pytest.raises(ValueError, match="timeout"):
         Client(timeout=0)
     with pytest.raises(ValueError, match="retries"):

@@ -1,4 +1,4 @@
-"""Streams of events, whole, cut anywhere, and left."""
+"""Event streams: complete, cut anywhere, and closed early."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class Pieces(httpx2.SyncByteStream, httpx2.AsyncByteStream):
         self.closed = True
 
 
-def streamed(*pieces: bytes, breaks: bool = False) -> httpx2.Response:
+def stream_response(*pieces: bytes, breaks: bool = False) -> httpx2.Response:
     headers = {"Content-Type": "text/event-stream; charset=utf-8"}
     return httpx2.Response(200, headers=headers, stream=Pieces(list(pieces), breaks))
 
 
 def test_events_come_as_they_are(asker: Asker) -> None:
-    heard = asker.ask(Answers(streamed(WHOLE)), "stream", "hills", "mock")
+    heard = asker.ask(Answers(stream_response(WHOLE)), "stream", "hills", "mock")
     assert heard[:3] == [Queued(2), Started(), Step(1, 2)]
     assert heard[3].preview.size == (8, 8)
     assert isinstance(heard[4], Done)
@@ -82,7 +82,7 @@ def test_a_stream_cut_anywhere(cuts: list[int], end: int, breaks: bool) -> None:
     complete = end == len(WHOLE) and not breaks
     arrived = WHOLE[:end].count(b"\n\n")
     heard: list[Any] = []
-    transport = httpx2.MockTransport(Answers(streamed(*pieces, breaks=breaks)))
+    transport = httpx2.MockTransport(Answers(stream_response(*pieces, breaks=breaks)))
     with Client("http://service", transport=transport, retries=0) as client:
         try:
             for event in client.stream("hills", "mock"):
@@ -94,36 +94,36 @@ def test_a_stream_cut_anywhere(cuts: list[int], end: int, breaks: bool) -> None:
     assert [type(event) for event in heard] == [Queued, Started, Step, Step, Done][:arrived]
 
 
-def test_before_its_first_event_a_stream_is_tried_again(asker: Asker) -> None:
+def test_stream_is_retried_before_its_first_event(asker: Asker) -> None:
     overloaded = events(("error", {"success": False, "error": "overloaded", "error_message": "!"}))
     service = Answers(
         httpx2.ConnectError("refused"),
         httpx2.Response(503, text="starting"),
-        streamed(overloaded),
-        streamed(WHOLE),
+        stream_response(overloaded),
+        stream_response(WHOLE),
     )
     assert len(asker.ask(service, "stream", "hills", "mock")) == 5
     assert len({body["request_id"] for body in service.bodies()}) == 1
 
 
-def test_after_it_the_error_is_raised(asker: Asker) -> None:
+def test_stream_error_after_first_event_is_raised(asker: Asker) -> None:
     lost = ("error", {"success": False, "error": "runner_lost", "error_message": "gone",
                       "request_id": "r", "detail": []})  # fmt: skip
-    service = Answers(streamed(events(*NAMED[:2], lost)), streamed(WHOLE))
+    service = Answers(stream_response(events(*NAMED[:2], lost)), stream_response(WHOLE))
     with pytest.raises(errors.Unavailable, match="gone") as raised:
         asker.ask(service, "stream", "hills", "mock")
     assert (raised.value.status, raised.value.code) == (503, "runner_lost")
     assert len(service.requests) == 1
 
 
-def test_a_refusal_is_no_stream(asker: Asker) -> None:
+def test_rejected_stream_raises_the_error(asker: Asker) -> None:
     body = {"success": False, "error": "unknown_model", "error_message": "model: 'x' is unknown"}
     with pytest.raises(errors.UnknownName, match="'x'"):
         asker.ask(Answers(httpx2.Response(400, json=body)), "stream", "hills", "mock")
 
 
-def test_events_of_a_later_version_are_passed_over(asker: Asker) -> None:
-    service = Answers(streamed(events(("weather", {"sun": 1}), *NAMED)))
+def test_events_of_later_versions_are_skipped(asker: Asker) -> None:
+    service = Answers(stream_response(events(("weather", {"sun": 1}), *NAMED)))
     assert len(asker.ask(service, "stream", "hills", "mock")) == 5
 
 
@@ -133,27 +133,27 @@ def test_unknown_event_types_are_skipped(asker: Asker, data: str, index: int) ->
     """Their data may have any format, and they may follow the `done` event."""
     unknown = f"event: weather\ndata: {data}\n\n".encode()
     body = events(*NAMED[:index]) + unknown + events(*NAMED[index:])
-    received = asker.ask(Answers(streamed(body)), "stream", "hills", "mock")
+    received = asker.ask(Answers(stream_response(body)), "stream", "hills", "mock")
     assert [type(event) for event in received] == [Queued, Started, Step, Step, Done]
 
 
 @pytest.mark.parametrize(
     "data", ["{", "[]", '{"step": 1}', '{"step": 1, "steps": 2, "preview_b64": 3}']
 )
-def test_an_event_that_is_none(asker: Asker, data: str) -> None:
-    service = Answers(streamed(f"event: step\ndata: {data}\n\n".encode()))
+def test_malformed_event_raises_unexpected_answer(asker: Asker, data: str) -> None:
+    service = Answers(stream_response(f"event: step\ndata: {data}\n\n".encode()))
     with pytest.raises(errors.UnexpectedAnswer):
         asker.ask(service, "stream", "hills", "mock")
 
 
-def test_a_page_instead_of_a_stream(asker: Asker) -> None:
+def test_non_stream_answer_raises_unexpected_answer(asker: Asker) -> None:
     page = httpx2.Response(200, html="<html>")
     with pytest.raises(errors.UnexpectedAnswer, match="text/html"):
         asker.ask(Answers(page), "stream", "hills", "mock")
 
 
-def test_leaving_closes_the_connection() -> None:
-    answer = streamed(WHOLE)
+def test_leaving_the_loop_closes_the_connection() -> None:
+    answer = stream_response(WHOLE)
     body = answer.stream
     assert isinstance(body, Pieces)
     with Client("http://service", transport=httpx2.MockTransport(Answers(answer))) as client:
@@ -163,8 +163,8 @@ def test_leaving_closes_the_connection() -> None:
         assert body.closed
 
 
-async def test_leaving_closes_the_asynchronous_connection() -> None:
-    answer = streamed(WHOLE)
+async def test_leaving_the_loop_closes_the_async_connection() -> None:
+    answer = stream_response(WHOLE)
     body = answer.stream
     assert isinstance(body, Pieces)
     transport = httpx2.MockTransport(Answers(answer))

@@ -24,7 +24,7 @@ HILL = hill(64, 48)
 RAMP = np.linspace(0, 1, 64 * 48, dtype=np.float32).reshape(48, 64)
 
 
-def depth_read(picture: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def decode_sent_depth(picture: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """As the service reads what the client sends."""
     pixels = decode_depth(to_base64(picture, "depth").encode(), 64, 48).pixels
     return np.frombuffer(pixels, np.uint8).reshape(48, 64)
@@ -50,8 +50,8 @@ def depth_read(picture: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
     ids=["uint8", "one channel", "L", "RGBA", "from CMYK", "uint16", "I;16", "I", "float32",
          "float16", "F", "columns first", "a view"],
 )  # fmt: skip
-def test_depth_arrives_as_it_was(picture: Any, expected: Any) -> None:
-    assert np.abs(depth_read(picture).astype(int) - expected.astype(int)).max() <= 1
+def test_depth_values_survive_the_upload(picture: Any, expected: Any) -> None:
+    assert np.abs(decode_sent_depth(picture).astype(int) - expected.astype(int)).max() <= 1
 
 
 def test_floats_keep_sixteen_bits() -> None:
@@ -61,7 +61,7 @@ def test_floats_keep_sixteen_bits() -> None:
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float64])
-def test_colour_arrives_as_it_was(kind: Any) -> None:
+def test_colours_survive_the_upload(kind: Any) -> None:
     colour = np.random.default_rng(1).integers(0, 256, (48, 64, 3)).astype(np.uint8)
     scale = {np.uint8: 1, np.uint16: 257, np.float64: 1 / 255}[kind]
     sent = to_base64((colour * float(scale)).astype(kind), "image").encode()
@@ -91,14 +91,14 @@ def test_files_are_sent_as_they_are(tmp_path: Path) -> None:
         (np.full((2, 2), -0.1), "from 0 to 1"),
     ],
 )
-def test_what_is_no_picture_is_named(given: Any, said: str) -> None:
+def test_invalid_image_error_names_the_argument(given: Any, said: str) -> None:
     with pytest.raises(InvalidInput, match=said) as raised:
         to_base64(given, "depth")
     assert str(raised.value).startswith("depth: ")
 
 
 @pytest.mark.parametrize("file_format", ["png", "jpeg", "webp"])
-def test_parameters_are_read_from_what_the_service_writes(file_format: str) -> None:
+def test_parameters_are_read_from_service_images(file_format: str) -> None:
     told = {"prompt": "Hügel", "seed": 3}
     pixels = np.zeros((16, 16, 3), np.uint8)
     inputs = {DEPTH_CHUNK: b"depth"} if file_format == "png" else None
@@ -108,7 +108,7 @@ def test_parameters_are_read_from_what_the_service_writes(file_format: str) -> N
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"steps": 1}', "null", "a horse on the moon"])
-def test_a_text_of_other_programs_is_none(text: str) -> None:
+def test_parameters_of_other_programs_are_ignored(text: str) -> None:
     image = Image.new("L", (4, 4))
     image.info["parameters"] = text
     assert read_parameters(image) is None
@@ -118,7 +118,7 @@ def _picture(*files: bytes) -> Picture:
     return Picture(files, seed=1, model="m", request_id="r", seconds=0.1, metadata={})
 
 
-def test_a_picture_is_saved_as_it_came(tmp_path: Path) -> None:
+def test_image_is_saved_byte_for_byte(tmp_path: Path) -> None:
     picture = _picture(picture_file("red"), picture_file("blue"))
     path = picture.save(tmp_path / "b.png", 1)
     assert path.read_bytes() == picture_file("blue")
@@ -133,7 +133,7 @@ def test_a_name_of_another_format(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_refuses_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_save_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "taken.png").mkdir()
     with pytest.raises(OSError, match="taken"):
         _picture(picture_file()).save(tmp_path / "taken.png")

@@ -44,7 +44,7 @@ def good(answer: Any) -> dict[str, Any]:
     return {"ok": True, "status": 200, "response": answer}
 
 
-async def stream_of(*contents: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+async def make_stream(*contents: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
     for content in contents:
         yield content
 
@@ -64,18 +64,18 @@ def test_a_picture() -> None:
     assert platform.closed
 
 
-def test_a_stream_without_the_names_of_its_events() -> None:
+def test_unnamed_stream_events_are_identified_by_fields() -> None:
     told = ({"position": 1}, {}, {"step": 1, "steps": 2}, painted())
     platform = Platform(None)
     with ServerlessClient("terrain", "key", platform=platform) as client:
-        platform.outcome = good(stream_of(*told))
+        platform.outcome = good(make_stream(*told))
         heard = list(client.stream("hills", "mock"))
         assert heard[:3] == [Queued(1), Started(), Step(1, 2)]
         assert isinstance(heard[3], Done)
-        platform.outcome = good(stream_of(*told[:2]))
+        platform.outcome = good(make_stream(*told[:2]))
         with pytest.raises(errors.StreamEnded):
             list(client.stream("hills", "mock"))
-        platform.outcome = good(stream_of(told[0], ERROR))
+        platform.outcome = good(make_stream(told[0], ERROR))
         with pytest.raises(errors.UnknownName):
             list(client.stream("hills", "mock"))
     assert platform.asked[0][0] == "/generate_stream"
@@ -86,7 +86,7 @@ def test_a_stream_without_the_names_of_its_events() -> None:
 def test_unknown_event_types_are_skipped(unknown: Any, index: int) -> None:
     contents: list[Any] = [{"position": 1}, {}, {"step": 1, "steps": 2}, painted()]
     contents.insert(index, unknown)
-    platform = Platform(good(stream_of(*contents)))
+    platform = Platform(good(make_stream(*contents)))
     with ServerlessClient("terrain", "key", platform=platform) as client:
         received = list(client.stream("hills", "mock"))
     assert [type(event) for event in received] == [Queued, Started, Step, Done]
@@ -104,14 +104,14 @@ def test_unknown_event_types_are_skipped(unknown: Any, index: int) -> None:
         ("never", errors.TimedOut),
     ],
 )  # fmt: skip
-async def test_what_goes_wrong_is_of_this_package(outcome: Any, kind: type[Exception]) -> None:
+async def test_platform_failures_raise_package_errors(outcome: Any, kind: type[Exception]) -> None:
     platform = Platform(outcome)
     async with AsyncServerlessClient("terrain", "key", timeout=0.2, platform=platform) as client:
         with pytest.raises(kind):
             await client.generate("hills", "mock")
 
 
-async def test_an_endpoint_that_is_not_there() -> None:
+async def test_unknown_endpoint_raises_connection_failed() -> None:
     async with AsyncServerlessClient("sea", "key", platform=Platform(None)) as client:
         with pytest.raises(errors.ConnectionFailed, match="sea could not be found"):
             await client.generate("hills", "mock")

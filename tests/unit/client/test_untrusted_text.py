@@ -1,4 +1,4 @@
-"""What servers and pictures say is shown, never obeyed."""
+"""Untrusted text from servers and images, displayed but never interpreted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ESCAPES = [
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(ran) print\n%%EOF\n"
 
 
-def shown(*renderables: Any, markup: bool = False) -> str:
+def render(*renderables: Any, markup: bool = False) -> str:
     screen = io.StringIO()
     console = SafeConsole(
         file=screen, markup=markup, emoji=False, force_terminal=True, color_system=None, width=200
@@ -44,13 +44,13 @@ def shown(*renderables: Any, markup: bool = False) -> str:
 def test_control_characters_are_replaced_wherever_they_stand(text: str) -> None:
     table = Table("name", title=text)
     table.add_row(text)
-    for output in (shown(text), shown(table), shown(escape(text), markup=True)):
+    for output in (render(text), render(table), render(escape(text), markup=True)):
         assert not set(output) & set("\x1b\x07\x08\x0d\x7f\x9b\u202e"), repr(output)
     assert "\ufffd" in printable(text)
     assert printable("hills\tand\nvalleys, Täler 山") == "hills\tand\nvalleys, Täler 山"
 
 
-def test_the_consoles_own_colours_and_pictures_stay() -> None:
+def test_console_styles_and_images_are_kept() -> None:
     screen = io.StringIO()
     console = SafeConsole(file=screen, force_terminal=True, color_system="truecolor")
     console.print("red", style="red")
@@ -62,8 +62,8 @@ def test_the_consoles_own_colours_and_pictures_stay() -> None:
 def test_brackets_are_text() -> None:
     table = Table("[bold]x[/bold]")
     table.add_row("[link=https://evil.example]click[/link]")
-    assert "[bold]x[/bold]" in shown(table)
-    assert "[link=https://evil.example]click[/link]" in shown(table)
+    assert "[bold]x[/bold]" in render(table)
+    assert "[link=https://evil.example]click[/link]" in render(table)
 
 
 def test_only_formats_of_the_service_are_opened(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_parameter_of_another_type_is_refused(name: str, value: Any) -> None:
         request_fields({"prompt": "hills", name: value})
 
 
-def test_parameters_of_a_request_pass() -> None:
+def test_valid_request_parameters_are_accepted() -> None:
     parameters = {
         "prompt": "hills",
         "negative_prompt": None,
@@ -123,7 +123,7 @@ def test_parameters_of_a_request_pass() -> None:
     assert request_fields(parameters) == parameters
 
 
-def test_parameters_nested_without_end_are_none() -> None:
+def test_deeply_nested_parameters_are_ignored() -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("parameters", '{"prompt": ' + "[" * 100_000 + "]" * 100_000 + "}")
     file = io.BytesIO()

@@ -23,7 +23,7 @@ class Factory(BaseAppFactory):
         return None
 
 
-async def test_bentomls_applications_leave_no_timers() -> None:
+async def test_bentoml_requests_leave_no_timers() -> None:
     routes = [Route("/", lambda _: PlainTextResponse("here"))]
     app = Starlette(routes=routes, middleware=Factory(timeout=1e9).middlewares)
     loop: Any = asyncio.get_running_loop()

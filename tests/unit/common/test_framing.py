@@ -1,4 +1,4 @@
-"""Frames: every message survives the border, however the stream is cut."""
+"""Frames: every message survives transport, however the stream is cut."""
 
 from __future__ import annotations
 

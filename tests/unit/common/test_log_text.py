@@ -1,4 +1,4 @@
-"""What others have written makes no line of its own in the log, and never the ready line."""
+"""Untrusted text in the log: it forges no line, and never the ready line."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_no_line_is_forged(form: str) -> None:
     assert len(said) < 12 * 10 * MAX_CHARACTERS
 
 
-def test_ordinary_text_stays() -> None:
+def test_printable_text_is_unchanged() -> None:
     for text in ("a prompt, äöü, 砂", "/generate?x=%0a", "x" * MAX_CHARACTERS, ""):
         assert to_printable(text) == text
 
@@ -70,7 +70,7 @@ def test_long_texts_keep_both_ends() -> None:
     assert f"{10**6 + 8 - MAX_CHARACTERS} characters left out" in short
 
 
-def test_tracebacks_stay_readable() -> None:
+def test_tracebacks_are_indented_and_escaped() -> None:
     trace = "Traceback (most recent call last):\n  File x\nValueError: a\rb"
     assert printable_trace(trace).splitlines() == [
         "  Traceback (most recent call last):", "    File x", "  ValueError: a\\rb",

@@ -1,4 +1,4 @@
-"""What was made last stays, within its bytes."""
+"""Eviction of the least recently used entries within a byte limit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make(cache: LRUCache[str, bytes], *keys: str, size: int = 10) -> list[str]:
     return made
 
 
-def test_each_is_made_once_and_what_was_asked_for_longest_ago_goes() -> None:
+def test_entries_are_made_once_and_least_recent_is_evicted() -> None:
     cache: LRUCache[str, bytes] = LRUCache(30, len)
     assert make(cache, "a", "b", "c", "a") == ["a", "b", "c"]
     assert cache.used_bytes == 30
@@ -32,7 +32,7 @@ def test_each_is_made_once_and_what_was_asked_for_longest_ago_goes() -> None:
     assert make(cache, "b") == ["b"]
 
 
-def test_the_last_stays_however_large() -> None:
+def test_latest_entry_is_kept_at_any_size() -> None:
     cache: LRUCache[str, bytes] = LRUCache(30, len)
     make(cache, "a", "b")
     make(cache, "whale", size=100)
@@ -49,7 +49,7 @@ def test_small_ones_are_bounded_by_count() -> None:
     assert make(cache, "b", "c", "a", size=1) == ["a"]
 
 
-def test_nothing_is_held_of_what_could_not_be_made() -> None:
+def test_failed_creation_stores_nothing() -> None:
     cache: LRUCache[str, bytes] = LRUCache(30, len)
 
     def fail() -> bytes:
@@ -61,7 +61,7 @@ def test_nothing_is_held_of_what_could_not_be_made() -> None:
     assert (len(cache), cache.used_bytes) == (0, 0)
 
 
-def test_all_can_go() -> None:
+def test_cache_can_be_cleared() -> None:
     cache: LRUCache[str, bytes] = LRUCache(30, len)
     make(cache, "a", "b")
     cache.clear()

@@ -1,4 +1,4 @@
-"""The files of metrics: they have a bound, and a full disk ends nothing."""
+"""Metric files: bounded in size and robust against a full disk."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ print(text.count("visits_total{"), 'page="000000' + "x" * 1000 + '"} 7.0' in tex
 """
 
 
-def counted(folder: Path, series: int) -> tuple[int, bool]:
+def count_exported_series(folder: Path, series: int) -> tuple[int, bool]:
     """How many series are exported, and whether the first one is right."""
     ran = subprocess.run(
         [sys.executable, "-c", COUNTING, str(series)],
@@ -59,25 +59,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", tmp_path], check=True)
 
 
-def test_every_series_is_exported_where_there_is_room(tmp_path: Path) -> None:
-    assert counted(tmp_path, 500) == (500, True)
+def test_every_series_is_exported_with_enough_space(tmp_path: Path) -> None:
+    assert count_exported_series(tmp_path, 500) == (500, True)
 
 
-def test_a_disk_that_fills_up_ends_nothing(small_disk: Path) -> None:
-    exported, is_right = counted(small_disk, 1000)
+def test_disk_filling_up_does_not_stop_metrics(small_disk: Path) -> None:
+    exported, is_right = count_exported_series(small_disk, 1000)
     assert 0 < exported < 260
     assert not is_right, "what was counted later is in the process's own memory"
 
 
-def test_a_disk_that_is_full_already_ends_nothing(small_disk: Path) -> None:
+def test_full_disk_does_not_stop_metrics(small_disk: Path) -> None:
     with contextlib.suppress(OSError), (small_disk / "full").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-    assert counted(small_disk, 10) == (0, False)
+    assert count_exported_series(small_disk, 10) == (0, False)
 
 
 def test_a_file_has_a_bound(tmp_path: Path) -> None:
-    exported, _ = counted(tmp_path, 12_000)
+    exported, _ = count_exported_series(tmp_path, 12_000)
     assert 3_000 < exported < 9_000
     assert max(file.stat().st_size for file in tmp_path.iterdir()) <= MAX_FILE
 
@@ -92,7 +92,7 @@ def test_files_of_processes_that_ended_are_few(tmp_path: Path) -> None:
             os.utime(file, (time.time() - age,) * 2)
     own = tmp_path / f"counter_{os.getpid()}.db"
     own.write_bytes(bytes(4096))
-    counted(tmp_path, 1)
+    count_exported_series(tmp_path, 1)
     left = {file.name for file in tmp_path.iterdir()}
     assert own.name in left
     newest = {f"counter_{ended.pid + age * 4_194_304}.db" for age in range(MAX_ENDED)}

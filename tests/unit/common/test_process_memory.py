@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system when a process rests."""
+"""Freed memory is returned to the system when a process is idle."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ print(before - psutil.Process().memory_info().rss)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap is not glibc's")
-def test_what_lies_between_living_blocks_goes_back() -> None:
+def test_trim_releases_memory_between_live_blocks() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _FRAGMENTS], capture_output=True, check=True, text=True
     )
     assert int(done.stdout) > 150_000_000
 
 
-def test_an_engine_that_rests_does_so_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_engine_trims_heap_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[str] = []
     monkeypatch.setattr(runners.engine.engine, "_IDLE_TRIM_SECONDS", 0.2)
     monkeypatch.setattr(
@@ -67,7 +67,7 @@ def test_an_engine_that_rests_does_so_once(engine: Engine, monkeypatch: pytest.M
         engine.close()
 
 
-def test_what_is_unloaded_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unloading_weights_trims_heap(monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[bool] = []
     monkeypatch.setattr(runners.server.app, "trim_heap", lambda: trims.append(True))
     host = RunnerApp(demo_catalog(), Settings(), [DEVICE], StartupTimer())
@@ -82,7 +82,7 @@ def test_what_is_unloaded_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
         host.close()
 
 
-async def test_a_public_process_without_requests_for_pictures_does_so_once(
+async def test_idle_public_process_trims_heap_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trims: list[bool] = []

@@ -1,4 +1,4 @@
-"""Weighted phrases: what counts as one, and what they do to the embeddings."""
+"""Weighted phrases: their syntax and their effect on the embeddings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_weights_are_read(prompt: str, fragments: list[Fragment]) -> None:
     assert parse_prompt(prompt) == fragments
 
 
-def test_a_weight_over_two_is_told() -> None:
+def test_weight_over_two_is_rejected() -> None:
     with pytest.raises(PromptWeightError, match=r"\(red:2\.1\).*between 0 and 2"):
         parse_prompt("a (red:2.1) barn")
 
@@ -47,7 +47,7 @@ def test_a_weight_over_two_is_told() -> None:
         "(" * 60_000 + "a:1.2)",
     ],
 )
-def test_a_prompt_made_to_be_slow_is_read_at_once(prompt: str) -> None:
+def test_adversarial_prompt_is_parsed_quickly(prompt: str) -> None:
     """In linear time; a parser that tries every split of these would not come to an end."""
     assert "".join(fragment.text for fragment in parse_prompt(prompt)).count("a") == (
         prompt.count("a")
@@ -62,7 +62,7 @@ def test_a_weight_of_one_changes_nothing() -> None:
     assert torch.equal(_embeds("a (red:1.0) barn"), _embeds("a red barn"))
 
 
-def test_more_weight_is_further_from_an_empty_prompt_and_none_is_without_the_phrase() -> None:
+def test_weights_scale_embeddings_relative_to_empty_prompt() -> None:
     plain, empty = _embeds("golden fields and hills"), _embeds("")
     stressed = _embeds("(golden fields:1.5) and hills")
     words = slice(1, 3)
@@ -74,13 +74,13 @@ def test_more_weight_is_further_from_an_empty_prompt_and_none_is_without_the_phr
     assert (faint - whole).norm() < (faintest - whole).norm()
 
 
-def test_pooled_embeddings_know_no_weights() -> None:
+def test_pooled_embeddings_ignore_weights() -> None:
     variant = demo_networks("base")[0]
     plain = embed_prompt(variant, "a red barn", None, guided=False).pooled
     assert torch.equal(embed_prompt(variant, "a (red:1.4) barn", None, guided=False).pooled, plain)
 
 
-def test_it_equals_compels_own_pipeline_wrapper() -> None:
+def test_embeddings_equal_compel() -> None:
     from compel import CompelForSDXL
 
     from testing.workbench import reference_pipeline
@@ -100,7 +100,7 @@ def test_it_equals_compels_own_pipeline_wrapper() -> None:
         max_size=40,
     )
 )
-def test_any_mixture_is_encoded_whole(parts: list[tuple[list[str], float]]) -> None:
+def test_mixed_prompts_are_encoded_without_truncation(parts: list[tuple[list[str], float]]) -> None:
     prompt = " ".join(f"({' '.join(words)}:{weight:.2f})" for words, weight in parts)
     embedding = embed_prompt(demo_networks("base")[0], prompt, "blurry", guided=True)
     assert embedding.embeds.shape[1] % 77 == 0

@@ -1,4 +1,4 @@
-"""Spans of one process: what makes them, whose children they are, and that off means nothing."""
+"""Spans of one process: creation, parents, and none when tracing is off."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def seconds(span: ReadableSpan) -> float:
     return (span.end_time - span.start_time) / 1e9
 
 
-def parent_of(span: ReadableSpan) -> str:
+def parent_id(span: ReadableSpan) -> str:
     assert span.parent is not None
     return f"{span.parent.span_id:016x}"
 
 
-def test_a_request_is_a_child_of_its_caller_and_the_parent_of_the_work(
+def test_request_span_is_child_of_caller_and_parent_of_work(
     spans: InMemorySpanExporter,
 ) -> None:
     request = RequestSpan({"traceparent": CALLER}, "/generate")
@@ -54,9 +54,9 @@ def test_a_request_is_a_child_of_its_caller_and_the_parent_of_the_work(
     work.add("queue", 0.25)
     request.end({"request_id": "r", "outcome": "internal"}, is_fault=True)
     queue, whole = spans.get_finished_spans()
-    assert parent_of(whole) == "cd" * 8
+    assert parent_id(whole) == "cd" * 8
     assert f"{whole.context.trace_id:032x}" == f"{queue.context.trace_id:032x}" == "ab" * 16
-    assert parent_of(queue) == f"{whole.context.span_id:016x}"
+    assert parent_id(queue) == f"{whole.context.span_id:016x}"
     assert not whole.status.is_ok
     assert seconds(queue) == pytest.approx(0.25, abs=1e-6)
     assert dict(queue.attributes or {})["request_id"] == "r"
@@ -70,16 +70,14 @@ def test_a_request_without_a_caller_begins_a_trace(spans: InMemorySpanExporter) 
     assert whole.status.is_unset
 
 
-def test_a_caller_who_is_not_sampled_is_not_traced(spans: InMemorySpanExporter) -> None:
+def test_unsampled_caller_is_not_traced(spans: InMemorySpanExporter) -> None:
     request = RequestSpan({"traceparent": NOT_SAMPLED}, "/generate")
     assert request.traceparent == ""
     request.end({}, is_fault=False)
     assert spans.get_finished_spans() == ()
 
 
-def test_the_parts_of_a_picture_lie_one_after_the_other(
-    engine: Engine, spans: InMemorySpanExporter
-) -> None:
+def test_spans_of_an_image_are_sequential(engine: Engine, spans: InMemorySpanExporter) -> None:
     listener = Listener()
     engine.submit(job("traced", steps=3, num_images=2, traceparent=CALLER), listener)
     finish(engine)
@@ -88,7 +86,7 @@ def test_the_parts_of_a_picture_lie_one_after_the_other(
     assert sorted(span.name for span in found) == [
         "decode", "decode", "denoise", "encode", "queue", "save", "save",
     ]  # fmt: skip
-    assert {parent_of(span) for span in found} == {"cd" * 8}
+    assert {parent_id(span) for span in found} == {"cd" * 8}
     assert {dict(span.attributes or {})["request_id"] for span in found} == {"traced"}
     first = {span.name: span for span in reversed(found)}
     order = [first[name] for name in ("queue", "encode", "denoise", "decode", "save")]
@@ -100,7 +98,7 @@ def test_the_parts_of_a_picture_lie_one_after_the_other(
     assert seconds(first["denoise"]) >= done.timings["denoise"] * 0.99
 
 
-def test_a_cancelled_request_shows_how_far_it_came(
+def test_cancelled_request_span_counts_its_steps(
     engine: Engine, spans: InMemorySpanExporter
 ) -> None:
     engine.submit(job("left", steps=9, traceparent=CALLER), Listener())
@@ -135,7 +133,7 @@ def test_without_a_traced_caller_the_runner_makes_no_span(
         ({"OTEL_TRACES_EXPORTER": "otlp"}, "otlp"),
     ],
 )
-def test_the_environment_switches_it_on(
+def test_environment_enables_tracing(
     environment: dict[str, str], exporter: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -160,7 +158,7 @@ def test_the_environment_switches_it_on(
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317"),
     ],
 )
-def test_what_is_not_supported_stops_the_start(
+def test_unsupported_tracing_settings_stop_the_start(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""How this machine reaches its packages, as the build of an image sees it."""
+"""Package indexes and certificates of this machine, mounted into an image build."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deploy.container import build_mounts as host
 from deploy.setup.pip_settings import parse_pip_settings
 
 
-def written(folder: Path, monkeypatch: pytest.MonkeyPatch, *settings: str) -> dict[str, str]:
+def write_mounts(folder: Path, monkeypatch: pytest.MonkeyPatch, *settings: str) -> dict[str, str]:
     """The mounts of the build, by target, for pip's settings as `pip config list` says them."""
     listed = parse_pip_settings("\n".join(settings))
     monkeypatch.setattr(host, "read_pip_settings", lambda python: listed)
@@ -21,13 +21,13 @@ def written(folder: Path, monkeypatch: pytest.MonkeyPatch, *settings: str) -> di
     return {target: source for source, target, _ in volumes}
 
 
-def test_local_folders_are_mounted_and_named_as_the_build_sees_them(
+def test_local_folders_are_mounted_and_configs_use_mount_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, wheels = tmp_path / "index" / "simple", tmp_path / "wheels"
     index.mkdir(parents=True)
     wheels.mkdir()
-    mounts = written(
+    mounts = write_mounts(
         tmp_path,
         monkeypatch,
         f"global.extra-index-url='{index.as_uri()} https://packages.example/simple'",
@@ -45,7 +45,7 @@ def test_local_folders_are_mounted_and_named_as_the_build_sees_them(
 
 
 def test_the_environment_overrides_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written(
+    write_mounts(
         tmp_path,
         monkeypatch,
         ":env:.index-url='https://b.example/simple'",
@@ -63,6 +63,6 @@ def test_certificates_of_the_machine_take_the_place_of_debians(
 ) -> None:
     bundle = tmp_path / "bundle.pem"
     bundle.touch()
-    mounts = written(tmp_path, monkeypatch, f"global.cert='{bundle}'")
+    mounts = write_mounts(tmp_path, monkeypatch, f"global.cert='{bundle}'")
     assert mounts["/etc/ssl/certs/ca-certificates.crt"] == str(bundle)
     assert tomllib.loads((tmp_path / "uv.toml").read_text())["system-certs"] is True

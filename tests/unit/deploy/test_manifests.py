@@ -49,7 +49,7 @@ def container(pod: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("kind", MANIFESTS)
-def test_the_schemas_of_kubernetes_accept_it(kind: str, release: str) -> None:
+def test_manifest_is_valid_against_kubernetes_schemas(kind: str, release: str) -> None:
     kubernetes_validate.validate(MANIFESTS[kind], release, strict=True)
 
 
@@ -61,7 +61,7 @@ def test_the_schemas_of_kubernetes_accept_it(kind: str, release: str) -> None:
         ("NetworkPolicy", ("spec", "ingres")),
     ],
 )
-def test_a_misspelt_field_is_found(kind: str, path: tuple[str | int, ...]) -> None:
+def test_misspelt_manifest_field_is_rejected(kind: str, path: tuple[str | int, ...]) -> None:
     broken = copy.deepcopy(MANIFESTS[kind])
     place: Any = broken
     for step in path[:-1]:
@@ -122,7 +122,7 @@ def test_the_settings_are_settings(
     assert settings.api_token is not None
 
 
-def test_the_token_comes_from_a_secret_that_is_not_here(container: dict[str, Any]) -> None:
+def test_token_comes_from_an_external_secret(container: dict[str, Any]) -> None:
     (token,) = (entry for entry in container["env"] if entry["name"] == "API_TOKEN")
     assert token["valueFrom"] == {"secretKeyRef": {"name": "experimance-api", "key": "token"}}
     assert "Secret" not in MANIFESTS
@@ -161,7 +161,7 @@ def test_the_pod_is_confined(pod: dict[str, Any], container: dict[str, Any]) -> 
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-def test_what_is_written_lies_on_mounts(pod: dict[str, Any], container: dict[str, Any]) -> None:
+def test_written_paths_are_mounted_volumes(pod: dict[str, Any], container: dict[str, Any]) -> None:
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert set(mounts.values()) == set(volumes)

@@ -49,9 +49,7 @@ def test_promtool_agrees(arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("alert", RULES)
-def test_the_cases_notice_an_alert_that_never_fires_or_always_does(
-    alert: str, tmp_path: Path
-) -> None:
+def test_cases_detect_alerts_that_never_or_always_fire(alert: str, tmp_path: Path) -> None:
     shutil.copy(FOLDER / "rules_test.yml", tmp_path)
     for expression in ("vector(0) > 1", 'label_replace(vector(1), "instance", "x", "", "")'):
         broken = read("rules.yml")
@@ -65,13 +63,13 @@ def test_the_cases_notice_an_alert_that_never_fires_or_always_does(
 
 
 @pytest.mark.parametrize("alert", RULES)
-def test_every_alert_has_a_case_that_fires_and_one_that_does_not(alert: str) -> None:
+def test_every_alert_has_a_firing_and_a_silent_case(alert: str) -> None:
     fires = {bool(case["exp_alerts"]) for case in CASES if case["alertname"] == alert}
     assert fires == {True, False}
 
 
 @pytest.mark.parametrize("alert", RULES)
-def test_every_alert_has_a_section_that_says_what_to_do(alert: str) -> None:
+def test_every_alert_has_a_runbook_section(alert: str) -> None:
     rule = RULES[alert]
     assert set(rule["annotations"]) == {"summary", "description", "runbook"}
     assert rule["labels"]["severity"] in {"page", "ticket"}
@@ -80,7 +78,7 @@ def test_every_alert_has_a_section_that_says_what_to_do(alert: str) -> None:
     assert len(section.split()) > 20
 
 
-def test_no_section_is_about_an_alert_that_is_gone() -> None:
+def test_every_runbook_section_has_an_alert() -> None:
     assert set(re.findall(r"^### (Experimance\w+)$", OPERATIONS, re.M)) == set(RULES)
     assert {case["alertname"] for case in CASES} == set(RULES)
 

@@ -1,4 +1,4 @@
-"""What the serverless worker tells the platform that a request costs."""
+"""Request costs that the serverless worker reports to the platform."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def production() -> Workload:
 
 
 @pytest.mark.parametrize("case", _QUICK, ids=range(len(_QUICK)))
-def test_agrees_with_what_the_engine_computes(case: Case) -> None:
+def test_estimated_cost_matches_engine_operations(case: Case) -> None:
     _, error = case.error()
     assert abs(error) <= BAR
 
@@ -87,7 +87,7 @@ def test_junk_counts_as_the_default(production: Workload, junk: dict[str, Any]) 
     assert production.tflop({**REQUEST, **junk}) == pytest.approx(expected, rel=0.01)
 
 
-def test_nobody_can_weigh_more_than_the_service_allows(production: Workload) -> None:
+def test_cost_is_capped_at_service_limits(production: Workload) -> None:
     most = {"steps": 50, "num_images": 4, "width": 2048, "height": 2048, "cfg": 20}
     beyond = dict.fromkeys(most, 10**12)
     bounded = production.tflop({**REQUEST, **most})
@@ -108,7 +108,7 @@ def test_an_operators_catalog(tmp_path: Any) -> None:
     assert own.tflop(REQUEST) > small
 
 
-def test_the_documents_cost_table_is_what_the_command_prints(
+def test_documented_cost_table_matches_command_output(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert cost_table([]) == 0
@@ -147,5 +147,5 @@ def test_costs_follow_prices_and_efficiency(capsys: pytest.CaptureFixture[str]) 
         ("NVIDIA RTX 6000 Ada Generation 48GB", None),
     ],
 )
-def test_cards_are_known_by_what_drivers_call_them(name: str, label: str | None) -> None:
+def test_gpus_are_recognised_by_driver_name(name: str, label: str | None) -> None:
     assert known_gpu(name) == (None if label is None else GPUS[label])

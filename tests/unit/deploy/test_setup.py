@@ -1,4 +1,4 @@
-"""The first setup: which Python it takes, what it says of what goes wrong, and that it recovers."""
+"""The first setup: its choice of Python, its error messages, and its recovery."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_fitting_python_beside_one_that_does_not_fit_is_taken(tmp_path: Path) 
         ("ID=void\n", "Linux", "on Fedora: dnf install python3.13 make; on macOS: brew"),
     ],
 )
-def test_a_python_that_does_not_fit_is_named_with_what_to_install(
+def test_unsuitable_python_is_reported_with_install_advice(
     tmp_path: Path, system: str, uname: str, advice: str
 ) -> None:
     done = find_python(tmp_path, system, uname=uname, python3="3.9.6, which is too old")
@@ -76,7 +76,7 @@ def test_a_python_that_does_not_fit_is_named_with_what_to_install(
     assert advice in line
 
 
-def test_no_python_and_one_that_was_asked_for_in_vain_are_named(tmp_path: Path) -> None:
+def test_missing_python_is_reported(tmp_path: Path) -> None:
     system = "ID=debian\nVERSION_ID=12\n"
     assert "and there is none. On Debian" in find_python(tmp_path, system).stderr
     done = find_python(tmp_path, system, "python4", python3="fits")
@@ -102,14 +102,14 @@ def test_no_python_and_one_that_was_asked_for_in_vain_are_named(tmp_path: Path) 
          "  Caused by: Permission denied (os error 13)", "A file cannot be written"),
     ],
 )  # fmt: skip
-def test_what_goes_wrong_is_told_in_a_sentence_that_says_what_to_do(said: str, advice: str) -> None:
+def test_installer_errors_become_one_sentence_with_advice(said: str, advice: str) -> None:
     sentence, reason = explain(said).split("\n")
     assert advice in sentence
     assert sentence.endswith(".")
     assert len(reason) > 5
 
 
-def test_what_is_not_foreseen_keeps_the_installers_reason() -> None:
+def test_unknown_installer_error_keeps_its_reason() -> None:
     assert explain("error: the moon is full") == (
         "The packages could not be installed: the moon is full"
     )
@@ -147,7 +147,7 @@ def test_a_machine_without_builds_of_torch_is_named(
     ("system", "machine", "name"),
     [("darwin", "arm64", "macos-arm64"), ("linux", "aarch64", "linux-aarch64")],
 )
-def test_machines_are_named_as_the_lock_names_them(
+def test_platform_names_match_the_lock(
     monkeypatch: pytest.MonkeyPatch, system: str, machine: str, name: str
 ) -> None:
     monkeypatch.setattr(sys, "platform", system)
@@ -158,7 +158,7 @@ def test_machines_are_named_as_the_lock_names_them(
     assert name in downloads(SERVING.read_text(encoding="utf-8"))
 
 
-def test_pips_index_is_handed_to_uv_unless_uv_has_its_own() -> None:
+def test_pip_index_is_passed_to_uv_unless_configured() -> None:
     settings = parse_pip_settings(
         "global.index-url='https://mirror.example/simple'\n"
         "global.cert='/etc/ca.pem'\n"
@@ -186,7 +186,7 @@ def environment(tmp_path: Path) -> Environment:
     return made
 
 
-def test_a_finished_environment_is_known_and_covers_what_was_wanted(
+def test_finished_environment_covers_only_its_own_contents(
     environment: Environment,
 ) -> None:
     there = environment.read()
@@ -197,7 +197,7 @@ def test_a_finished_environment_is_known_and_covers_what_was_wanted(
     assert not there.covers(Contents("lock", "", "any", "cpu", "/wheels"))
 
 
-def test_an_interrupted_setup_starts_anew(environment: Environment) -> None:
+def test_interrupted_setup_starts_over(environment: Environment) -> None:
     half = environment.folder / "lib" / "half-a-package"
     environment.open_for_changes(keep=True)
     half.touch()
@@ -254,7 +254,7 @@ def uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Uv:
     return Uv(folder, monkeypatch)
 
 
-def test_the_first_setup_tells_what_it_does_and_the_second_nothing(
+def test_first_setup_prints_its_plan_and_second_is_silent(
     uv: Uv, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert setup.main([]) == 0
@@ -272,12 +272,12 @@ def test_the_first_setup_tells_what_it_does_and_the_second_nothing(
     assert "packages, at most" in capsys.readouterr().out
 
 
-def test_a_failure_that_passes_is_tried_again(uv: Uv) -> None:
+def test_transient_failure_is_retried(uv: Uv) -> None:
     uv.fail("error: Hash mismatch for `torch`")
     assert setup.main([]) == 0
 
 
-def test_a_failure_that_stays_is_one_sentence_and_a_later_try_succeeds(
+def test_repeated_failure_is_one_sentence_and_next_run_succeeds(
     uv: Uv, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uv.fail(*["error: Failed to fetch: dns error"] * 2)
@@ -296,7 +296,7 @@ def test_a_small_disk_is_named_before_anything_is_downloaded(
     assert all("--dry-run" in call for call in uv.calls)
 
 
-def test_an_interruption_is_no_traceback(
+def test_interruption_prints_no_traceback(
     uv: Uv, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(*_: Any) -> None:

@@ -81,7 +81,7 @@ def test_a_lock_that_lacks_a_package_or_a_file_is_refused(
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda file: file.stem)
-def test_every_package_has_hashes_and_one_version_for_each_target(lock: Path) -> None:
+def test_every_package_has_hashes_and_one_version_per_target(lock: Path) -> None:
     listed = list(entries(lock.read_text(encoding="utf-8")))
     assert [name for name, lines in listed if "--hash=sha256:" not in lines] == []
     systems = {"linux": "Linux", "macos": "Darwin"}
@@ -116,19 +116,19 @@ def test_serving_installs_no_tool_of_development() -> None:
     assert tools <= development
 
 
-def test_both_locks_agree_on_what_both_have() -> None:
+def test_both_locks_pin_equal_versions() -> None:
     serving, development = (file.read_text(encoding="utf-8") for file in LOCKS)
     for name, lines in entries(serving):
         versions = {each for other, each in entries(development) if other == name}
-        assert any(_pinned(lines) == _pinned(each) for each in versions), name
+        assert any(_parse_pin(lines) == _parse_pin(each) for each in versions), name
 
 
-def _pinned(lines: str) -> tuple[str, set[str]]:
+def _parse_pin(lines: str) -> tuple[str, set[str]]:
     """The version and the hashes, without the marker."""
     return lines.partition("==")[2].split()[0], set(re.findall(r"sha256:\w+", lines))
 
 
-def test_the_locks_say_what_each_platform_downloads() -> None:
+def test_locks_state_download_sizes_per_platform() -> None:
     for lock in LOCKS:
         sizes = downloads(lock.read_text(encoding="utf-8"))
         assert set(sizes) == set(PLATFORMS)
@@ -157,7 +157,7 @@ def test_a_lock_is_read_by_package() -> None:
         version_of("triton", LOCK)
 
 
-def test_torch_is_left_out_with_its_hashes_and_its_cuda() -> None:
+def test_torch_is_removed_with_its_hashes_and_cuda() -> None:
     kept = without_torch(LOCK)
     assert [name for name, _ in entries(kept)] == ["numpy", "nvidia-ml-py"]
     assert kept.count("--hash") == 2

@@ -45,13 +45,13 @@ def test_the_base_is_an_argument_with_a_pinned_default() -> None:
     assert default_base().torch == version_of("torch", LOCK)
 
 
-def test_models_come_before_sources_and_requirements_before_both() -> None:
+def test_recipe_copies_requirements_then_models_then_sources() -> None:
     copied = [line.split()[1] for line in instructions() if line.startswith("COPY")]
     places = [copied.index(name) for name in ("requirements.txt", "models", "ROOT", "bento")]
     assert places == sorted(places)
 
 
-def test_nothing_changes_how_the_base_starts_and_nothing_is_fetched_at_boot() -> None:
+def test_image_keeps_base_entrypoint_and_downloads_nothing() -> None:
     kinds = {line.split()[0] for line in instructions()}
     assert not kinds & {"ENTRYPOINT", "CMD", "USER", "ADD", "VOLUME"}
     for script in (TREE / "opt").rglob("*.sh"):
@@ -70,7 +70,7 @@ def test_scripts_are_bash_without_findings(script: Path) -> None:
 
 
 @pytest.mark.parametrize("file", CONFS, ids=lambda path: path.stem)
-def test_programs_are_as_the_base_wants_them(file: Path) -> None:
+def test_supervisor_programs_follow_base_conventions(file: Path) -> None:
     parser = configparser.RawConfigParser(inline_comment_prefixes=(" ;",))
     parser.read(file)
     (section,) = parser.sections()
@@ -86,7 +86,7 @@ def test_programs_are_as_the_base_wants_them(file: Path) -> None:
     assert program.getboolean("killasgroup")
 
 
-def test_a_configuration_error_is_an_expected_end_and_outlives_startsecs() -> None:
+def test_configuration_error_is_expected_exit_after_startsecs() -> None:
     for name in ("experimance", "experimance-worker"):
         parser = configparser.RawConfigParser()
         parser.read(TREE / "etc" / "supervisor" / "conf.d" / f"{name}.conf")
@@ -103,7 +103,7 @@ def test_a_configuration_error_is_an_expected_end_and_outlives_startsecs() -> No
     assert int(past[1]) > parser.getint("program:experimance", "startsecs")
 
 
-def test_settings_are_on_the_instances_disk_and_yield_to_its_environment(tmp_path: Path) -> None:
+def test_settings_use_instance_disk_and_yield_to_environment(tmp_path: Path) -> None:
     image_env = tmp_path / "image.env"
     image_env.write_text("IMAGE_CATALOG=demo\nIMAGE_FETCH_MISSING=1\n")
     text = (TREE / "opt" / "experimance" / "settings.sh").read_text()
@@ -135,7 +135,7 @@ def test_logs_are_rotated_in_place() -> None:
     assert "/var/log/portal/experimance.log" in words
 
 
-def test_the_requirements_leave_torch_to_the_base() -> None:
+def test_requirements_exclude_torch_of_the_base() -> None:
     kept = {name for name, _ in entries(without_torch(LOCK))}
     left_out = {name for name, _ in entries(LOCK)} - kept
     assert {"torch", "triton"} <= left_out
@@ -191,18 +191,18 @@ def install(base: Path, requirements: str, xformers: str = "") -> subprocess.Com
     return subprocess.run(command, env=settings, capture_output=True, text=True)
 
 
-def installed(base: Path) -> set[str]:
+def list_packages(base: Path) -> set[str]:
     command = [base / "main" / "bin" / "python", "-m", "pip", "freeze"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return {line.partition(" ")[0].partition("==")[0] for line in said.splitlines()}
 
 
-def test_installing_keeps_torch_and_leaves_out_an_xformers_that_does_not_run(base: Path) -> None:
+def test_install_keeps_torch_and_skips_incompatible_xformers(base: Path) -> None:
     done = install(base, "bentoml==1.0\ndiffusers\ntransformers\n", "0.0.35")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "xformers 0.0.35 does not run beside torch==2.14.1+cu130: left out" in done.stdout
-    assert {"bentoml", "torch"} <= installed(base)
-    assert "xformers" not in installed(base)
+    assert {"bentoml", "torch"} <= list_packages(base)
+    assert "xformers" not in list_packages(base)
 
 
 def test_a_requirement_of_another_torch_fails_the_build(base: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_requirement_of_another_torch_fails_the_build(base: Path) -> None:
     subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", "greedy"], check=True)
 
 
-def test_a_base_with_a_torch_that_does_not_serve_fails_the_build(base: Path) -> None:
+def test_base_with_unsuitable_torch_fails_the_build(base: Path) -> None:
     script = HERE / "install" / "check_torch.py"
     command = [base / "main" / "bin" / "python", script, "torch>=2.15"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -235,7 +235,7 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("flavour", ["full", "slim"])
-def test_the_context_has_what_the_recipe_copies(home: Path, flavour: str) -> None:
+def test_build_context_has_every_copied_path(home: Path, flavour: str) -> None:
     context = home / "context"
     kind = "slim" if flavour == "slim" else "full"
     write_build_context(home, "experimance-controlnet:v1", "demo", kind, context)
@@ -293,7 +293,7 @@ def test_a_base_that_does_not_serve_is_refused(
     assert said in capsys.readouterr().err
 
 
-def test_an_image_needs_a_catalog_that_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_image_build_requires_an_existing_catalog(capsys: pytest.CaptureFixture[str]) -> None:
     assert build_image(["--catalog", "absent"]) == 1
     assert "absent" in capsys.readouterr().err
 

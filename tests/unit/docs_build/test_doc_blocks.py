@@ -1,4 +1,4 @@
-"""Pages whose blocks are run: each block is, or says why not."""
+"""Code blocks of the documents: each one runs or states why not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testing.server import ROOT
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_block_is_run_or_says_why_not(page: Path) -> None:
+def test_every_block_runs_or_states_a_reason(page: Path) -> None:
     assert not list(lint_blocks(page))
     assert any(block.is_code for block in parse_blocks(page))
 
@@ -92,7 +92,7 @@ def runs(pid: int) -> bool:
         return False
 
 
-def test_what_a_page_left_running_is_ended(tmp_path: Path, page: Path) -> None:
+def test_background_processes_of_a_page_are_ended(tmp_path: Path, page: Path) -> None:
     (tmp_path / "models").mkdir()
     page.write_text("```sh\nsleep 600 &\necho $! > pid\n```\n", encoding="utf-8")
     with CodeBlockRunner("http://127.0.0.1:12345", tmp_path, tmp_path / "reader") as reader:
@@ -114,7 +114,7 @@ def test_what_a_page_left_running_is_ended(tmp_path: Path, page: Path) -> None:
         ('```python title="a.py"\nx\n```\n', "never used"),
     ],
 )
-def test_what_cannot_be_followed_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+def test_invalid_blocks_are_reported(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "page.md"
     path.write_text(text, encoding="utf-8")
     assert complaint in next(lint_blocks(path))

@@ -47,7 +47,7 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
-def test_there_are_documents() -> None:
+def test_documents_and_commands_exist() -> None:
     names = {page.stem for page in DOCUMENTS}
     assert {"architecture", "deployment", "models", "quickstart", "troubleshooting"} <= names
     assert sum(len(commands(page)) for page in PAGES) > 40
@@ -115,7 +115,7 @@ def test_the_readme_s_settings_have_their_defaults() -> None:
         assert [shown_default(field) for field in fields] == told, names
 
 
-def test_every_setting_says_what_it_is_for() -> None:
+def test_every_setting_has_a_description() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
 
@@ -154,9 +154,7 @@ def refusal(tmp_path: Path, **settings: str) -> tuple[int, str]:
     [{"MODEL_SERVER_PORT": "99999"}, {"CATALOG": "nowhere"}, {"CATALOG": "experimance"}],
     ids=str,
 )
-def test_troubleshooting_quotes_what_a_bad_start_says(
-    tmp_path: Path, settings: dict[str, str]
-) -> None:
+def test_troubleshooting_quotes_start_errors(tmp_path: Path, settings: dict[str, str]) -> None:
     status, line = refusal(tmp_path, **settings)
     assert status == 78
     page = text_of(ROOT / "docs" / "troubleshooting.md")

@@ -88,7 +88,7 @@ DOCUMENT = {
 }  # fmt: skip
 
 
-def test_the_api_page_has_routes_fields_events_errors_and_objects() -> None:
+def test_api_page_lists_routes_fields_events_and_errors() -> None:
     page = api_page(DOCUMENT)
     assert "/readyz" not in page
     assert "\nOr not." in page
@@ -105,7 +105,7 @@ def test_the_api_page_has_routes_fields_events_errors_and_objects() -> None:
         assert not row[0].endswith("|  |")
 
 
-def test_the_configuration_page_has_every_setting_and_marks_secrets() -> None:
+def test_configuration_page_lists_settings_and_marks_secrets() -> None:
     page = settings_page()
     for name, field in Settings.model_fields.items():
         row = re.search(rf"^\| `{name.upper()}` \|.*$", page, re.M)
@@ -117,7 +117,7 @@ def test_the_configuration_page_has_every_setting_and_marks_secrets() -> None:
     }  # fmt: skip
 
 
-def test_the_catalog_page_has_the_format_and_what_is_shipped() -> None:
+def test_catalog_page_lists_format_and_shipped_catalogs() -> None:
     page = catalog_page()
     for name in VariantSpec.model_fields:
         assert f"\n| `{name}` |" in page

@@ -91,7 +91,7 @@ def test_the_site_has_every_page(site: Path) -> None:
     assert 'src="img/eras.png"' in (site / "index.html").read_text(encoding="utf-8")
 
 
-def test_the_site_asks_no_other_host(site: Path) -> None:
+def test_site_loads_nothing_from_other_hosts(site: Path) -> None:
     for path in site.rglob("*.html"):
         loads = Loads()
         loads.feed(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The catalogs that ship, and what a wrong one is told."""
+"""The shipped catalogs and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_production_figures() -> None:
     assert catalog.models["hyper"].scheduler.options["timestep_spacing"] == "leading"
 
 
-def test_both_catalogs_know_the_same_eras_with_the_same_loras() -> None:
+def test_both_catalogs_define_equal_eras_and_loras() -> None:
     demo, production = load_catalog("demo"), load_catalog("experimance")
     assert {name: era.loras for name, era in demo.eras.items()} == {
         name: era.loras for name, era in production.eras.items()
@@ -78,7 +78,9 @@ def test_the_demo_set_lies_in_the_repository() -> None:
         ('tiny_decoder = "file:', 'tiny_decoder = "', "models.lightning.tiny_decoder"),
     ],
 )
-def test_a_wrong_catalog_is_told_where(tmp_path: Path, before: str, after: str, named: str) -> None:
+def test_invalid_catalog_error_names_the_location(
+    tmp_path: Path, before: str, after: str, named: str
+) -> None:
     assert before in DEMO
     path = tmp_path / "own.toml"
     path.write_text(DEMO.replace(before, after, 1), encoding="utf-8")
@@ -100,13 +102,13 @@ def test_a_single_file_needs_tokenizers_beside_it(tmp_path: Path) -> None:
         load_catalog(str(path))
 
 
-def test_an_unknown_name_lists_what_ships() -> None:
+def test_unknown_catalog_error_lists_shipped_catalogs() -> None:
     with pytest.raises(CatalogError, match="demo, experimance"):
         load_catalog("sd15")
 
 
 @given(st.text(max_size=200))
-def test_whatever_is_in_the_file_the_error_is_ours(
+def test_any_invalid_file_raises_catalog_error(
     tmp_path_factory: pytest.TempPathFactory, text: str
 ) -> None:
     path = tmp_path_factory.mktemp("catalog") / "own.toml"

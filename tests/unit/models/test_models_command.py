@@ -1,4 +1,4 @@
-"""`python -m models` as an operator meets it."""
+"""The command `python -m models`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def catalog(tmp_path: Path) -> Path:
     return path
 
 
-def test_prune_keeps_what_is_used(
+def test_prune_keeps_used_components(
     own_store: Path, catalog: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["import", "--catalog", "demo"]) == 0
@@ -65,7 +65,7 @@ def test_prune_keeps_what_is_used(
     assert "missing" not in capsys.readouterr().out
 
 
-def test_prune_removes_components_of_nobody(
+def test_prune_removes_unused_components(
     own_store: Path, catalog: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with staging_dir() as folder:
@@ -105,7 +105,7 @@ def test_a_model_appears_whole_or_not_at_all(own_store: Path) -> None:
     assert not list(own_store.glob(".staging/*"))
 
 
-def test_progress_is_json_lines_where_there_is_no_terminal() -> None:
+def test_progress_without_terminal_is_json_lines() -> None:
     stream = io.StringIO()
     with progress_display(stream) as (progress, say):
         progress.begin("gs://b/x", 4000, 1000)

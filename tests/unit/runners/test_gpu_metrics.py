@@ -1,4 +1,4 @@
-"""Downloads, loads and the GPU, as metrics tell of them."""
+"""Metrics of downloads, loads and the GPU."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def residency(tmp_path: Path) -> ModelCache:
     return ModelCache(catalog, shelf, DEVICE)
 
 
-def test_resident_bytes_are_those_of_the_weights_and_shared_ones_count_once(
+def test_resident_bytes_count_shared_weights_once(
     residency: ModelCache,
 ) -> None:
     assert residency.resident_bytes == {}
@@ -91,7 +91,7 @@ def test_a_failed_load_is_counted_and_not_timed(
     assert residency.resident_bytes == {}
 
 
-def test_what_arrives_is_counted_and_a_whole_file_is_timed() -> None:
+def test_download_counts_bytes_and_times_whole_files() -> None:
     clock = Clock()
     progress = Progress(DownloadMeter(clock))
     grown = Growth()
@@ -111,7 +111,7 @@ def test_what_arrives_is_counted_and_a_whole_file_is_timed() -> None:
     assert grown.of("download_seconds_count", scheme="hf") == 0
 
 
-def test_the_driver_is_asked_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_utilisation_is_polled_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[torch.device] = []
 
     def utilization(device: torch.device) -> int:
@@ -127,7 +127,7 @@ def test_the_driver_is_asked_now_and_then(monkeypatch: pytest.MonkeyPatch) -> No
     assert asked == [GPU.torch_device] * 3
 
 
-def test_a_driver_that_does_not_tell_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_utilisation_is_not_polled_again(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = 0
 
     def utilization(device: torch.device) -> int:

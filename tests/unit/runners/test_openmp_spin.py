@@ -1,4 +1,4 @@
-"""How long threads that wait for their team spin, as libgomp says it when it is loaded."""
+"""The spin count of waiting OpenMP threads, as libgomp reports it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMES = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
     ("settings", "spins"),
     [({}, SPIN_COUNT), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
 )
-def test_the_engine_sets_it_where_nobody_has(settings: dict[str, str], spins: str) -> None:
+def test_engine_sets_openmp_spin_unless_configured(settings: dict[str, str], spins: str) -> None:
     inherited = {k: v for k, v in os.environ.items() if k not in _NAMES}
     done = subprocess.run(
         [sys.executable, "-c", "import runners.engine.engine"],
@@ -33,5 +33,5 @@ def test_the_engine_sets_it_where_nobody_has(settings: dict[str, str], spins: st
 
 
 @pytest.mark.parametrize("way", ["libgomp", "ours"])
-def test_pictures_are_painted_either_way(way: str) -> None:
+def test_images_are_generated_with_either_setting(way: str) -> None:
     assert 0 < painted(way, 1) < 60

@@ -1,4 +1,4 @@
-"""From a request to a job: defaults, names, LoRAs, and what is refused."""
+"""Resolution of a request into a job: defaults, names, LoRAs and rejections."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_defaults_are_the_variants() -> None:
     assert (base.steps, base.guidance_scale) == (20, 7.5)
 
 
-def test_what_the_request_says_goes_first_even_zero() -> None:
+def test_request_values_override_defaults_even_zero() -> None:
     job = resolved(steps=3, cfg=0.0, seed=0, width=256, height=2048, deadline_ms=500).job
     assert (job.steps, job.guidance_scale, job.seed) == (3, 0.0, 0)
     assert (job.width, job.height, job.deadline) == (256, 2048, 100.5)
 
 
-def test_seeds_are_drawn_anew() -> None:
+def test_missing_seed_is_random() -> None:
     seeds = {resolved().job.seed for _ in range(20)}
     assert len(seeds) == 20
     assert all(0 <= seed < 2**63 for seed in seeds)
@@ -54,7 +54,9 @@ def test_seeds_are_drawn_anew() -> None:
         ),
     ],
 )
-def test_unknown_names_are_told_the_known(fields: dict[str, Any], code: str, listed: str) -> None:
+def test_unknown_name_error_lists_known_names(
+    fields: dict[str, Any], code: str, listed: str
+) -> None:
     with pytest.raises(UnknownName, match=listed) as caught:
         resolved(**fields)
     assert caught.value.code == code
@@ -91,7 +93,7 @@ def test_without_estimators_the_message_names_the_field() -> None:
         fetching.depth_estimator(None)
 
 
-def test_without_any_lora_the_message_says_so() -> None:
+def test_unknown_lora_error_states_that_none_exist() -> None:
     with pytest.raises(UnknownName, match="none, for no lora"):
         resolved(RequestResolver(CATALOG, shelf(inventory(()))), loras=[{"name": "drone"}])
 
@@ -100,7 +102,7 @@ def weights(**fields: Any) -> tuple[LoraWeight, ...]:
     return resolved(**fields).job.loras
 
 
-def test_an_era_sets_its_loras_and_the_multiplier_scales_them() -> None:
+def test_era_sets_its_loras_scaled_by_lora_strength() -> None:
     assert weights() == ()
     assert weights(era="wilderness") == (LoraWeight("drone", 0.8), LoraWeight("experimance", 0.4))
     assert weights(era="future", lora_strength=0.5) == (LoraWeight("experimance", 0.55),)
@@ -116,14 +118,14 @@ def test_loras_replace_the_eras_also_when_empty() -> None:
         resolved(loras=drone * 2)
 
 
-def test_an_era_whose_loras_are_not_there_paints_with_a_warning() -> None:
+def test_era_with_missing_loras_gives_a_warning() -> None:
     partly = resolved(RequestResolver(CATALOG, shelf(inventory(("drone",)))), era="wilderness")
     assert partly.job.loras == (LoraWeight("drone", 0.8),)
     assert "experimance" in partly.warnings[0]
     assert resolved(era="wilderness").warnings == ()
 
 
-def test_a_picture_alone_has_no_depth_to_follow() -> None:
+def test_init_image_alone_disables_the_controlnet() -> None:
     alone = resolved(mock_depth=False, image_b64="AAAA", strength=0.5)
     assert (alone.job.strength, alone.job.controlnet_strength) == (0.5, 0.0)
     assert alone.depth_estimator is None
@@ -157,7 +159,7 @@ def test_the_schedulers_on_offer_are_the_engines() -> None:
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULER_NAMES)
-def test_karras_sigmas_only_where_the_scheduler_has_them(scheduler: str) -> None:
+def test_karras_sigmas_require_scheduler_support(scheduler: str) -> None:
     spec = CATALOG.models["lightning"].scheduler
     if has_karras_sigmas(type(build_scheduler(spec, scheduler, None)).__name__):
         assert resolved(scheduler=scheduler, use_karras_sigmas=True).job.use_karras_sigmas

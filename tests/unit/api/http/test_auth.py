@@ -30,7 +30,7 @@ ROUTES = (
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthcheck"])
-def test_health_is_open(path: str) -> None:
+def test_health_requires_no_token(path: str) -> None:
     assert access(api_token="a", admin_token="b").allows(path, NOBODY)
 
 
@@ -46,7 +46,7 @@ def test_any_of_several_tokens_opens_everything_else(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/playground", "/playground/", "/playground/app.js"])
-def test_the_page_is_open_and_nothing_that_resembles_it(path: str) -> None:
+def test_playground_is_public_but_similar_paths_are_not(path: str) -> None:
     guarded = access(api_token="a", admin_token="b")
     assert guarded.allows(path, NOBODY)
     assert not guarded.allows("/playgrounds", NOBODY)
@@ -66,7 +66,7 @@ def test_without_tokens_all_is_open() -> None:
 
 
 @pytest.mark.parametrize("callers", [None, "caller"])
-def test_managing_can_have_tokens_of_its_own(callers: str | None) -> None:
+def test_management_can_require_separate_tokens(callers: str | None) -> None:
     guarded = access(api_token=callers, admin_token="operator")
     caller = bearer(callers) if callers else NOBODY
     for path in ("/preload", "/unload"):
@@ -106,7 +106,7 @@ def test_a_file_without_tokens_stops_the_start(tmp_path: Path, content: str | No
         TokenSet("ADMIN_TOKEN", SecretStr("x"), file)
 
 
-def test_owners_are_told_apart_by_their_tokens() -> None:
+def test_owners_are_distinguished_by_tokens() -> None:
     guarded = access(api_token="one,two", admin_token="boss")
     owners = [guarded.owner(bearer(token)) for token in ("one", "two", "boss")]
     assert len(set(owners)) == 3

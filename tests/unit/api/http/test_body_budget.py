@@ -1,4 +1,4 @@
-"""Bodies that wait for their answers: bounded all together, small ones apart from large ones."""
+"""The shared byte budget of unanswered bodies, with a reserve for small ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIB = 2**20
 JSON = {"Content-Type": "application/json"}
 
 
-def test_what_is_closed_may_be_taken_again() -> None:
+def test_closed_body_returns_its_budget() -> None:
     budget = BodyBudget(small=10, large=10)
     first = budget.open(6)
     with pytest.raises(Overloaded) as refused:
@@ -43,7 +43,7 @@ def test_large_bodies_keep_no_small_one_out() -> None:
         holding.close()
 
 
-def test_a_body_that_says_no_length_counts_as_it_comes() -> None:
+def test_body_without_length_counts_as_it_arrives() -> None:
     budget = BodyBudget(small=10, large=10)
     growing = budget.open(None)
     growing.grow(4)
@@ -94,7 +94,7 @@ async def test_discarding_is_paced(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(waited) == 1
 
 
-async def test_who_is_refused_can_read_why() -> None:
+async def test_rejected_sender_receives_the_error() -> None:
     """The body is received to its end: a connection that is closed before loses the answer."""
     app = ApiMiddleware(Starlette())
     held = [app._budget.open(MAX_BODY_BYTES) for _ in range(3)]

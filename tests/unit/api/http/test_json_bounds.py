@@ -1,4 +1,4 @@
-"""Bodies that would keep a parser busy, refused before one sees them."""
+"""Expensive JSON bodies, rejected before parsing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PICTURE = "iVBORw0KGgo" * 300_000
     ],
     ids=range(7),
 )
-def test_what_clients_send_passes(body: Any) -> None:
+def test_ordinary_request_bodies_pass(body: Any) -> None:
     check_json(json.dumps(body).encode())
     check_json(json.dumps(body, ensure_ascii=False).encode())
     check_json(json.dumps(body).replace("/", "\\/").encode())
@@ -65,7 +65,7 @@ BUSY: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("kind", BUSY)
-def test_what_would_keep_a_parser_busy_is_refused(kind: str) -> None:
+def test_expensive_json_is_rejected(kind: str) -> None:
     make, said = BUSY[kind]
     with pytest.raises(InvalidRequest, match=said):
         check_json(make())
@@ -99,7 +99,7 @@ async def test_a_body_is_given_once_more_in_one_piece() -> None:
     assert await again() == {"type": "http.disconnect"}
 
 
-async def test_between_large_bodies_others_have_their_turn() -> None:
+async def test_event_loop_runs_between_large_bodies() -> None:
     """An application that holds the loop while it parses holds it for one body at a time."""
     body = json.dumps({"depth_map_b64": PICTURE}).encode()
     reader, order = JsonReader(), list[str]()
@@ -121,7 +121,7 @@ async def test_between_large_bodies_others_have_their_turn() -> None:
     assert not [pair for pair in itertools.pairwise(order) if pair == ("body", "body")]
 
 
-async def test_a_caller_who_leaves_in_the_middle_is_passed_on() -> None:
+async def test_disconnect_during_body_is_forwarded() -> None:
     parts: list[Any] = [
         {"type": "http.request", "body": b'{"a"', "more_body": True},
         {"type": "http.disconnect"},
@@ -134,7 +134,7 @@ async def test_a_caller_who_leaves_in_the_middle_is_passed_on() -> None:
     assert await again() == {"type": "http.disconnect"}
 
 
-def test_the_first_problems_of_many_are_told() -> None:
+def test_validation_error_lists_only_first_problems() -> None:
     error = InvalidRequest.from_problems(
         [FieldError(f"k{number}", "unknown") for number in range(90)]
     )

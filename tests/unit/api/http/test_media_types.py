@@ -1,4 +1,4 @@
-"""Which kind of answer the Accept header asks for."""
+"""The response type selected by the Accept header."""
 
 from __future__ import annotations
 

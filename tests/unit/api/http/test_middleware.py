@@ -1,4 +1,4 @@
-"""What every request passes, around a small application."""
+"""The middleware that every request passes, around a small application."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def web(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClien
         yield client
 
 
-def error_of(response: httpx.Response) -> dict[str, Any]:
+def parse_error(response: httpx.Response) -> dict[str, Any]:
     body = response.json()
     assert set(body) == {"success", "error", "error_message", "detail", "request_id"}
     assert body["success"] is False
@@ -122,19 +122,19 @@ async def test_every_error_has_the_one_body(
 ) -> None:
     response = await web.request(method, path)
     assert response.status_code == status
-    assert error_of(response)["error"] == code
+    assert parse_error(response)["error"] == code
 
 
 async def test_validation_errors_name_the_field(web: httpx.AsyncClient) -> None:
-    body = error_of(await web.get("/invalid"))
+    body = parse_error(await web.get("/invalid"))
     assert body["error_message"] == "prompt: required"
     assert body["detail"] == [{"field": "prompt", "message": "required"}]
 
 
-async def test_the_contracts_own_errors_pass(web: httpx.AsyncClient) -> None:
+async def test_contract_errors_pass_unchanged(web: httpx.AsyncClient) -> None:
     response = await web.get("/own_error")
     assert (response.status_code, response.headers["retry-after"]) == (429, "2")
-    assert error_of(response)["request_id"] == "mine"
+    assert parse_error(response)["request_id"] == "mine"
 
 
 @pytest.mark.parametrize(
@@ -149,10 +149,10 @@ async def test_only_json_and_multipart_are_read(
     for content in (b"x", b""):
         response = await web.post(path, content=content, headers={"Content-Type": media_type})
         assert response.status_code == 415
-        assert error_of(response)["error"] == "unsupported_media_type"
+        assert parse_error(response)["error"] == "unsupported_media_type"
 
 
-async def test_a_body_needs_a_type_and_no_body_needs_none(web: httpx.AsyncClient) -> None:
+async def test_body_requires_content_type_but_empty_body_does_not(web: httpx.AsyncClient) -> None:
     assert (await web.post("/echo", content=b"{}")).status_code == 415
     assert (await web.post("/echo")).json()["bytes"] == 0
     typed = {"Content-Type": "application/json; charset=utf-8"}
@@ -164,7 +164,7 @@ async def test_bodies_are_limited_by_header_and_by_count(web: httpx.AsyncClient)
     announced = await web.post(
         "/echo", content=b"", headers={**json_type, "Content-Length": str(MAX_BODY_BYTES + 1)}
     )
-    assert (announced.status_code, error_of(announced)["error"]) == (413, "too_large")
+    assert (announced.status_code, parse_error(announced)["error"]) == (413, "too_large")
     sent = 0
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -175,16 +175,16 @@ async def test_bodies_are_limited_by_header_and_by_count(web: httpx.AsyncClient)
 
     counted = await web.post("/echo", content=chunks(), headers=json_type)
     assert counted.status_code == 413
-    assert "32 MiB" in error_of(counted)["error_message"]
+    assert "32 MiB" in parse_error(counted)["error_message"]
 
 
-async def test_a_token_is_asked_of_all_but_health(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_route_but_health_requires_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     async with make_client(monkeypatch, "tökén") as web:
         assert (await web.get("/healthcheck")).status_code == 200
         assert (await web.options("/echo")).status_code == 405
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic tökén"}):
             refused = await web.get("/echo", headers=_latin(headers))
-            assert (refused.status_code, error_of(refused)["error"]) == (401, "unauthorized")
+            assert (refused.status_code, parse_error(refused)["error"]) == (401, "unauthorized")
     async with make_client(monkeypatch, "token") as web:
         allowed = await web.get("/echo", headers={"Authorization": "Bearer token"})
         assert allowed.status_code == 200
@@ -214,7 +214,7 @@ async def test_a_body_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> No
     assert "not complete within" in answer.json()["error_message"]
 
 
-async def test_what_follows_a_body_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_body_timeout_does_not_limit_processing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.http.middleware._BODY_SECONDS", 0.05)
     async with make_client(monkeypatch) as web:
         assert (await web.post("/slow", content=b"{}", headers=JSON)).status_code == 200
@@ -257,7 +257,7 @@ async def test_a_form_of_long_texts_is_refused(web: httpx.AsyncClient) -> None:
         (b"\xff" * 99, "; boundary=x"),
     ],
 )
-async def test_what_is_no_form_is_the_callers_error(
+async def test_malformed_form_is_a_client_error(
     web: httpx.AsyncClient, content: bytes, boundary: str
 ) -> None:
     headers = {"Content-Type": f"multipart/form-data{boundary}"}

@@ -1,4 +1,4 @@
-"""What pages of other sites may do with the service through somebody's browser."""
+"""Access control for requests that browsers send from pages of other sites."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def web(monkeypatch: pytest.MonkeyPatch, base: str = OWN, **settings: str) -> ht
     return httpx.AsyncClient(transport=transport, base_url=base)
 
 
-def refused(answer: httpx.Response, header: str) -> bool:
+def is_rejected(answer: httpx.Response, header: str) -> bool:
     body = answer.json()
     return (
         (answer.status_code, body["error"]) == (400, "invalid_request")
@@ -46,28 +46,28 @@ def refused(answer: httpx.Response, header: str) -> bool:
 async def test_a_foreign_page_posts_nothing(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
     async with web(monkeypatch) as client:
         posted = await client.post("/cancel", files=FORM, headers={"Origin": origin})
-        assert refused(posted, "Origin")
+        assert is_rejected(posted, "Origin")
         asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-        assert refused(await client.options("/cancel", headers=asked), "Origin")
+        assert is_rejected(await client.options("/cancel", headers=asked), "Origin")
 
 
-async def test_a_page_that_sends_no_origin_is_told_by_the_browser(
+async def test_sec_fetch_site_identifies_pages_without_origin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with web(monkeypatch) as client:
         for site in ("cross-site", "same-site"):
             headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}
-            assert refused(await client.post("/cancel", headers=headers), "Sec-Fetch-Site")
+            assert is_rejected(await client.post("/cancel", headers=headers), "Sec-Fetch-Site")
             # Somebody follows a link.
             assert (await client.get("/cancel", headers=headers)).status_code == 200
             headers["Sec-Fetch-Mode"] = "no-cors"
-            assert refused(await client.get("/cancel", headers=headers), "Sec-Fetch-Site")
+            assert is_rejected(await client.get("/cancel", headers=headers), "Sec-Fetch-Site")
         for site in ("same-origin", "none"):
             answer = await client.post("/cancel", headers={"Sec-Fetch-Site": site})
             assert answer.status_code == 200
 
 
-async def test_its_own_pages_and_programs_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_own_pages_and_programs_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     async with web(monkeypatch) as client:
         for headers in ({}, {"Origin": OWN}, {"Origin": "https://LOCALHOST:3000"}):
             answer = await client.post("/cancel", files=FORM, headers=headers)
@@ -100,14 +100,14 @@ async def test_named_sites_may_read_every_answer(
             assert answer.headers["access-control-allow-origin"] == site
             assert "X-Request-Id" in answer.headers["access-control-expose-headers"]
         foreign = await client.post("/cancel", headers={"Origin": "https://evil.example"})
-        assert refused(foreign, "Origin")
+        assert is_rejected(foreign, "Origin")
 
 
-async def test_options_redirects_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_options_never_redirects_to_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
     async with web(monkeypatch) as client:
         for path in ("/cancel/", "//evil.example", "//evil.example/..", "/cancel//"):
             answer = await client.options(path, headers={"Host": "evil.example"})
-            assert refused(answer, "Host")
+            assert is_rejected(answer, "Host")
             assert "location" not in answer.headers
             answer = await client.options(path)
             assert "evil.example" not in answer.headers.get("location", "")
@@ -143,7 +143,7 @@ async def test_names_of_the_service(
 ) -> None:
     async with web(monkeypatch, **settings) as client:
         answer = await client.get("/cancel", headers={"Host": host})
-        assert answer.status_code == 200 if passes else refused(answer, "Host")
+        assert answer.status_code == 200 if passes else is_rejected(answer, "Host")
         # Probes come as they like.
         assert (await client.get("/livez", headers={"Host": host})).status_code == 200
 
@@ -156,6 +156,6 @@ async def test_names_of_the_service(
         ("allowed_hosts", "https://example.org"), ("allowed_hosts", "a b"),
     ],
 )  # fmt: skip
-def test_settings_that_are_no_names(setting: str, value: str) -> None:
+def test_invalid_host_settings_are_rejected(setting: str, value: str) -> None:
     with pytest.raises(SettingsError, match=setting.upper()):
         Sites(Settings(**{setting: value}))

@@ -1,4 +1,4 @@
-"""The page's files: how they are served, and what they refer to."""
+"""The playground's files: serving and references."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_every_file_is_served_without_a_token(path: Path, client: httpx.As
     assert kinds[path.suffix] in answer.headers["content-type"]
 
 
-async def test_headers_forbid_what_the_page_does_not_need(client: httpx.AsyncClient) -> None:
+async def test_headers_restrict_the_page_to_its_own_resources(client: httpx.AsyncClient) -> None:
     answer = await client.get("http://localhost/playground/")
     policy = dict(
         part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";")
@@ -136,7 +136,7 @@ def index() -> Page:
     return page
 
 
-def test_the_page_refers_to_its_own_files_and_has_nothing_inline(index: Page) -> None:
+def test_page_links_only_existing_files_and_has_nothing_inline(index: Page) -> None:
     assert index.inline == []
     assert len(index.ids) == len(set(index.ids))
     icons = (FOLDER / "icons.svg").read_text(encoding="utf-8")
@@ -147,14 +147,14 @@ def test_the_page_refers_to_its_own_files_and_has_nothing_inline(index: Page) ->
 
 
 @pytest.mark.parametrize("path", FILES, ids=label)
-def test_nothing_comes_from_elsewhere(path: Path) -> None:
+def test_page_loads_no_external_resource(path: Path) -> None:
     text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
     assert not re.search(r"(https?:)?//[a-z0-9-]+\.[a-z]", text)
     assert len(text.splitlines()) <= 300
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=label)
-def test_every_import_is_a_file_that_has_it(path: Path) -> None:
+def test_every_imported_name_is_exported(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for names, file in re.findall(r'import \{([^}]+)\} from "([^"]+)"', text):
         source = (path.parent / file).resolve().read_text(encoding="utf-8")

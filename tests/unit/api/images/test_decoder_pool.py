@@ -1,4 +1,4 @@
-"""Decoders in processes of their own: what they answer, and what ends them."""
+"""Decoder processes: results, limits and replacement."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = encoded(Image.fromarray(HILL))
 
 
 @contextlib.asynccontextmanager
-async def opened(most: int = 8, **limits: Limits) -> AsyncIterator[DecoderPool]:
+async def open_pool(most: int = 8, **limits: Limits) -> AsyncIterator[DecoderPool]:
     pool = DecoderPool(most, **limits)
     try:
         yield pool
@@ -33,7 +33,7 @@ async def opened(most: int = 8, **limits: Limits) -> AsyncIterator[DecoderPool]:
 
 @pytest.fixture
 async def pool() -> AsyncIterator[DecoderPool]:
-    async with opened() as pool:
+    async with open_pool() as pool:
         yield pool
 
 
@@ -52,7 +52,7 @@ def laborious() -> str:
     return base64.b64encode(progressive(7000, 7000, scans=7)).decode()
 
 
-async def test_what_is_decoded_is_as_it_was_sent(pool: DecoderPool) -> None:
+async def test_decoded_pixels_equal_those_sent(pool: DecoderPool) -> None:
     depth = await pool.decode_depth(SMALL, 64, 48)
     assert depth.pixels == HILL.tobytes()
     inverted = await pool.decode_depth(SMALL, 64, 48, invert=True)
@@ -63,7 +63,7 @@ async def test_what_is_decoded_is_as_it_was_sent(pool: DecoderPool) -> None:
     assert photograph.pixels[:3] == b"\xff\0\0"
 
 
-async def test_what_is_no_picture_is_an_error_that_says_what_is_accepted(pool: DecoderPool) -> None:
+async def test_invalid_image_error_lists_accepted_formats(pool: DecoderPool) -> None:
     for text in ("", "AAAA", "Ω" * 9, "\ud800", encoded(Image.fromarray(HILL), "GIF")):
         with pytest.raises(InvalidDepthMap, match="PNG, JPEG, WebP or TIFF") as depth:
             await pool.decode_depth(text, 256, 256)
@@ -78,26 +78,26 @@ async def test_large_pictures_are_decoded_too(pool: DecoderPool) -> None:
     assert set(depth.pixels) == {99}
 
 
-async def test_a_picture_that_takes_too_long_is_refused_and_the_next_one_decoded() -> None:
+async def test_image_over_time_limit_is_rejected_and_next_decoded() -> None:
     hasty = {
         "ordinary": replace(ORDINARY, seconds=0.2),
         "laborious": replace(LABORIOUS, seconds=0.2),
     }
-    async with opened(**hasty) as pool:
+    async with open_pool(**hasty) as pool:
         with pytest.raises(TooLarge, match=r"depth_map_b64: .* more time or memory"):
             await pool.decode_depth(laborious(), 256, 256)
         assert (await pool.decode_depth(SMALL, 64, 48)).digest
 
 
-async def test_a_picture_that_takes_too_much_memory_is_refused_and_the_next_one_decoded() -> None:
+async def test_image_over_memory_limit_is_rejected_and_next_decoded() -> None:
     tight = replace(LABORIOUS, megabytes=100)
-    async with opened(laborious=tight) as pool:
+    async with open_pool(laborious=tight) as pool:
         with pytest.raises(TooLarge, match=r"more time or memory"):
             await pool.decode_depth(encoded(Image.new("RGB", (7000, 7000))), 256, 256)
         assert (await pool.decode_depth(encoded(Image.new("L", (3000, 3000))), 64, 48)).digest
 
 
-async def test_who_leaves_frees_the_decoder(pool: DecoderPool) -> None:
+async def test_cancelled_decode_frees_the_decoder(pool: DecoderPool) -> None:
     before = {decoder.pid for decoder in decoders()}
     for decoder in decoders():
         decoder.suspend()
@@ -114,7 +114,7 @@ async def test_who_leaves_frees_the_decoder(pool: DecoderPool) -> None:
 
 
 async def test_pictures_wait_in_a_bounded_number() -> None:
-    async with opened(most=3) as pool:
+    async with open_pool(most=3) as pool:
         outcomes = await asyncio.gather(
             *(pool.decode_depth(SMALL, 64, 48) for _ in range(5)), return_exceptions=True
         )
@@ -123,9 +123,9 @@ async def test_pictures_wait_in_a_bounded_number() -> None:
     assert all(error.retry_after for error in refused)
 
 
-async def test_a_decoder_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_decoder_environment_has_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_TOKEN", "secret")
-    async with opened() as pool:
+    async with open_pool() as pool:
         await pool.decode_depth(SMALL, 64, 48)
         assert decoders()
         for decoder in decoders():

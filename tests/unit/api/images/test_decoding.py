@@ -1,4 +1,4 @@
-"""Depth maps and photographs: every format that is accepted, and everything that is not."""
+"""Decoding of depth maps and photographs in accepted and rejected formats."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def decode_image(text: str, width: int | None, height: int | None) -> RgbImage:
     return decoding.decode_image(text.encode("ascii", "replace"), width, height)
 
 
-def decoded(text: str, width: int = 64, height: int = 48) -> np.ndarray[Any, Any]:
+def decode_array(text: str, width: int = 64, height: int = 48) -> np.ndarray[Any, Any]:
     pixels = decode_depth(text, width, height).pixels
     return np.frombuffer(pixels, np.uint8).reshape(height, width)
 
@@ -40,7 +40,7 @@ def decoded(text: str, width: int = 64, height: int = 48) -> np.ndarray[Any, Any
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "WEBP", "JPEG"])
 def test_formats(file_format: str) -> None:
     options = {"lossless": True} if file_format == "WEBP" else {}
-    grey = decoded(encoded(Image.fromarray(HILL), file_format, **options))
+    grey = decode_array(encoded(Image.fromarray(HILL), file_format, **options))
     tolerance = 3 if file_format == "JPEG" else 1
     assert np.abs(grey.astype(int) - HILL).max() <= tolerance
 
@@ -48,20 +48,20 @@ def test_formats(file_format: str) -> None:
 def test_data_urls_and_white_space() -> None:
     text = encoded(Image.fromarray(HILL))
     for prefix in ("data:image/png;base64,", "data:image/png;charset=utf-8;base64,", "\n "):
-        np.testing.assert_array_equal(decoded(prefix + text[:40] + "\r\n" + text[40:]), HILL)
+        np.testing.assert_array_equal(decode_array(prefix + text[:40] + "\r\n" + text[40:]), HILL)
 
 
 def test_16_bit_is_scaled_not_cut() -> None:
     deep = HILL.astype(np.uint16) * 257
-    np.testing.assert_array_equal(decoded(encoded(Image.fromarray(deep))), HILL)
-    np.testing.assert_array_equal(decoded(encoded(Image.fromarray(deep), "TIFF")), HILL)
+    np.testing.assert_array_equal(decode_array(encoded(Image.fromarray(deep))), HILL)
+    np.testing.assert_array_equal(decode_array(encoded(Image.fromarray(deep), "TIFF")), HILL)
 
 
 def test_float_and_32_bit_tiff() -> None:
     unit = Image.fromarray((HILL / 255).astype(np.float32))
-    assert np.abs(decoded(encoded(unit, "TIFF")).astype(int) - HILL).max() <= 1
+    assert np.abs(decode_array(encoded(unit, "TIFF")).astype(int) - HILL).max() <= 1
     wide = Image.fromarray(HILL.astype(np.int32) * 257)
-    assert np.abs(decoded(encoded(wide, "TIFF")).astype(int) - HILL).max() <= 1
+    assert np.abs(decode_array(encoded(wide, "TIFF")).astype(int) - HILL).max() <= 1
     broken = Image.fromarray(np.full((8, 8), np.nan, np.float32))
     with pytest.raises(UnreadablePictureError):
         decode_depth(encoded(broken, "TIFF"), 8, 8)
@@ -69,19 +69,19 @@ def test_float_and_32_bit_tiff() -> None:
 
 def test_colour_is_luminance_and_transparency_is_low_ground() -> None:
     colour = np.dstack([HILL, HILL, HILL])
-    assert np.abs(decoded(encoded(Image.fromarray(colour))).astype(int) - HILL).max() <= 1
+    assert np.abs(decode_array(encoded(Image.fromarray(colour))).astype(int) - HILL).max() <= 1
     alpha = np.dstack([colour, np.where(np.arange(64) < 32, 255, 0)[None].repeat(48, 0)])
-    half = decoded(encoded(Image.fromarray(alpha.astype(np.uint8))))
+    half = decode_array(encoded(Image.fromarray(alpha.astype(np.uint8))))
     assert half[:, 40:].max() == 0
     assert np.abs(half[:, :32].astype(int) - HILL[:, :32]).max() <= 1
     palette = Image.fromarray(HILL).quantize(256)
-    assert np.abs(decoded(encoded(palette)).astype(int) - HILL).max() <= 3
+    assert np.abs(decode_array(encoded(palette)).astype(int) - HILL).max() <= 3
 
 
 def test_the_first_frame_of_an_animation_counts() -> None:
     frames = [Image.fromarray(HILL), Image.fromarray(255 - HILL)]
     text = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
-    assert np.abs(decoded(text).astype(int) - HILL).max() <= 1
+    assert np.abs(decode_array(text).astype(int) - HILL).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_the_first_frame_of_an_animation_counts() -> None:
         ((640, 480), (512, 1024), (512, 1024)),
     ],
 )
-def test_a_photograph_has_its_own_size_within_bounds(
+def test_photograph_keeps_its_size_within_limits(
     own: tuple[int, int], wanted: tuple[int | None, int | None], size: tuple[int, int]
 ) -> None:
     photograph = decode_image(encoded(Image.new("RGB", own, (9, 99, 200))), *wanted)
@@ -110,7 +110,7 @@ def test_a_photograph_has_its_own_size_within_bounds(
 
 
 def test_resized_to_the_output() -> None:
-    large = decoded(encoded(Image.fromarray(hill(640, 480))), 64, 48)
+    large = decode_array(encoded(Image.fromarray(hill(640, 480))), 64, 48)
     assert np.abs(large.astype(int) - HILL).max() <= 8
 
 
@@ -121,12 +121,12 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", packed)
 
 
-def test_a_bomb_is_refused_by_its_header() -> None:
+def test_decompression_bomb_is_rejected_from_its_header() -> None:
     with pytest.raises(PictureTooLargeError, match="64 megapixels"):
         decode_depth(base64.b64encode(huge_png()).decode(), 256, 256)
 
 
-def truncated() -> str:
+def truncated_jpeg() -> str:
     content = base64.b64decode(encoded(Image.fromarray(hill(200, 200))))
     return base64.b64encode(content[: len(content) // 2]).decode()
 
@@ -138,9 +138,9 @@ def gif() -> str:
 @pytest.mark.parametrize(
     "text",
     ["", "   ", "%%%", "https://example.org/depth.png", "data:image/png;base64,", "AAAA",
-     truncated(), gif(), base64.b64encode(b"\x89PNG\r\n\x1a\n").decode(), "Ω" * 10],
+     truncated_jpeg(), gif(), base64.b64encode(b"\x89PNG\r\n\x1a\n").decode(), "Ω" * 10],
 )  # fmt: skip
-def test_what_is_no_picture(text: str) -> None:
+def test_invalid_images_are_rejected(text: str) -> None:
     for decode in (decode_depth, decode_image):
         with pytest.raises(UnreadablePictureError, match=r"empty|not base64|not an image|damaged"):
             decode(text, 256, 256)
@@ -178,7 +178,7 @@ def test_photographs_of_every_kind(mode: str) -> None:
     assert np.corrcoef(colour.reshape(48, 64, 3)[..., 0].ravel(), HILL.ravel())[0, 1] > 0.5
 
 
-def test_photographs_are_turned_upright_and_told_by_their_digest() -> None:
+def test_photographs_are_rotated_upright_and_have_a_digest() -> None:
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 3
     plain, upside_down = (
@@ -193,7 +193,7 @@ def test_photographs_are_turned_upright_and_told_by_their_digest() -> None:
     assert first.digest == hashlib.sha256(base64.b64decode(plain)).hexdigest() != second.digest
 
 
-def test_an_orientation_that_is_no_number() -> None:
+def test_damaged_exif_is_an_unreadable_image() -> None:
     """Its type is exchanged for text, which Pillow cannot write back when it turns the picture."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6

@@ -1,4 +1,4 @@
-"""What looks wrong about a depth map, and the switches that change it."""
+"""Warnings about implausible depth maps, and the options that correct them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def disc(grey: Grey, outside: float) -> Grey:
     return np.where(x**2 + y**2 <= 1, grey, outside).astype(np.float32)
 
 
-def named(grey: Any, sixteen_bit: bool = False) -> set[str]:
+def warning_kinds(grey: Any, sixteen_bit: bool = False) -> set[str]:
     """What the warnings say, as one word each."""
     found = depth_warnings(np.asarray(grey, np.float32), sixteen_bit)
     assert all(text.startswith("depth map: ") for text in found)
@@ -31,31 +31,31 @@ def named(grey: Any, sixteen_bit: bool = False) -> set[str]:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_landscapes_give_no_warning_of_what_they_are_not(seed: int) -> None:
+def test_landscapes_cause_no_warning_but_clipping(seed: int) -> None:
     """Cropped or not, flat sea included: but a sea over half of the map counts as clipped."""
     grey = make_terrain(70_000 + seed, (96, 96)).depth.astype(np.float32)
-    assert named(grey) | named(disc(grey, 0)) <= {"clipped"}
+    assert warning_kinds(grey) | warning_kinds(disc(grey, 0)) <= {"clipped"}
 
 
 def test_the_mock_is_fine() -> None:
     assert mock_depth(256, 256).warnings == ()
-    assert named(HILL) == set()
+    assert warning_kinds(HILL) == set()
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_nearly_constant(level: int) -> None:
     rng = np.random.default_rng(0)
-    assert "nearly constant" in named(np.clip(level + rng.normal(0, 1, (64, 64)), 0, 255))
+    assert "nearly constant" in warning_kinds(np.clip(level + rng.normal(0, 1, (64, 64)), 0, 255))
 
 
 def test_inverted_discs() -> None:
     """Nearly all: one of low sand in a bright corner may pass for a landscape."""
     maps = [make_terrain(80_000 + seed, (96, 96)).depth.astype(np.float32) for seed in range(40)]
-    assert sum("inverted" in named(255 - disc(grey * 0.9, 0)) for grey in maps) >= 36
+    assert sum("inverted" in warning_kinds(255 - disc(grey * 0.9, 0)) for grey in maps) >= 36
 
 
 def test_clipped() -> None:
-    assert named(np.clip(HILL * 3, 0, 255)) == {"clipped"}
+    assert warning_kinds(np.clip(HILL * 3, 0, 255)) == {"clipped"}
     (text,) = depth_warnings(np.clip(HILL * 3, 0, 255))
     assert "% of it is at the nearest value (255)" in text
 
@@ -64,7 +64,7 @@ def test_sixteen_bits_cut_to_eight() -> None:
     deep = hill(256, 256).astype(np.uint16) * 257
     gentle = np.linspace(0, 6 * 256, 256)[None].repeat(256, 0).astype(np.uint16)
     for wide in (deep + gentle, gentle):
-        assert "16-bit" in named(wide & 255)
+        assert "16-bit" in warning_kinds(wide & 255)
 
 
 def test_sixteen_bits_that_hold_less() -> None:

@@ -1,4 +1,4 @@
-"""What a picture will cost, read from its structure: hostile ones are refused, others pass."""
+"""The decoding cost of an image, estimated from its structure; hostile images are rejected."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_scans_are_counted() -> None:
         inspect(progressive(7900, 7900, 9))
 
 
-def test_limits_are_where_they_are_said_to_be() -> None:
+def test_documented_image_limits_are_enforced() -> None:
     assert inspect(png(16_384, 512, rows=1)).width == 16_384
     assert inspect(png(8000, 8000, rows=1)).work == 64_000_000
     for width, height, message in (
@@ -95,7 +95,7 @@ def test_any_beginning_of_a_picture_is_a_picture_or_unreadable(kind: str) -> Non
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_what_hostile_pictures_come_to(name: str) -> None:
+async def test_hostile_images_are_decoded_or_rejected(name: str) -> None:
     content = HOSTILE[name]()
     pool = DecoderPool(1)
     try:

@@ -1,4 +1,4 @@
-"""Which files of a source a component needs."""
+"""Selection of the source files that a component needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BASE = [
 ]
 
 
-def test_half_precision_is_taken_where_it_is_stored() -> None:
+def test_half_precision_files_are_preferred_if_stored() -> None:
     half = select_files(UNET, BASE, "float16")
     assert half == ["unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors"]
     full = ["unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
@@ -42,7 +42,7 @@ def test_shards_come_with_their_index() -> None:
     assert select_files(ComponentSpec("controlnet", "gs://b/x"), names, "float16") == names
 
 
-def test_tokenizers_have_texts_alone() -> None:
+def test_tokenizers_have_text_files_only() -> None:
     tokenizer = ComponentSpec("tokenizer", "hf://owner/repo", "tokenizer")
     assert select_files(tokenizer, BASE, None) == ["tokenizer/merges.txt", "tokenizer/vocab.json"]
 
@@ -67,12 +67,14 @@ def test_tokenizers_have_texts_alone() -> None:
         ),
     ],
 )
-def test_what_does_not_suffice_is_named(part: ComponentSpec, names: list[str], said: str) -> None:
+def test_missing_component_files_are_reported(
+    part: ComponentSpec, names: list[str], said: str
+) -> None:
     with pytest.raises(SourceError, match=said):
         select_files(part, names, "float16")
 
 
-def test_an_estimator_comes_whole_and_with_its_processors_settings() -> None:
+def test_estimator_files_include_weights_and_processor_config() -> None:
     names = [
         "README.md",
         "config.json",
@@ -93,7 +95,7 @@ def test_an_estimator_comes_whole_and_with_its_processors_settings() -> None:
         select_files(detector, ["ZoeD_M12_N.pt"], None)
 
 
-def test_the_production_set_shares_what_it_can() -> None:
+def test_production_variants_share_components() -> None:
     catalog = load_catalog("experimance")
     parts = {
         name: {part.kind: part for part in component_specs(catalog, "models", name)}

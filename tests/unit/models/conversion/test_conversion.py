@@ -87,7 +87,7 @@ def test_parts_not_wanted_may_be_missing(tmp_path: Path) -> None:
         split(tmp_path, tensors)
 
 
-def test_equal_checkpoints_in_other_orders_give_equal_bytes(tmp_path: Path) -> None:
+def test_tensor_order_does_not_change_converted_bytes(tmp_path: Path) -> None:
     tensors = original_tensors(torch.float16)
     backwards = dict(reversed(tensors.items()))
     made = [split(tmp_path / "a", tensors), split(tmp_path / "b", backwards)]
@@ -149,7 +149,7 @@ def eight_bit(tensors: Tensors) -> Tensors:
         (eight_bit, "8-bit floats"),
     ],
 )
-def test_what_is_not_sdxl_is_refused_by_what_it_is(
+def test_other_architectures_are_rejected_by_name(
     tmp_path: Path, change: Callable[[Tensors], Tensors], message: str
 ) -> None:
     with pytest.raises(WeightsError, match=message) as caught:
@@ -191,7 +191,7 @@ def test_casting_rounds_as_torch_does(source: str, target: Dtype) -> None:
     )
 
 
-def test_what_is_no_number_stays_none() -> None:
+def test_nan_survives_casting() -> None:
     for source, values in (("F32", torch.float32), ("BF16", torch.bfloat16)):
         nan = torch.full((4,), torch.nan, dtype=values)
         for target, dtype in (("F16", torch.float16), ("BF16", torch.bfloat16)):
@@ -233,7 +233,7 @@ def exports(tmp_path: Path, part: str, tensors: Tensors) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("part", CHECKPOINT_PARTS)
-def test_equal_components_of_other_origins_get_equal_bytes(tmp_path: Path, part: str) -> None:
+def test_equal_components_of_any_origin_get_equal_bytes(tmp_path: Path, part: str) -> None:
     origins = exports(tmp_path, part, original_tensors(torch.float16))
     results = {}
     for origin, folder in origins.items():
@@ -292,14 +292,14 @@ def folder_with(tmp_path: Path, config: dict[str, Any], *files: str) -> Path:
         ("depth_estimator", {"model_type": "dpt"}, [], "no safetensors file"),
     ],
 )
-def test_components_that_are_not_what_they_should_be(
+def test_invalid_components_are_rejected(
     tmp_path: Path, kind: str, config: dict[str, Any], files: list[str], message: str
 ) -> None:
     with pytest.raises(WeightsError, match=message):
         canonicalize_component(kind, folder_with(tmp_path, config, *files), tmp_path / "t", None)
 
 
-def test_shards_stay_in_their_folder(tmp_path: Path) -> None:
+def test_shards_outside_their_folder_are_rejected(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, {})
     index = folder / f"{weight_name('vae')}.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../outside.safetensors"}}))
@@ -310,7 +310,7 @@ def test_shards_stay_in_their_folder(tmp_path: Path) -> None:
         canonicalize_component("vae", folder, tmp_path / "t", None)
 
 
-def test_an_estimator_keeps_what_it_is_without_noise(tmp_path: Path) -> None:
+def test_estimator_config_keeps_only_network_settings(tmp_path: Path) -> None:
     config = {
         "model_type": "dpt",
         "architectures": ["DPTForDepthEstimation"],
@@ -352,7 +352,7 @@ def test_an_estimator_keeps_what_it_is_without_noise(tmp_path: Path) -> None:
         ({"auto_map": {"AutoConfig": "x.Y"}}, "auto_map"),
     ],
 )
-def test_what_an_estimators_configuration_may_not_say(
+def test_unsafe_estimator_configurations_are_rejected(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     folder = folder_with(tmp_path, {"model_type": "dpt", **changes}, "model.safetensors")
@@ -361,7 +361,7 @@ def test_what_an_estimators_configuration_may_not_say(
         canonicalize_component("depth_estimator", folder, tmp_path / "t", None)
 
 
-def test_what_is_no_setting_of_a_network_is_dropped() -> None:
+def test_unknown_network_settings_are_dropped() -> None:
     config = {"attn_implementation": "a/b", "use_kernels": True, "new": {"code": "x"}}
     made = canonicalize_config("vae", {**config, "latent_channels": 4})
     assert not made.keys() & config.keys()

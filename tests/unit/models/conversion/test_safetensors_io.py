@@ -1,4 +1,4 @@
-"""The safetensors format: what is refused, by what name, and what is written."""
+"""The safetensors format: rejected files, error messages, and written files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from models.conversion.safetensors_io import TensorToWrite, WeightsError, read_header, write_file
 
 
-def zipped() -> bytes:
+def zip_file() -> bytes:
     buffer = io.BytesIO()
     torch.save({"weight": torch.ones(3)}, buffer)
     return buffer.getvalue()
@@ -44,7 +44,7 @@ def plain_zip() -> bytes:
     [
         (b"", "empty"),
         (b"abc", "truncated"),
-        (zipped(), "pickle"),
+        (zip_file(), "pickle"),
         (legacy(), "pickle"),
         (plain_zip(), "zip archive"),
         (gzip.compress(b"weights" * 100, mtime=0), "gzip"),
@@ -55,7 +55,7 @@ def plain_zip() -> bytes:
         (b"\xff" * 100, "not a safetensors file"),
     ],
 )
-def test_other_files_are_refused_by_what_they_are(
+def test_other_file_types_are_rejected_by_name(
     tmp_path: Path, content: bytes, message: str
 ) -> None:
     path = tmp_path / "weights.safetensors"
@@ -105,7 +105,7 @@ def test_damaged_headers_are_refused(tmp_path: Path, header: Any, data: int, mes
         read_header(to_image_bytes(tmp_path / "a.safetensors", header, data))
 
 
-def test_a_cut_file_is_called_truncated_wherever_it_is_cut(tmp_path: Path) -> None:
+def test_cut_file_is_reported_as_truncated(tmp_path: Path) -> None:
     path = tmp_path / "whole.safetensors"
     save_file({"a": torch.ones(8, 8)}, path)
     content = path.read_bytes()
@@ -132,7 +132,7 @@ def new(tensor: torch.Tensor, dtype: str) -> TensorToWrite:
     return TensorToWrite(dtype, tuple(tensor.shape), lambda: [content[:5], content[5:]])
 
 
-def test_written_files_are_canonical_aligned_and_read_by_others(tmp_path: Path) -> None:
+def test_written_files_are_canonical_aligned_and_readable(tmp_path: Path) -> None:
     tensors = {
         "odd": (torch.arange(3, dtype=torch.float32), "F32"),
         "b": (torch.arange(32, dtype=torch.float16).view(4, 8), "F16"),
@@ -156,7 +156,7 @@ def test_written_files_are_canonical_aligned_and_read_by_others(tmp_path: Path) 
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["one", "two"]
 
 
-def test_a_tensor_that_is_not_as_long_as_it_says_leaves_no_file(tmp_path: Path) -> None:
+def test_tensor_of_wrong_length_leaves_no_file(tmp_path: Path) -> None:
     short = TensorToWrite("F32", (4,), lambda: [bytes(12)])
     with pytest.raises(WeightsError, match="12 bytes"):
         write_file(tmp_path / "short", {"a": short})
@@ -174,7 +174,7 @@ def test_a_tensor_that_is_not_as_long_as_it_says_leaves_no_file(tmp_path: Path) 
     ],
     ids=["brackets", "dimensions", "tensors", "metadata"],
 )  # fmt: skip
-def test_headers_made_to_be_slow_are_not_parsed(
+def test_adversarial_headers_are_not_parsed(
     tmp_path: Path, header: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def parse(*_: object, **__: object) -> None:

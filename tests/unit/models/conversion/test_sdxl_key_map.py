@@ -20,7 +20,7 @@ FULL = {part: json.loads((SDXL / f"{part}.json").read_text(encoding="utf-8")) fo
 
 @pytest.mark.parametrize("configs", [FULL, CONFIGS], ids=["full", "small"])
 @pytest.mark.parametrize("part", list(PREFIXES))
-def test_every_tensor_goes_where_diffusers_puts_it(part: str, configs: dict[str, Any]) -> None:
+def test_key_map_matches_diffusers(part: str, configs: dict[str, Any]) -> None:
     planned = key_mappings(part, configs[part])
     # Values that tell which tensor and which row of it arrived: no weights are needed.
     original = {}
@@ -49,7 +49,7 @@ def test_the_map_is_the_whole_network(part: str, configs: dict[str, Any]) -> Non
     }
 
 
-def test_sdxl_is_as_large_as_it_is() -> None:
+def test_sdxl_parameter_counts() -> None:
     counted = {
         part: sum(p.numel() for p in network(part, FULL[part]).parameters()) for part in FULL
     }
@@ -61,7 +61,7 @@ def test_sdxl_is_as_large_as_it_is() -> None:
     }
 
 
-def test_sdxl_configurations_are_complete_and_upcast_the_autoencoder() -> None:
+def test_sdxl_configurations_are_complete_and_upcast_the_vae() -> None:
     for part, config in FULL.items():
         assert canonicalize_config(part, config) == config
     assert FULL["vae"]["force_upcast"] is True

@@ -20,7 +20,7 @@ from testing.heldout import NOVEL, heldout
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(64, 64), (40, 72)])
-def test_terrain_repeats_and_stays_in_range(kind: str, size: tuple[int, int]) -> None:
+def test_terrain_is_reproducible_and_in_range(kind: str, size: tuple[int, int]) -> None:
     terrain, again = (make_terrain(3, size, kind) for _ in range(2))
     assert terrain.height.shape == size
     assert terrain.height.dtype == np.float32
@@ -79,7 +79,7 @@ def test_eras_differ_in_mean_colour() -> None:
         assert all(np.abs(first - second).max() > 8 for second in means[:number])
 
 
-def test_degrading_changes_the_picture_and_keeps_its_form() -> None:
+def test_degrading_changes_pixels_but_not_shape() -> None:
     picture = render(make_terrain(9, (64, 64)).height, "modern", 1)
     for seed in range(6):
         spoiled = degrade(picture, seed)
@@ -89,7 +89,7 @@ def test_degrading_changes_the_picture_and_keeps_its_form() -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-def test_every_prompt_says_its_era_and_no_other(era: str) -> None:
+def test_every_prompt_names_only_its_era(era: str) -> None:
     rng = np.random.default_rng(1)
     prompts = [make_prompt(rng, era) for _ in range(300)]
     assert len(set(prompts)) > 250
@@ -129,7 +129,7 @@ def test_tokenizer_encodes_any_text_and_survives_saving(tmp_path: Path) -> None:
     assert len(words) == 2
 
 
-def test_heldout_maps_are_repeatable_at_any_size_and_mostly_novel() -> None:
+def test_heldout_maps_are_reproducible_and_mostly_novel() -> None:
     maps = heldout((64, 88))
     assert len(maps) >= 60
     assert sum(one.novel for one in maps) >= 30

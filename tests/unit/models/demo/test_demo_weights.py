@@ -31,7 +31,7 @@ def pipeline() -> StableDiffusionXLControlNetPipeline:
     return pipeline
 
 
-def test_the_folder_is_small_and_holds_only_safetensors_json_and_text() -> None:
+def test_demo_folder_is_small_and_has_only_allowed_file_types() -> None:
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 55e6
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt"}
@@ -44,7 +44,9 @@ def test_weights_are_finite_half_precision() -> None:
             assert tensor.isfinite().all(), name
 
 
-def test_it_is_wired_as_sdxl(pipeline: StableDiffusionXLControlNetPipeline) -> None:
+def test_demo_pipeline_has_the_sdxl_structure(
+    pipeline: StableDiffusionXLControlNetPipeline,
+) -> None:
     unet, vae = pipeline.unet.config, pipeline.vae.config
     assert unet.addition_embed_type == "text_time"
     assert unet.down_block_types == ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]

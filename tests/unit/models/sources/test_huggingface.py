@@ -132,7 +132,7 @@ def test_a_folder_of_a_repository(hub: str, tmp_path: Path) -> None:
     assert pinned == {"sha256": hashlib.sha256(WEIGHTS).hexdigest(), "size": 300_000}
 
 
-def test_what_nothing_pins_is_taken_only_where_that_is_wanted(hub: str, tmp_path: Path) -> None:
+def test_unpinned_source_requires_trust_on_first_use(hub: str, tmp_path: Path) -> None:
     source, name = "hf://owner/repo/vae", "model.safetensors"
     refused = bring(hub, tmp_path, source, name, trusting=False)
     assert refused.returncode == 1
@@ -156,7 +156,7 @@ def test_a_commit_pins_a_repository(hub: str, tmp_path: Path) -> None:
     assert all(f"/revision/{COMMIT}" in path for path in listed)
 
 
-def test_a_runner_that_serves_asks_no_hub(hub: str, tmp_path: Path) -> None:
+def test_serving_runner_never_contacts_the_hub(hub: str, tmp_path: Path) -> None:
     code = """
 from huggingface_hub import hf_hub_download
 from runners.server.app import go_offline
@@ -189,7 +189,7 @@ def test_a_file_that_is_not_what_the_hub_published_is_refused(hub: str, tmp_path
         ("hf://owner/absent", "no such repository"),
     ],
 )
-def test_what_is_missing_is_named(hub: str, tmp_path: Path, source: str, said: str) -> None:
+def test_missing_hub_files_are_reported(hub: str, tmp_path: Path, source: str, said: str) -> None:
     done = bring(hub, tmp_path, source)
     assert done.returncode == 1
     assert said in done.stderr

@@ -1,4 +1,4 @@
-"""Ranges, their journal, and what a second attempt fetches."""
+"""Range downloads: the journal and resumed attempts."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Server:
         stream.write(self._content[middle : end + 1])
 
 
-def described(content: bytes = CONTENT, version: str = "1") -> SourceFile:
+def make_source_file(content: bytes = CONTENT, version: str = "1") -> SourceFile:
     crc = base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
     return SourceFile("x", len(content), crc32c=crc, version=version)
 
 
 def fetch(server: Server, target: Path, file: SourceFile | None = None) -> Progress:
     progress = Progress()
-    download(server, file or described(), "gs://b/x", target, progress, OPTIONS)
+    download(server, file or make_source_file(), "gs://b/x", target, progress, OPTIONS)
     return progress
 
 
@@ -80,13 +80,13 @@ def test_after_any_deaths_no_range_is_fetched_twice(
     assert [path.name for path in target.parent.iterdir()] == ["x"]
 
 
-def test_another_version_of_the_object_begins_anew(tmp_path: Path) -> None:
+def test_new_object_version_restarts_the_download(tmp_path: Path) -> None:
     target = tmp_path / "x"
     with pytest.raises(ConnectionError):
         fetch(Server(5), target)
     other = CONTENT[::-1]
     server = Server(content=other)
-    fetch(server, target, described(other, version="2"))
+    fetch(server, target, make_source_file(other, version="2"))
     assert len(server.served) == 10
     assert target.read_bytes() == other
 
@@ -129,11 +129,11 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_empty_object(tmp_path: Path) -> None:
     target = tmp_path / "x"
-    fetch(Server(), target, described(b""))
+    fetch(Server(), target, make_source_file(b""))
     assert target.read_bytes() == b""
 
 
-def test_progress_tells_every_block() -> None:
+def test_progress_reports_every_block() -> None:
     heard: list[FileProgress] = []
     progress = Progress(heard.append)
     progress.begin("x", 200, 50)

@@ -1,4 +1,4 @@
-"""What a source may be, and what its files may be called."""
+"""Accepted sources of weights and the permitted names of their files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_commit_of_a_repository() -> None:
     assert parse_source("hf://owner/repo/x", HERE).revision is None
 
 
-def test_a_mirror_of_the_bucket_has_its_own_endpoint() -> None:
+def test_bucket_mirror_uses_its_own_endpoint() -> None:
     source = parse_source("https://mirror.test/models/x", HERE, "https://mirror.test/models")
     assert (source.container, source.path, source.endpoint) == (
         "models",
@@ -76,13 +76,13 @@ def test_a_mirror_of_the_bucket_has_its_own_endpoint() -> None:
         ("ftp://x/y", "not a source"),
     ],
 )
-def test_what_is_refused(text: str, said: str) -> None:
+def test_invalid_sources_are_rejected(text: str, said: str) -> None:
     with pytest.raises(SourceError, match=said):
         parse_source(text, HERE)
 
 
 @given(st.lists(st.sampled_from(["a", "..", ".", "", "b.json", "\\", "c\0"]), min_size=1))
-def test_names_stay_inside(parts: list[str]) -> None:
+def test_file_names_cannot_leave_the_folder(parts: list[str]) -> None:
     name = "/".join(parts)
     source = Source("gs://b/x", "gs", "b", "x")
     try:
@@ -119,7 +119,7 @@ def test_a_link_out_of_a_local_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [503, 500, 429])
-def test_a_bucket_that_never_answers_is_given_up(
+def test_unresponsive_bucket_times_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int
 ) -> None:
     with FaultyBucket.running() as faulty:
@@ -133,7 +133,7 @@ def test_a_bucket_that_never_answers_is_given_up(
             bucket.fetch(source, file, tmp_path / "x", Progress())
 
 
-def test_a_bucket_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unreachable_bucket_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     bucket = GcsSource(TransferOptions(retry_seconds=0.5))
     with pytest.raises(SourceError, match=r"gs://weights/x cannot be fetched: ConnectionError$"):
@@ -154,7 +154,7 @@ def test_pins_without_a_place_to_be_written(
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"gs://b/x": {"x": {"size": 1}}}', '{"a": 1}'])
-def test_a_lock_file_that_is_none(tmp_path: Path, text: str) -> None:
+def test_invalid_lock_file_is_rejected(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.lock.json"
     path.write_text(text)
     with pytest.raises(PinError, match=r"x\.lock\.json is not a lock file"):

@@ -74,7 +74,7 @@ def test_a_damaged_file_is_found(home: Path, tmp_path: Path) -> None:
     assert "sdxl-vae" in found.stdout
 
 
-def test_an_empty_store_says_what_is_missing_and_the_command(tmp_path: Path) -> None:
+def test_empty_store_error_lists_models_and_import_command(tmp_path: Path) -> None:
     done = run(
         tmp_path,
         "from models.catalog import load_catalog\n"
@@ -217,7 +217,7 @@ host.close()
 """
 
 
-def test_a_default_that_is_not_in_the_store_stops_nobody(home: Path, tmp_path: Path) -> None:
+def test_missing_default_model_does_not_stop_the_start(home: Path, tmp_path: Path) -> None:
     text = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
     text = text.replace('default_model = "lightning"', 'default_model = "absent"')
     absent = (
@@ -230,7 +230,7 @@ def test_a_default_that_is_not_in_the_store_stops_nobody(home: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
 
 
-def test_residency_loads_once_shares_and_names_what_fails(home: Path, tmp_path: Path) -> None:
+def test_residency_loads_once_shares_and_reports_failures(home: Path, tmp_path: Path) -> None:
     copy = tmp_path / "home"
     shutil.copytree(home, copy)
     done = run(copy, RESIDENCY)

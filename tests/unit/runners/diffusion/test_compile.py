@@ -105,7 +105,7 @@ class FailingBackend:
 
 
 @pytest.fixture(scope="module")
-def compiled() -> Iterator[tuple[SdxlModel, ControlNet]]:
+def compiled_networks() -> Iterator[tuple[SdxlModel, ControlNet]]:
     # The quick backend: graphs are traced and guarded as ever, and run as they are.
     compiler = Compiler("regional", backend="eager")
     assert compiler.active
@@ -114,34 +114,34 @@ def compiled() -> Iterator[tuple[SdxlModel, ControlNet]]:
     torch._dynamo.reset()
 
 
-def test_no_set_of_loras_and_no_size_compiles_anew(
-    compiled: tuple[SdxlModel, ControlNet],
+def test_loras_and_sizes_cause_no_recompilation(
+    compiled_networks: tuple[SdxlModel, ControlNet],
 ) -> None:
     before = compiled_graphs()
     assert before > 0
     for loras, size in zip(SETS, itertools.cycle(SIZES), strict=False):
         for guidance, count in ((1.0, 1), (2.0, 1), (1.0, 3)):
-            predictions(compiled, loras, size, guidance, count)
+            predictions(compiled_networks, loras, size, guidance, count)
     assert compiled_graphs() == before
 
 
 @pytest.mark.parametrize("loras", SETS[:3], ids=len)
-def test_what_is_compiled_computes_the_same(
-    compiled: tuple[SdxlModel, ControlNet], loras: tuple[LoraWeight, ...]
+def test_compiled_predictions_equal_eager_ones(
+    compiled_networks: tuple[SdxlModel, ControlNet], loras: tuple[LoraWeight, ...]
 ) -> None:
     plain = fresh(Compiler("off"))
     expected = predictions(plain, loras, (64, 64), 2.0)
-    assert (predictions(compiled, loras, (64, 64), 2.0) - expected).abs().max() <= 1e-4
+    assert (predictions(compiled_networks, loras, (64, 64), 2.0) - expected).abs().max() <= 1e-4
 
 
-def test_without_a_compiler_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_compiler_falls_back_to_eager(capsys: pytest.CaptureFixture[str]) -> None:
     compiler = Compiler("regional", backend="no-such-backend")
     assert not compiler.active
     assert "not compiled" in capsys.readouterr().out
     predictions(fresh(compiler), (), (64, 64), 1.0)
 
 
-def test_a_block_that_cannot_be_compiled_runs_as_it_is_on_every_thread() -> None:
+def test_uncompilable_block_runs_eagerly_on_every_thread() -> None:
     backend = FailingBackend()
     compiler = Compiler("regional", backend=backend)
     assert compiler.active
@@ -158,7 +158,7 @@ def test_a_block_that_cannot_be_compiled_runs_as_it_is_on_every_thread() -> None
     assert torch.equal(result, expected)
 
 
-def test_a_station_settles_its_engines_thread(tmp_path: Path) -> None:
+def test_device_worker_configures_dynamo_on_engine_thread(tmp_path: Path) -> None:
     options = torch._dynamo.config
     with store_at(tmp_path):
         station = DeviceWorker(demo_catalog(), LiveInventory(demo_catalog()), DEVICE, Settings())

@@ -1,4 +1,4 @@
-"""DeepCache: which steps are whole, that the cached ones are right, and who shares a batch."""
+"""DeepCache: full steps, correct cached steps, and shared batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from testing.workbench import DEVICE, Listener, demo_networks
 from tests.support.runner.jobs import drain, finish, job, paint, pictures
 
 
-def sample_of(**changes: Any) -> Sample:
+def make_sample(**changes: Any) -> Sample:
     made = job("a", enable_deepcache=True, **changes)
     networks = demo_networks("base")
     with torch.inference_mode():
@@ -47,11 +47,11 @@ def test_the_first_and_the_last_step_are_whole() -> None:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_with_features_of_the_very_step_it_is_the_whole_step(
+def test_cached_step_with_exact_features_equals_full_step(
     guidance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the deep features are exact, and nothing may differ."""
-    sample = sample_of(steps=4, guidance_scale=guidance)
+    sample = make_sample(steps=4, guidance_scale=guidance)
     (whole,) = predict_noise([sample], DEVICE)
     assert sample.deep_features is not None
     assert len(sample.deep_features.features) == sample.batch_rows
@@ -71,7 +71,7 @@ def test_a_picture_is_near_the_whole_one_and_not_the_same() -> None:
     assert difference.mean() < 20
 
 
-def test_alone_or_in_company_it_is_the_same(engine: Engine, batches: list[list[str]]) -> None:
+def test_batching_does_not_change_cached_images(engine: Engine, batches: list[list[str]]) -> None:
     """With others at another phase, and with requests that do without."""
     settings = {"steps": 6, "guidance_scale": 2.0}
     first, second = (
@@ -91,8 +91,8 @@ def test_alone_or_in_company_it_is_the_same(engine: Engine, batches: list[list[s
         assert np.abs(shown.astype(int) - alone.astype(int)).max() <= 1
 
 
-def test_without_it_nothing_is_kept() -> None:
-    plain = sample_of(steps=3)
+def test_disabled_deepcache_keeps_no_features() -> None:
+    plain = make_sample(steps=3)
     plain.job = replace(plain.job, enable_deepcache=False)
     predict_noise([plain], DEVICE)
     assert plain.deep_features is None
@@ -105,7 +105,7 @@ def test_a_unet_of_another_shape_is_refused_by_name() -> None:
     check_supported(demo_networks("base")[0].unet, "base")
 
 
-def test_what_it_saves_at_sdxls_size() -> None:
+def test_deepcache_saves_operations_at_sdxl_size() -> None:
     engine = CountedEngine(*sdxl("lightning", "small"))
     plain = replace(installation_job(256), steps=3, guidance_scale=1.0)
     whole = engine.operations(plain)
@@ -123,7 +123,7 @@ def test_the_engine_frees_the_features(engine: Engine) -> None:
     assert not engine._queue.pending()
 
 
-def test_cached_steps_do_not_teach_what_a_step_costs(engine: Engine) -> None:
+def test_cached_steps_are_excluded_from_the_cost_model(engine: Engine) -> None:
     engine.submit(job("a", steps=6, enable_deepcache=True), Listener())
     with mock.patch.object(engine.cost, "observe_step") as observe:
         drain(engine)

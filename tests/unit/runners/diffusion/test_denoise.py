@@ -1,4 +1,4 @@
-"""What a step evaluates, and what it spares."""
+"""Networks and rows that a denoising step evaluates or skips."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(*changes: dict[str, Any]) -> None:
     engine.close()
 
 
-def test_without_guidance_there_is_no_second_row(calls: dict[str, list[int]]) -> None:
+def test_unguided_sample_takes_one_row(calls: dict[str, list[int]]) -> None:
     run({"guidance_scale": 1.0})
     assert calls["unet"] == [1, 1, 1, 1]
 
@@ -64,12 +64,12 @@ def test_the_controlnet_runs_only_inside_its_window(calls: dict[str, list[int]])
     assert len(calls["unet"]) == 4
 
 
-def test_a_controlnet_of_no_strength_never_runs(calls: dict[str, list[int]]) -> None:
+def test_controlnet_of_zero_strength_never_runs(calls: dict[str, list[int]]) -> None:
     run({"controlnet_strength": 0.0})
     assert calls["control"] == []
 
 
-def test_in_a_mixed_batch_it_sees_only_the_rows_it_acts_on(calls: dict[str, list[int]]) -> None:
+def test_controlnet_gets_only_its_rows_of_a_mixed_batch(calls: dict[str, list[int]]) -> None:
     run({"control_guidance_end": 0.5, "guidance_scale": 3.0}, {}, {"controlnet_strength": 0.0})
     assert calls["unet"] == [4, 4, 4, 4]
     assert calls["control"] == [3, 3, 1, 1]

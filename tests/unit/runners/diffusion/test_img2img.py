@@ -27,14 +27,14 @@ def job(**changes: object) -> GenerateJob:
     return make_job(DEPTH, **fields)
 
 
-def test_it_equals_diffusers_with_every_scheduler() -> None:
+def test_img2img_equals_diffusers_with_every_scheduler() -> None:
     jobs = list(cases())[1::3]
     assert len({each.scheduler for each in jobs}) == 9
     outcomes = compare(jobs)
     assert {name: outcome for name, outcome in outcomes.items() if not outcome.passed} == {}
 
 
-def test_less_strength_stays_nearer_to_the_picture() -> None:
+def test_lower_strength_stays_closer_to_the_init_image() -> None:
     depth = hill(128, 128)
     (start,) = paint(make_job(depth, prompt="aerial photography, modern city", steps=8))
     jobs = [
@@ -48,7 +48,7 @@ def test_less_strength_stays_nearer_to_the_picture() -> None:
     assert distances[0] < 0.6 * distances[2]
 
 
-def test_it_is_alone_what_it_is_in_company() -> None:
+def test_batching_does_not_change_img2img() -> None:
     together = paint(job(seed=1, request_id="a"), job(seed=2, request_id="b", strength=0.9))
     alone = paint(job(seed=1, request_id="a"))
     assert np.abs(together[0].astype(int) - alone[0]).max() <= 1

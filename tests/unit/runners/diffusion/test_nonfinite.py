@@ -1,4 +1,4 @@
-"""Pixels that are no numbers never become a picture."""
+"""NaN or infinity in the decoded image fails the request."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def variant_with(folder: Path, upcast: bool) -> SdxlModel:
     return replace(demo_networks("base")[0], vae=load_component("vae", folder, HALF))
 
 
-def test_an_autoencoder_that_overflows_in_half_precision_is_loaded_in_single(folder: Path) -> None:
+def test_vae_that_overflows_in_float16_is_loaded_in_float32(folder: Path) -> None:
     half = AutoencoderKL.from_pretrained(folder, use_safetensors=True, dtype=torch.float16)
     with torch.inference_mode():
         assert not half.decode(LATENTS.half()).sample.isfinite().all()
@@ -73,7 +73,7 @@ def test_an_autoencoder_that_overflows_in_half_precision_is_loaded_in_single(fol
     assert pixels.std() > 1
 
 
-def test_an_overflow_raises_and_is_not_a_black_picture(folder: Path) -> None:
+def test_overflow_raises_instead_of_giving_a_black_image(folder: Path) -> None:
     variant = variant_with(folder, upcast=False)
     assert variant.vae.dtype == torch.float16
     with pytest.raises(NonFiniteError, match="NaN or infinity"):
@@ -83,7 +83,7 @@ def test_an_overflow_raises_and_is_not_a_black_picture(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("decoder", "value"), [("full", torch.nan), ("full", -torch.inf), ("tiny", torch.nan)]
 )
-def test_one_value_that_is_no_number_suffices(decoder: str, value: float) -> None:
+def test_one_nonfinite_value_raises(decoder: str, value: float) -> None:
     latents = LATENTS.clone()
     latents[0, 2, 3, 5] = value
     variant = demo_networks("base")[0]
@@ -136,7 +136,7 @@ def test_a_decoder_beyond_float16_is_tried_again_in_float32(folder: Path, bias: 
     assert np.array_equal(picture, expected)
 
 
-def test_the_request_fails_alone() -> None:
+def test_nonfinite_request_does_not_fail_others() -> None:
     def spoiled(latents: torch.Tensor, variant: SdxlModel, decoder: str) -> Pixels:
         if spoil.pop() == "broken":
             latents = latents * torch.nan

@@ -19,7 +19,7 @@ SPEC = load_catalog("demo").models["base"].scheduler
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 6, 20, 50])
 @pytest.mark.parametrize("name", ["auto", *SCHEDULERS])
-def test_it_runs_to_its_end(name: str, steps: int) -> None:
+def test_every_scheduler_gives_finite_latents(name: str, steps: int) -> None:
     scheduler = build_scheduler(SPEC, name, None)
     scheduler.set_timesteps(steps)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -46,7 +46,7 @@ def test_auto_is_the_catalogs_own() -> None:
 
 
 @pytest.mark.parametrize("name", list(SCHEDULERS))
-def test_karras_sigmas_where_the_class_has_them(name: str) -> None:
+def test_karras_sigmas_require_class_support(name: str) -> None:
     scheduler = build_scheduler(SPEC, name, None)
     if has_karras_sigmas(type(scheduler).__name__):
         assert build_scheduler(SPEC, name, True).config.use_karras_sigmas is True
@@ -55,12 +55,12 @@ def test_karras_sigmas_where_the_class_has_them(name: str) -> None:
             build_scheduler(SPEC, name, True)
 
 
-def test_an_unknown_name_lists_the_known_ones() -> None:
+def test_unknown_scheduler_error_lists_known_ones() -> None:
     with pytest.raises(SchedulerChoiceError, match="euler_a"):
         build_scheduler(SPEC, "heun", None)
 
 
-def test_the_table_knows_which_classes_have_karras_sigmas() -> None:
+def test_karras_sigmas_table_matches_diffusers() -> None:
     for class_name in get_args(SchedulerClass):
         parameters = inspect.signature(getattr(diffusers, class_name)).parameters
         assert has_karras_sigmas(class_name) == ("use_karras_sigmas" in parameters), class_name

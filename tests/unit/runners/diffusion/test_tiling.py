@@ -1,4 +1,4 @@
-"""Decoding in tiles: only where it must be, and without seams."""
+"""Tiled decoding: only when memory requires it, and without seams."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def unevenness(picture: torch.Tensor, column: int) -> float:
     return float(change[column - 1 : column + 2].max() / around)
 
 
-def test_what_fits_is_decoded_whole(autoencoder: Any, latents: torch.Tensor) -> None:
+def test_latents_that_fit_are_decoded_untiled(autoencoder: Any, latents: torch.Tensor) -> None:
     with torch.inference_mode():
         assert torch.equal(
             tiling.decode_within_memory(autoencoder, latents), whole(autoencoder, latents)
@@ -71,7 +71,7 @@ def test_out_of_memory_is_tried_again_in_tiles(
             tiling.decode_within_memory(autoencoder, latents[..., :32, :32])
 
 
-def test_the_estimate_is_what_was_counted() -> None:
+def test_memory_estimate_matches_measurement() -> None:
     """2.013 GB at 1024 x 1024 of SDXL's decoder in half precision."""
 
     class Sdxl:

@@ -1,4 +1,4 @@
-"""Latents to pixels: which decoder, and what a preview shows."""
+"""Decoding of latents to pixels, and previews."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.support.runner.jobs import DEPTH, finish, job, pictures
 LATENTS = torch.randn((1, 4, 8, 12), generator=torch.Generator().manual_seed(4))
 
 
-def sample_of(variant: SdxlModel, depth: np.ndarray) -> Sample:
+def make_sample(variant: SdxlModel, depth: np.ndarray) -> Sample:
     _, controlnet = demo_networks("base")
     painted = make_job(depth, steps=2)
     conditioning = ConditioningBuilder(DEVICE).build(painted, variant, controlnet)
     return Sample(painted, 0, variant, controlnet, conditioning, DEVICE)
 
 
-def test_the_tiny_decoder_takes_scaled_latents_as_diffusers_does() -> None:
+def test_tiny_decoder_takes_scaled_latents_like_diffusers() -> None:
     variant, _ = demo_networks("base")
     with torch.inference_mode():
         reference = variant.tiny_decoder.decode(LATENTS).sample[0].permute(1, 2, 0)
@@ -44,15 +44,15 @@ def test_the_tiny_decoder_takes_scaled_latents_as_diffusers_does() -> None:
 )
 def test_previews_have_512_pixels_at_most(size: tuple[int, int], shown: tuple[int, int]) -> None:
     variant, _ = demo_networks("base")
-    sample = sample_of(variant, np.full(size, 128, np.uint8))
+    sample = make_sample(variant, np.full(size, 128, np.uint8))
     pixels = preview(sample, torch.zeros_like(sample.latents))
     assert pixels is not None
     assert pixels.shape == (*shown, 3)
 
 
-def test_without_a_tiny_decoder_there_is_no_preview() -> None:
+def test_preview_requires_a_tiny_decoder() -> None:
     bare = replace(demo_networks("base")[0], tiny_decoder=None)
-    sample = sample_of(bare, DEPTH)
+    sample = make_sample(bare, DEPTH)
     assert preview(sample, torch.zeros_like(sample.latents)) is None
 
 

@@ -1,4 +1,4 @@
-"""Who shares the next batch, and that no group starves."""
+"""Selection of the next batch without starving any group."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FakeSample:
         return (self.group,)
 
 
-def pick_of(pending: list[FakeSample], max_batch_rows: int = 1) -> list[FakeSample]:
+def pick_batch(pending: list[FakeSample], max_batch_rows: int = 1) -> list[FakeSample]:
     line = {each: effective_arrival(each.arrived, each.worked, QUANTUM) for each in pending}
     return cast("list[FakeSample]", next_batch(cast("dict[Sample, float]", line), max_batch_rows))
 
@@ -38,7 +38,7 @@ def run(arriving: list[FakeSample], step: float = 0.5) -> list[FakeSample]:
         pending += [each for each in arriving if each.arrived <= now]
         arriving = [each for each in arriving if each.arrived > now]
         now += step
-        for each in pick_of(pending):
+        for each in pick_batch(pending):
             each.worked += step
             if each.worked >= each.cost:
                 pending.remove(each)
@@ -46,15 +46,15 @@ def run(arriving: list[FakeSample], step: float = 0.5) -> list[FakeSample]:
     return ended
 
 
-def test_the_oldest_group_goes_first_with_its_members_only() -> None:
+def test_oldest_group_runs_first_without_others() -> None:
     first, other, second = FakeSample("a"), FakeSample("b", arrived=1), FakeSample("a", arrived=2)
-    assert pick_of([first, other, second], max_batch_rows=8) == [first, second]
-    assert pick_of([]) == []
+    assert pick_batch([first, other, second], max_batch_rows=8) == [first, second]
+    assert pick_batch([]) == []
 
 
-def test_the_batch_ends_at_the_bound_and_one_sample_may_exceed_it() -> None:
-    assert len(pick_of([FakeSample("a") for _ in range(3)], max_batch_rows=2)) == 2
-    assert len(pick_of([FakeSample("a", batch_rows=2) for _ in range(2)], max_batch_rows=1)) == 1
+def test_batch_stops_at_row_limit_except_for_one_large_sample() -> None:
+    assert len(pick_batch([FakeSample("a") for _ in range(3)], max_batch_rows=2)) == 2
+    assert len(pick_batch([FakeSample("a", batch_rows=2) for _ in range(2)], max_batch_rows=1)) == 1
 
 
 @pytest.mark.parametrize("groups", ["abababababab", "aaaaaabbbbbb", "abbbbbbbbbba", "abcdefghijkl"])
@@ -64,7 +64,7 @@ def test_short_requests_end_in_the_order_they_came(groups: str) -> None:
     assert [each.arrived for each in run(list(arriving))] == [each.arrived for each in arriving]
 
 
-def test_a_long_request_is_passed_by_those_that_came_while_it_was_worked_on() -> None:
+def test_later_short_requests_overtake_a_long_running_one() -> None:
     long = FakeSample("long", cost=20.0)
     short = [FakeSample(f"short{n}", arrived=0.5 + 4.0 * n) for n in range(6)]
     ended = run([long, *short])
@@ -84,7 +84,7 @@ def test_two_long_requests_take_turns_of_a_quantum() -> None:
     a, b = FakeSample("a", cost=8.0), FakeSample("b", arrived=0.1, cost=8.0)
     turns = []
     for _ in range(16):
-        (picked,) = pick_of([a, b])
+        (picked,) = pick_batch([a, b])
         picked.worked += 0.5
         turns.append(picked.group)
     assert "".join(turns) == "aaaabbbb" * 2

@@ -1,4 +1,4 @@
-"""The cost model: what it learns and where it stops batching."""
+"""The cost model: learned costs and the batch limit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from runners.engine.cost_model import CostModel
 
 
-def test_what_was_never_measured_costs_nothing() -> None:
+def test_unmeasured_work_has_zero_cost() -> None:
     assert CostModel().seconds("base", "full", 65536, 20, 1) == 0.0
 
 
@@ -49,7 +49,7 @@ def test_a_cold_first_step_is_soon_forgotten() -> None:
     assert cost.seconds("base", "full", 1, 1, 0) == pytest.approx(1.0, abs=0.1)
 
 
-def test_one_long_wait_says_little_and_many_say_all() -> None:
+def test_outlier_is_damped_and_trend_is_learned() -> None:
     cost = CostModel()
     cost.observe_step("base", 1, 1.0)
     cost.observe_step("base", 1, 100.0)

@@ -1,4 +1,4 @@
-"""Photographs on the device: beside pictures, one at a time, and every way in which they end."""
+"""Depth estimates on the device: scheduling beside images, and every outcome."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def await_none(pool: EngineRouter) -> None:
         time.sleep(0.01)
 
 
-def test_it_runs_between_the_steps_of_pictures_and_changes_nothing(pool: EngineRouter) -> None:
+def test_estimates_run_between_steps_and_change_no_image(pool: EngineRouter) -> None:
     start(pool)
     station = pool.stations[0]
     listener = Listener()
@@ -117,7 +117,7 @@ def test_it_runs_between_the_steps_of_pictures_and_changes_nothing(pool: EngineR
     assert not station.residency.in_use()
 
 
-def test_it_goes_to_one_station_where_its_estimator_is(pool: EngineRouter) -> None:
+def test_estimates_go_to_the_device_with_the_estimator(pool: EngineRouter) -> None:
     start(pool)
     ask(pool).one()
     holders = [bool(station.residency.estimators) for station in pool.stations]
@@ -127,7 +127,7 @@ def test_it_goes_to_one_station_where_its_estimator_is(pool: EngineRouter) -> No
     assert [bool(station.residency.estimators) for station in pool.stations] == holders
 
 
-def test_without_memory_it_is_tried_once_more(pool: EngineRouter) -> None:
+def test_out_of_memory_estimate_is_retried_once(pool: EngineRouter) -> None:
     grown = Growth()
     start(pool)
     put(pool, torch.OutOfMemoryError("full"))
@@ -139,7 +139,7 @@ def test_without_memory_it_is_tried_once_more(pool: EngineRouter) -> None:
     assert ask(pool).one().depth == PICTURE[..., 0].tobytes()
 
 
-def test_what_is_no_number_is_no_map(pool: EngineRouter) -> None:
+def test_nonfinite_estimate_is_an_internal_error(pool: EngineRouter) -> None:
     grown = Growth()
     start(pool)
     put(pool, NonFiniteError("no number"))
@@ -150,7 +150,7 @@ def test_what_is_no_number_is_no_map(pool: EngineRouter) -> None:
     assert (failed.error, failed.message) == ("internal", "internal error")
 
 
-def test_an_estimator_that_is_not_there_is_named(pool: EngineRouter) -> None:
+def test_missing_estimator_is_reported(pool: EngineRouter) -> None:
     start(pool)
     failed = ask(pool, estimator="midas").one()
     assert failed.error == "not_ready"
@@ -166,7 +166,7 @@ def test_an_estimator_that_is_not_there_is_named(pool: EngineRouter) -> None:
         CancelCommand(session="table"),
     ],
 )
-def test_cancelling_leaves_nothing_behind(pool: EngineRouter, order: CancelCommand) -> None:
+def test_cancelled_estimate_releases_everything(pool: EngineRouter, order: CancelCommand) -> None:
     waiting = ask(pool, session="table")
     other = CancelCommand(request_id="photo", subscriber="another")
     assert pool.cancel(other) == ()
@@ -180,7 +180,7 @@ def test_cancelling_leaves_nothing_behind(pool: EngineRouter, order: CancelComma
     assert len(waiting.all) == 1
 
 
-def test_a_sessions_newer_request_replaces_it(pool: EngineRouter) -> None:
+def test_newer_request_of_a_session_supersedes_estimate(pool: EngineRouter) -> None:
     old = ask(pool, session="table", arrived=1.0)
     late = ask(pool, request_id="b", session="table", arrived=2.0)
     assert old.one().error == "superseded"
@@ -197,14 +197,14 @@ def test_more_than_the_queue_holds_are_refused(pool: EngineRouter) -> None:
     assert all(isinstance(each.one(), DepthResult) for each in taken)
 
 
-def test_none_is_taken_while_no_request_is(pool: EngineRouter) -> None:
+def test_estimates_are_rejected_while_requests_are(pool: EngineRouter) -> None:
     for number, station in enumerate(pool.stations * 2):
         station.engine.submit(job(str(number)), Listener())
     assert pool.retry_after() is not None
     assert ask(pool).one().error == "overloaded"
 
 
-def test_closing_ends_what_waits(demo_home: Path) -> None:
+def test_close_ends_waiting_estimates(demo_home: Path) -> None:
     with store_at(demo_home):
         catalog, shelf = demo_catalog(), LiveInventory(demo_catalog())
         pool = EngineRouter([DeviceWorker(catalog, shelf, DEVICE, Settings())])

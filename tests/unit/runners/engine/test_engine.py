@@ -1,4 +1,4 @@
-"""The loop: what a request is told, what it shares with others, and what it does not."""
+"""The engine loop: events, shared batches, and isolation of requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.files.lora_files import lora_file
 from tests.support.runner.jobs import Clock, drain, failure, finish, job, paint, pictures
 
 
-def test_a_request_hears_of_every_stage(engine: Engine) -> None:
+def test_request_receives_an_event_for_every_stage(engine: Engine) -> None:
     listener = Listener()
     engine.submit(job("a", steps=3), listener)
     finish(engine)
@@ -39,7 +39,7 @@ def test_pictures_of_one_request_take_consecutive_seeds(engine: Engine) -> None:
     assert np.abs(together[0].astype(int) - together[1]).max() > 1
 
 
-def test_company_changes_no_picture() -> None:
+def test_batching_changes_no_image() -> None:
     jobs = [
         job("guided", guidance_scale=4.0, negative_prompt="blurry", steps=5),
         job("plain", seed=3, steps=5),
@@ -53,7 +53,7 @@ def test_company_changes_no_picture() -> None:
         assert np.abs(picture.astype(int) - alone).max() <= 1, each.request_id
 
 
-def test_lora_sets_run_side_by_side_and_touch_nobody_else(
+def test_lora_sets_run_side_by_side_without_interference(
     tmp_path: Path, batches: list[list[str]]
 ) -> None:
     variant, _ = demo_networks("base")
@@ -138,7 +138,7 @@ def test_the_loop_runs_in_its_own_thread_and_closes() -> None:
     assert failure(ended) == "runner_lost"
 
 
-def test_a_finished_batch_is_let_go_while_others_still_run(engine: Engine) -> None:
+def test_finished_batch_is_freed_while_others_run(engine: Engine) -> None:
     """What it holds are its variant's weights too."""
     engine.submit(job("short", steps=1), Listener())
     engine.submit(job("long", model="lightning", steps=4), Listener())

@@ -1,4 +1,4 @@
-"""How requests end other than with a picture, and that they end alone."""
+"""Failed, cancelled and rejected requests, which affect no other request."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_newer_request_of_a_session_supersedes(engine: Engine) -> None:
     assert pictures(new)
 
 
-def test_of_a_session_the_last_to_arrive_wins_whoever_is_here_first(engine: Engine) -> None:
+def test_latest_arrival_of_a_session_wins_in_any_order(engine: Engine) -> None:
     newer, older, newest = Listener(), Listener(), Listener()
     engine.submit(job("newer", session="table", arrived=2.0), newer)
     engine.submit(job("older", session="table", arrived=1.0), older)
@@ -84,7 +84,7 @@ def test_of_a_session_the_last_to_arrive_wins_whoever_is_here_first(engine: Engi
     assert pictures(newest)
 
 
-def test_equal_ids_join_and_one_leaving_leaves_the_other(
+def test_equal_ids_join_and_cancelling_one_keeps_the_other(
     engine: Engine, batches: list[list[str]]
 ) -> None:
     first, second = Listener(), Listener()
@@ -98,7 +98,7 @@ def test_equal_ids_join_and_one_leaving_leaves_the_other(
     assert batches == [["same"], ["same"]]
 
 
-def test_ids_and_sessions_are_their_owners(engine: Engine, batches: list[list[str]]) -> None:
+def test_ids_and_sessions_are_separate_per_owner(engine: Engine, batches: list[list[str]]) -> None:
     mine, theirs = Listener(), Listener()
     engine.submit(job("same", owner="me", session="me/table", steps=3), mine)
     engine.tick()
@@ -113,7 +113,9 @@ def test_ids_and_sessions_are_their_owners(engine: Engine, batches: list[list[st
     assert sum(len(batch) for batch in batches) == 5, "neither joined the other"
 
 
-def test_the_last_caller_to_leave_ends_the_work(engine: Engine, batches: list[list[str]]) -> None:
+def test_cancel_by_last_subscriber_ends_the_request(
+    engine: Engine, batches: list[list[str]]
+) -> None:
     engine.submit(job("left", subscriber="only", steps=20), Listener())
     engine.tick()
     engine.cancel(CancelCommand(request_id="left", subscriber="only"))
@@ -140,7 +142,7 @@ def test_a_late_request_is_dropped_without_work(batches: list[list[str]]) -> Non
     assert not any("hopeless" in batch for batch in batches)
 
 
-def test_a_full_queue_refuses_with_the_time_to_come_back() -> None:
+def test_full_queue_rejects_with_retry_after() -> None:
     engine = make_engine(EngineConfig(max_queue=1))
     kept, refused = Listener(), Listener()
     engine.cost.observe_step("base", 64 * 64, 2.0)
@@ -153,7 +155,7 @@ def test_a_full_queue_refuses_with_the_time_to_come_back() -> None:
     assert pictures(kept)
 
 
-def test_a_queue_of_many_seconds_is_full_too() -> None:
+def test_backlog_in_seconds_fills_the_queue() -> None:
     engine = make_engine(EngineConfig(max_queue_seconds=12.0))
     engine.cost.observe_step("base", 64 * 64, 2.0)
     first, second, refused = Listener(), Listener(), Listener()
@@ -168,7 +170,7 @@ def test_a_queue_of_many_seconds_is_full_too() -> None:
     assert pictures(second)
 
 
-def test_where_nothing_waits_even_the_longest_is_taken() -> None:
+def test_empty_queue_accepts_the_longest_request() -> None:
     engine = make_engine(EngineConfig(max_queue_seconds=1.0))
     engine.cost.observe_step("base", 64 * 64, 2.0)
     listener = Listener()
@@ -177,7 +179,9 @@ def test_where_nothing_waits_even_the_longest_is_taken() -> None:
     assert pictures(listener)
 
 
-def test_a_failing_request_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_request_does_not_fail_others(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(samples: Sequence[Sample], device: Device, _: BatchCache) -> list[torch.Tensor]:
         if any(sample.job.request_id == "bad" for sample in samples):
             raise RuntimeError("secret /path")
@@ -198,7 +202,7 @@ def test_a_failing_request_fails_alone(engine: Engine, monkeypatch: pytest.Monke
         assert np.abs(pictures(listeners[name])[0].astype(int) - alone).max() <= 1
 
 
-def test_out_of_memory_shrinks_the_batch_before_anyone_sees_an_error(
+def test_out_of_memory_shrinks_the_batch_before_any_error(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
@@ -220,7 +224,7 @@ def test_out_of_memory_shrinks_the_batch_before_anyone_sees_an_error(
     assert all(pictures(listener) for listener in listeners)
 
 
-def test_out_of_memory_lets_go_of_what_can_be_made_anew(
+def test_out_of_memory_evicts_cached_lora_sets(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variant, _ = demo_networks("base")
@@ -248,7 +252,9 @@ def test_out_of_memory_lets_go_of_what_can_be_made_anew(
     assert all(pictures(listener) for listener in listeners)
 
 
-def test_out_of_memory_alone_is_said_so(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_of_one_request_is_reported(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(samples: Sequence[Sample], device: Device, _: BatchCache) -> list[torch.Tensor]:
         raise torch.OutOfMemoryError
 
@@ -281,7 +287,7 @@ def test_a_decode_that_does_not_fit_is_tried_once_more(
     assert len(tries) == 4
 
 
-def test_a_request_that_cannot_be_prepared_waits_until_it_is_alone(
+def test_request_without_memory_to_encode_waits_for_idle_engine(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = engine._conditioner.build
@@ -300,7 +306,7 @@ def test_a_request_that_cannot_be_prepared_waits_until_it_is_alone(
     assert pictures(large)
 
 
-def test_one_that_cannot_even_alone_is_told_so(
+def test_encoding_without_memory_on_idle_engine_is_reported(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> Conditioning:
@@ -314,7 +320,7 @@ def test_one_that_cannot_even_alone_is_told_so(
 
 
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
-def test_a_text_of_too_many_tokens_is_the_callers_error(engine: Engine, field: str) -> None:
+def test_prompt_of_too_many_tokens_is_a_client_error(engine: Engine, field: str) -> None:
     fits, too_long = Listener(), Listener()
     settings = {"steps": 1, "guidance_scale": 2.0}
     engine.submit(job("fits", **settings, **{field: "x" * 2000}), fits)
@@ -327,7 +333,7 @@ def test_a_text_of_too_many_tokens_is_the_callers_error(engine: Engine, field: s
     assert failed.message == f"{field}: more than 2250 tokens"
 
 
-def test_an_unknown_scheduler_setting_is_the_callers_error(engine: Engine) -> None:
+def test_unknown_scheduler_setting_is_a_client_error(engine: Engine) -> None:
     listener = Listener()
     engine.submit(job("odd", scheduler="ddim", use_karras_sigmas=True), listener)
     finish(engine)

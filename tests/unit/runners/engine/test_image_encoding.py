@@ -52,7 +52,7 @@ def test_a_preview_is_a_small_jpeg() -> None:
     assert Image.open(io.BytesIO(encode_preview(PIXELS))).format == "JPEG"
 
 
-def test_a_png_carries_what_it_was_painted_from() -> None:
+def test_png_embeds_its_inputs() -> None:
     grey, start = PIXELS[:, :, 0].copy(), PIXELS[::-1].copy()
     job = make_job(grey, image=start.tobytes(), strength=0.5, embed_inputs=True)
     png = encode_picture(PIXELS, "png", 1, PARAMETERS, png_input_chunks(job))
@@ -64,7 +64,7 @@ def test_a_png_carries_what_it_was_painted_from() -> None:
     np.testing.assert_array_equal(np.asarray(chunks[b"stRt"]), start)
 
 
-def test_inputs_are_the_jobs_own_and_asked_for() -> None:
+def test_only_requested_inputs_of_the_job_are_embedded() -> None:
     job = make_job(PIXELS[:, :, 0].copy(), embed_inputs=True)
     assert list(png_input_chunks(job)) == [b"dpTh"]
     assert list(png_input_chunks(replace(job, depth=b"", image=bytes(3 * 40 * 56)))) == [b"stRt"]

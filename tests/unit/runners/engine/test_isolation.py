@@ -1,4 +1,4 @@
-"""No request leaves a trace in another: random sequences through one engine, against fresh ones."""
+"""Isolation of requests: random sequences on one engine, compared with fresh engines."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def pristine() -> Networks:
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Engine]:
+def shared_engine() -> Iterator[Engine]:
     """One engine that paints every example of the test, one after another."""
     engine = _engine(_fresh())
     yield engine
@@ -123,23 +123,23 @@ def _alone(job: GenerateJob, pristine: Networks) -> list[np.ndarray[Any, Any]]:
 )
 @given(sequence=st.lists(jobs(), min_size=2, max_size=6), data=st.data())
 def test_a_picture_does_not_depend_on_other_requests(
-    shared: Engine, pristine: Networks, sequence: list[GenerateJob], data: st.DataObject
+    shared_engine: Engine, pristine: Networks, sequence: list[GenerateJob], data: st.DataObject
 ) -> None:
     listeners = [Listener() for _ in sequence]
     for number, (job, listener) in enumerate(zip(sequence, listeners, strict=True)):
-        shared.submit(replace(job, request_id=f"job-{number}"), listener)
+        shared_engine.submit(replace(job, request_id=f"job-{number}"), listener)
         for _ in range(data.draw(st.integers(0, 3))):
-            shared.tick()
-    drain(shared)
+            shared_engine.tick()
+    drain(shared_engine)
     for job, listener in zip(sequence, listeners, strict=True):
         await_end(listener)
         for mine, theirs in zip(pictures(listener), _alone(job, pristine), strict=True):
             assert np.abs(mine.astype(int) - theirs).max() <= 1
 
 
-def test_the_networks_are_as_they_were(shared: Engine, pristine: Networks) -> None:
+def test_the_networks_are_as_they_were(shared_engine: Engine, pristine: Networks) -> None:
     """After everything that the shared engine has painted, its weights are the files' still."""
-    loader: Any = shared._loader
+    loader: Any = shared_engine._loader
     for name, (variant, controlnet) in loader._networks.items():
         assert isinstance(variant.loras, LoraManager)
         for mine, clean in (

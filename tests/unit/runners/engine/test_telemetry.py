@@ -1,4 +1,4 @@
-"""What the engine counts and logs of its work."""
+"""Metrics and log lines of the engine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def paint_in_turn(*jobs: GenerateJob) -> None:
     engine.close()
 
 
-def test_a_request_is_counted_in_all_its_parts(engine: Engine) -> None:
+def test_request_metrics_count_images_steps_and_batches(engine: Engine) -> None:
     grown = Growth()
     listener = Listener()
     engine.submit(job("two", steps=3, num_images=2), listener)
@@ -83,7 +83,7 @@ def test_a_batch_that_does_not_fit_is_counted_once_per_halving(
     assert grown.of("pictures_total", model="base") == 4
 
 
-def test_other_failures_of_a_batch_are_not_memory(
+def test_other_batch_failures_do_not_count_as_out_of_memory(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(samples: Sequence[Sample], *rest: Any) -> list[torch.Tensor]:
@@ -118,7 +118,7 @@ def test_a_picture_is_black_if_no_pixel_is_lit(
     assert grown.of("black_pictures_total") == 1 - lit
 
 
-def test_pixels_that_are_no_numbers_are_counted_and_not_sent(
+def test_nonfinite_pixels_are_counted_and_not_sent(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def decode(*_: Any) -> Pixels:
@@ -134,7 +134,9 @@ def test_pixels_that_are_no_numbers_are_counted_and_not_sent(
     assert grown.of("pictures_total", model="base") == grown.of("black_pictures_total") == 0
 
 
-def test_lines_of_a_request_carry_its_id(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_lines_of_a_request_have_its_id(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def decode(latents: torch.Tensor, *rest: Any) -> Pixels:
         if failing:
             raise RuntimeError("worn out")

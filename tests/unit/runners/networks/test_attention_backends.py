@@ -1,4 +1,4 @@
-"""Which attention is used: only what runs here, and gives what torch gives."""
+"""Selection of an attention backend that runs here and agrees with torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def right(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.
     return sdpa(*turned).transpose(1, 2)
 
 
-def test_what_runs_is_used(xformers: Callable[[Any], None]) -> None:
+def test_working_backend_is_used(xformers: Callable[[Any], None]) -> None:
     calls: list[tuple[int, ...]] = []
 
     def counted(*tensors: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,7 @@ def test_what_runs_is_used(xformers: Callable[[Any], None]) -> None:
         (lambda *tensors: right(*tensors) * float("nan"), "its result differs"),
     ],
 )
-def test_what_does_not_run_is_a_warning(
+def test_failing_backend_falls_back_with_a_warning(
     xformers: Callable[[Any], None],
     function: Any,
     reason: str,

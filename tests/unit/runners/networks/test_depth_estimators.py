@@ -1,4 +1,4 @@
-"""Depth models of both libraries: their own maps, near = bright, and nothing that is no number."""
+"""Depth models of both libraries: their own maps, near = bright, NaN and infinity rejected."""
 
 from __future__ import annotations
 
@@ -123,13 +123,13 @@ def test_maps_are_the_pipelines_with_near_bright(
     np.testing.assert_array_equal(found, again)
 
 
-def test_the_demo_set_reads_its_own_landscapes() -> None:
+def test_demo_estimator_correlates_with_demo_terrain() -> None:
     estimator = load_estimator(spec(), RELIEF, DEVICE)
     found = estimator.estimate(PICTURE)
     assert np.corrcoef(found.ravel(), TERRAIN.depth.ravel())[0, 1] > 0.85
 
 
-def test_what_is_the_same_everywhere_is_flat(tmp_path: Path) -> None:
+def test_constant_depth_gives_a_flat_map(tmp_path: Path) -> None:
     estimator = load_estimator(spec(gives="inverse_depth"), dpt(tmp_path), DEVICE)
     with torch.no_grad():
         for parameter in estimator.network.parameters():
@@ -137,21 +137,21 @@ def test_what_is_the_same_everywhere_is_flat(tmp_path: Path) -> None:
     assert not estimator.estimate(PICTURE).any()
 
 
-def test_what_is_no_number_is_an_error(tmp_path: Path) -> None:
+def test_nonfinite_depth_raises(tmp_path: Path) -> None:
     estimator = load_estimator(spec(gives="inverse_depth"), dpt(tmp_path), DEVICE)
     next(estimator.network.parameters()).data.fill_(float("nan"))
     with pytest.raises(NonFiniteError):
         estimator.estimate(PICTURE)
 
 
-def test_without_settings_the_processor_is_the_kinds_own(tmp_path: Path) -> None:
+def test_missing_processor_config_uses_the_default(tmp_path: Path) -> None:
     folder = dpt(tmp_path)
     (folder / "preprocessor_config.json").unlink()
     found = TransformersEstimator(folder, DEVICE, is_distance=False).estimate(PICTURE)
     assert found.shape == PICTURE.shape[:2]
 
 
-def test_glpns_own_processor_is_given_no_more_than_it_was_made_for(tmp_path: Path) -> None:
+def test_glpn_input_is_resized_to_its_maximum_size(tmp_path: Path) -> None:
     shutil.copytree(RELIEF, tmp_path, dirs_exist_ok=True)
     (tmp_path / "preprocessor_config.json").unlink()
     estimator = TransformersEstimator(tmp_path, DEVICE, is_distance=True)
@@ -165,7 +165,7 @@ def test_glpns_own_processor_is_given_no_more_than_it_was_made_for(tmp_path: Pat
     assert seen == [(64, 640)]
 
 
-def test_weights_that_are_missing_are_an_error_not_chance(tmp_path: Path) -> None:
+def test_missing_weights_raise_instead_of_random_init(tmp_path: Path) -> None:
     folder = dpt(tmp_path)
     network = DPTForDepthEstimation.from_pretrained(folder)
     weights = dict(network.state_dict())
@@ -183,7 +183,7 @@ def test_weights_that_are_missing_are_an_error_not_chance(tmp_path: Path) -> Non
 DETECTOR = {"loader": "controlnet_aux", "gives": None}
 
 
-def test_without_controlnet_aux_the_error_says_so(
+def test_missing_controlnet_aux_is_named_in_the_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "controlnet_aux", None)
@@ -206,7 +206,7 @@ class Detector:
         return np.repeat((depth * 100)[..., None], 3, 2).clip(0, 255).astype(np.uint8)
 
 
-def test_what_a_detector_hides_in_bytes_is_seen() -> None:
+def test_detector_output_is_read_before_quantisation() -> None:
     found = DetectorEstimator(Detector(1.0), lambda output: output).estimate(PICTURE)
     assert found.shape == PICTURE.shape[:2]
     assert (found[0, 0], found[0, -1], found[-1, -1]) == (128, 0, 255)

@@ -82,7 +82,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, change: str) -> Non
         load_network("unet", tmp_path / "unet", DEVICE)
 
 
-def test_an_autoencoder_keeps_half_precision_only_where_it_may(tmp_path: Path) -> None:
+def test_vae_keeps_float16_unless_upcast_is_required(tmp_path: Path) -> None:
     shutil.copytree(WEIGHTS / "vae", tmp_path / "vae")
     config = json.loads((tmp_path / "vae" / "config.json").read_text())
     for upcast, dtype in ((True, torch.float32), (False, torch.float16)):

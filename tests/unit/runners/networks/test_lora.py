@@ -1,4 +1,4 @@
-"""LoRAs against peft's own arithmetic, and that none stays behind."""
+"""LoRAs compared with peft, and restored weights after deactivation."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def reference(folder: Path, strengths: dict[str, float]) -> torch.Tensor:
     "strengths",
     [{"drone": 0.8}, {"style": 0.5}, {"drone": 0.8, "style": 0.4}, {"drone": 2.0, "style": 1.1}],
 )
-def test_it_equals_peft(bank: LoraManager, folder: Path, strengths: dict[str, float]) -> None:
+def test_lora_predictions_equal_peft(
+    bank: LoraManager, folder: Path, strengths: dict[str, float]
+) -> None:
     loras = [LoraWeight(name, strength) for name, strength in strengths.items()]
     with bank.activate(loras):
         ours = predict(bank._unet)
@@ -83,7 +85,7 @@ def test_it_equals_peft(bank: LoraManager, folder: Path, strengths: dict[str, fl
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
 
 
-def test_nothing_stays_behind(bank: LoraManager) -> None:
+def test_deactivated_loras_leave_no_trace(bank: LoraManager) -> None:
     fresh = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float32)
     untouched = predict(fresh)
     with bank.activate([LoraWeight("drone", 1.0)]):
@@ -120,7 +122,7 @@ def test_every_set_is_of_one_kind_of_tensors(
     assert all(part.down.is_contiguous() and part.up.is_contiguous() for part in parts)
 
 
-def test_sets_share_what_they_can(bank: LoraManager) -> None:
+def test_lora_sets_share_tensors(bank: LoraManager) -> None:
     drone, half = LoraWeight("drone", 1.0), LoraWeight("drone", 0.5)
     adapter = bank._adapters["drone"]
     with bank.activate([drone]):

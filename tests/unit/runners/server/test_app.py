@@ -1,4 +1,4 @@
-"""A start: its clock, its warm-up, and what the host does when either fails."""
+"""The runner's start: timing, warm-up, and failures of either."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Seconds:
         return self.now
 
 
-def test_phases_follow_each_other_and_the_total_is_their_sum() -> None:
+def test_phases_are_sequential_and_sum_to_the_total() -> None:
     seconds = Seconds()
     told: list[tuple[str, float]] = []
     clock = StartupTimer(990.0, lambda phase, took: told.append((phase, took)), seconds)
@@ -160,7 +160,7 @@ def demo_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunnerAp
         host.close()
 
 
-def test_the_ready_line_is_the_last_thing_said(
+def test_ready_line_is_printed_last(
     demo_app: Callable[..., RunnerApp], capsys: pytest.CaptureFixture[str]
 ) -> None:
     host = demo_app()
@@ -173,7 +173,7 @@ def test_the_ready_line_is_the_last_thing_said(
     assert lines[-1] == READY_LINE
 
 
-def test_without_its_first_picture_it_is_never_ready(
+def test_failed_warm_up_prevents_readiness(
     demo_app: Callable[..., RunnerApp],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -190,7 +190,7 @@ def test_without_its_first_picture_it_is_never_ready(
     assert READY_LINE not in capsys.readouterr().out
 
 
-def test_a_variant_that_cannot_be_loaded_is_told(demo_app: Callable[..., RunnerApp]) -> None:
+def test_unloadable_variant_is_reported(demo_app: Callable[..., RunnerApp]) -> None:
     host = demo_app(preload_model="absent")
     host._start()
     assert host.status().startup_error == "model absent is not in the model store"

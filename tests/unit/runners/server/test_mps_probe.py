@@ -1,4 +1,4 @@
-"""Apple's GPU: when it computes, and when the CPU does."""
+"""Apple's GPU: the probe that selects MPS or the CPU."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_without_weights_nothing_is_probed(on_a_mac: None, tmp_path: Path) -> No
         assert available_devices(demo_catalog(), Settings()) == [CPU]
 
 
-def test_its_memory_is_shown_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mps_memory_is_reported_and_released(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     stand_ins: dict[str, Any] = {
         "empty_cache": lambda: calls.append("empty_cache"),

@@ -48,22 +48,22 @@ def submit(pool: EngineRouter, *jobs: GenerateJob) -> list[Listener]:
     return listeners
 
 
-def priced(pool: EngineRouter, seconds: float) -> None:
+def set_step_cost(pool: EngineRouter, seconds: float) -> None:
     """A step of every variant takes so long."""
     for station in pool.stations:
         for model in ("base", "lightning"):
             station.engine.cost.observe_step(model, 64 * 64, seconds)
 
 
-def test_a_request_goes_where_its_weights_are(pool: EngineRouter) -> None:
+def test_request_is_routed_to_the_device_with_its_weights(pool: EngineRouter) -> None:
     pool.stations[1].ensure_loaded("base", CONTROLNET)
     submit(pool, job("a"))
     assert waiting(pool) == [0, 1]
 
 
-def test_a_queue_longer_than_a_load_sends_it_elsewhere(pool: EngineRouter) -> None:
+def test_queue_longer_than_a_load_routes_to_another_device(pool: EngineRouter) -> None:
     pool.stations[1].ensure_loaded("base", CONTROLNET)
-    priced(pool, 1.0)
+    set_step_cost(pool, 1.0)
     # Two steps each, and 6 s for variant and ControlNet elsewhere.
     submit(pool, *(job(f"{n}") for n in range(3)))
     assert waiting(pool) == [0, 3]
@@ -72,7 +72,7 @@ def test_a_queue_longer_than_a_load_sends_it_elsewhere(pool: EngineRouter) -> No
 
 
 def test_equal_stations_share_the_work(pool: EngineRouter) -> None:
-    priced(pool, 1.0)
+    set_step_cost(pool, 1.0)
     for station in pool.stations:
         station.ensure_loaded("base", CONTROLNET)
     submit(pool, *(job(f"{n}") for n in range(6)))
@@ -91,7 +91,7 @@ def test_a_second_request_of_an_id_joins_the_first(pool: EngineRouter) -> None:
 def test_a_sessions_newer_request_ends_the_older_elsewhere(pool: EngineRouter) -> None:
     pool.stations[1].ensure_loaded("base", CONTROLNET)
     (older,) = submit(pool, job("older", session="sand", arrived=1.0))
-    priced(pool, 100.0)
+    set_step_cost(pool, 100.0)
     pool.stations[0].ensure_loaded("base", CONTROLNET)
     (newer,) = submit(pool, job("newer", session="sand", arrived=2.0))
     assert failure(older) == "superseded"
@@ -100,7 +100,7 @@ def test_a_sessions_newer_request_ends_the_older_elsewhere(pool: EngineRouter) -
 
 
 def test_cancelling_reaches_every_station(pool: EngineRouter) -> None:
-    priced(pool, 1.0)
+    set_step_cost(pool, 1.0)
     for station in pool.stations:
         station.ensure_loaded("base", CONTROLNET)
     listeners = submit(pool, *(job(f"{n}") for n in range(4)))
@@ -112,7 +112,7 @@ def test_every_station_paints_the_same(pool: EngineRouter) -> None:
     for station in pool.stations:
         station.ensure_loaded("base", CONTROLNET)
     jobs = [job(f"{n}", seed=n) for n in range(4)]
-    priced(pool, 1.0)
+    set_step_cost(pool, 1.0)
     listeners = submit(pool, *jobs)
     assert waiting(pool) == [2, 2]
     start(pool)
@@ -126,9 +126,9 @@ def test_every_station_paints_the_same(pool: EngineRouter) -> None:
         assert time.monotonic() < deadline
 
 
-def test_it_is_full_when_every_station_is(pool: EngineRouter) -> None:
+def test_router_is_full_when_every_device_is(pool: EngineRouter) -> None:
     # Two steps, 70 s: longer than the 60 s of a queue, taken where nothing is ahead.
-    priced(pool, 35.0)
+    set_step_cost(pool, 35.0)
     submit(pool, job("a"))
     assert pool.retry_after() is None
     submit(pool, job("b"))

@@ -1,4 +1,4 @@
-"""Loading in the background: once, shared, retried, and forgotten when unloaded."""
+"""Background loading: started once, shared, retried, and released when unloaded."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def loader(residency: FakeModelCache) -> BackgroundLoader:
     return BackgroundLoader(fake)
 
 
-def test_asking_starts_one_load_and_tells_when_it_is_done(
+def test_request_starts_one_load_and_reports_its_end(
     loader: BackgroundLoader, residency: FakeModelCache
 ) -> None:
     changed = threading.Event()
@@ -88,7 +88,7 @@ def test_loras_are_read_before_a_request_that_names_them_starts(
     assert residency.variants["base"].names == ["drone"]
 
 
-def test_a_failure_is_told_once_and_then_tried_again(
+def test_load_failure_is_raised_once_then_retried(
     loader: BackgroundLoader, residency: FakeModelCache
 ) -> None:
     residency.gate.set()
@@ -104,7 +104,7 @@ def test_a_failure_is_told_once_and_then_tried_again(
     assert loader.get_or_start_load("base", "depth") is not None
 
 
-def test_what_is_unloaded_is_freed_and_loads_anew(
+def test_unloaded_variant_is_freed_and_can_be_reloaded(
     loader: BackgroundLoader, residency: FakeModelCache
 ) -> None:
     residency.gate.set()

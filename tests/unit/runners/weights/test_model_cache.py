@@ -1,4 +1,4 @@
-"""Weights within a budget: who leaves, who stays, and that pictures do not notice."""
+"""Weights within a memory budget: eviction that changes no image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def shelf(demo_home: Path) -> Iterator[LiveInventory]:
         yield LiveInventory(demo_catalog())
 
 
-def bytes_of(shelf: LiveInventory, *models: str) -> int:
+def sum_device_bytes(shelf: LiveInventory, *models: str) -> int:
     """Of the variants together with the ControlNet, shared parts once."""
     entries = [shelf.inventory.models[name] for name in models]
     entries.append(shelf.inventory.controlnets[CONTROLNET])
@@ -39,7 +39,7 @@ def bytes_of(shelf: LiveInventory, *models: str) -> int:
     return sum(device_bytes(DEVICE, part) for part in parts.values())
 
 
-def residency_of(shelf: LiveInventory, budget_bytes: int | None) -> ModelCache:
+def make_residency(shelf: LiveInventory, budget_bytes: int | None) -> ModelCache:
     budget = VramBudget(DEVICE, None if budget_bytes is None else budget_bytes / 1e9)
     return ModelCache(demo_catalog(), shelf, DEVICE, budget)
 
@@ -51,15 +51,15 @@ def ask(residency: ModelCache, *models: str) -> None:
         residency.load_controlnet(CONTROLNET, beside=[model])
 
 
-def test_without_a_budget_everything_stays(shelf: LiveInventory) -> None:
-    residency = residency_of(shelf, None)
+def test_unlimited_budget_evicts_nothing(shelf: LiveInventory) -> None:
+    residency = make_residency(shelf, None)
     ask(residency, "base", "lightning", "hyper")
     assert set(residency.variants) == {"base", "lightning", "hyper"}
-    assert residency.used_bytes >= bytes_of(shelf, "base", "lightning", "hyper")
+    assert residency.used_bytes >= sum_device_bytes(shelf, "base", "lightning", "hyper")
 
 
-def test_further_variants_add_their_unet_alone(shelf: LiveInventory) -> None:
-    residency = residency_of(shelf, None)
+def test_further_variants_add_only_their_unet(shelf: LiveInventory) -> None:
+    residency = make_residency(shelf, None)
     ask(residency, "base")
     one = residency.used_bytes
     unet = residency.resident_bytes["unet"]
@@ -69,9 +69,9 @@ def test_further_variants_add_their_unet_alone(shelf: LiveInventory) -> None:
     assert residency.used_bytes - one == 2 * unet
 
 
-def test_who_was_asked_for_longest_ago_leaves(shelf: LiveInventory) -> None:
-    bound = bytes_of(shelf, "base", "lightning") + 10_000
-    residency = residency_of(shelf, bound)
+def test_least_recently_used_variant_is_evicted(shelf: LiveInventory) -> None:
+    bound = sum_device_bytes(shelf, "base", "lightning") + 10_000
+    residency = make_residency(shelf, bound)
     ask(residency, "base", "lightning", "base", "hyper")
     assert set(residency.variants) == {"base", "hyper"}
     assert set(residency.controlnets) == {CONTROLNET}
@@ -80,8 +80,8 @@ def test_who_was_asked_for_longest_ago_leaves(shelf: LiveInventory) -> None:
     assert set(residency.variants) == {"lightning", "hyper"}
 
 
-def test_what_is_in_use_never_leaves(shelf: LiveInventory) -> None:
-    residency = residency_of(shelf, bytes_of(shelf, "base", "lightning") + 10_000)
+def test_weights_in_use_are_never_evicted(shelf: LiveInventory) -> None:
+    residency = make_residency(shelf, sum_device_bytes(shelf, "base", "lightning") + 10_000)
     ask(residency, "base", "lightning")
     used = {"base", "lightning", CONTROLNET}
     residency.in_use = lambda: set(used)
@@ -97,17 +97,17 @@ def test_what_is_in_use_never_leaves(shelf: LiveInventory) -> None:
     assert not residency.eviction_blocked
 
 
-def test_what_cannot_fit_alone_is_named(shelf: LiveInventory) -> None:
-    residency = residency_of(shelf, 1_000_000)
+def test_model_larger_than_the_budget_is_reported(shelf: LiveInventory) -> None:
+    residency = make_residency(shelf, 1_000_000)
     with pytest.raises(LoadError, match=r"model base: its .* GB do not fit .*VRAM_BUDGET_GB"):
         residency.load_variant("base")
     assert "model base" in residency.errors
 
 
-def test_an_estimator_counts_leaves_and_comes_back(shelf: LiveInventory) -> None:
+def test_estimator_is_counted_evicted_and_reloaded(shelf: LiveInventory) -> None:
     entry = shelf.inventory.depth_estimators["relief"]
     (needed,) = (device_bytes(DEVICE, part) for part in entry.components.values())
-    residency = residency_of(shelf, bytes_of(shelf, "base") + needed // 2)
+    residency = make_residency(shelf, sum_device_bytes(shelf, "base") + needed // 2)
     first = residency.load_estimator("relief")
     assert residency.resident_bytes["depth_estimator"] == residency.used_bytes
     assert abs(residency.used_bytes - needed) < 1000
@@ -124,8 +124,8 @@ def test_an_estimator_counts_leaves_and_comes_back(shelf: LiveInventory) -> None
     np.testing.assert_array_equal(again.estimate(picture), depth)
 
 
-def test_loras_leave_with_their_variant(shelf: LiveInventory) -> None:
-    residency = residency_of(shelf, bytes_of(shelf, "base") + 10_000)
+def test_loras_are_evicted_with_their_variant(shelf: LiveInventory) -> None:
+    residency = make_residency(shelf, sum_device_bytes(shelf, "base") + 10_000)
     ask(residency, "base")
     residency.load_loras("base", ["drone"])
     assert residency.resident_bytes["lora"] > 0
@@ -136,8 +136,8 @@ def test_loras_leave_with_their_variant(shelf: LiveInventory) -> None:
 
 def test_pictures_under_a_tight_budget_are_the_same(shelf: LiveInventory) -> None:
     """Three variants take turns where one fits; nobody waits for ever, nothing changes."""
-    bound = bytes_of(shelf, "base") + 2_000_000
-    residency = residency_of(shelf, bound)
+    bound = sum_device_bytes(shelf, "base") + 2_000_000
+    residency = make_residency(shelf, bound)
     loader = BackgroundLoader(residency)
     engine = Engine(loader, DEVICE)
     models = ["base", "lightning", "base", "hyper", "lightning", "base"]

@@ -1,19 +1,18 @@
 # shellcheck shell=bash
-# Settings of both programs: what the instance's environment does not say.
+# Default settings of both programs, for variables missing in the instance's environment.
 
-# What this image was built with: CATALOG and FETCH_MISSING.
+# The image's defaults of CATALOG and FETCH_MISSING.
 # shellcheck source=/dev/null
 . /opt/experimance/image.env
 
 : "${CATALOG:=$IMAGE_CATALOG}" "${FETCH_MISSING:=$IMAGE_FETCH_MISSING}"
-# The disk of the instance outlives a stop of the container; the image's layers do not.
+# The instance's disk survives a stop of the container; changes to the image's layers do not.
 : "${WORKSPACE:=/workspace}"
 : "${BENTOML_HOME:=$WORKSPACE/bentoml}" "${MODELS_DIR:=$WORKSPACE/models}"
 : "${MODEL_SERVER_PORT:=5001}" "${BENTOML_DO_NOT_TRACK:=True}"
-# Not a choice: what reaches the service from outside comes through the portal's proxy, or the
-# serverless worker.
+# Not configurable: outside requests must come through the portal's proxy or the serverless worker.
 MODEL_SERVER_HOST=127.0.0.1
-# The proxy and its tunnels have names that nobody knows before, and ask for the instance's token.
+# The host names of the proxy and its tunnels are unpredictable, and both require a token.
 : "${ALLOWED_HOSTS:=*}"
 : "${MODEL_SERVER_URL:=http://$MODEL_SERVER_HOST:$MODEL_SERVER_PORT}"
 : "${MODEL_LOG:=/var/log/portal/experimance.log}"
@@ -27,8 +26,8 @@ wait_for_provisioning() {
     done
 }
 
-# as USER [SETPRIV_OPTION…] COMMAND…: become a command of a user that has no way back to root. The shell
-# is replaced, so that signals reach the command: call it in the background or in parentheses.
+# as USER [SETPRIV_OPTION…] COMMAND…: exec a command as a user that cannot regain root. It replaces
+# the shell, so that signals reach the command: call it in the background or in parentheses.
 as() {
     local user=$1 home
     shift
@@ -37,7 +36,7 @@ as() {
         --inh-caps=-all --bounding-set=-all --no-new-privs "$@"
 }
 
-# own FOLDER…: make folders the service's, what an earlier image left in them as root included.
+# own FOLDER…: create folders and give them to the service, with root's files of earlier images.
 own() {
     local folder
     for folder; do

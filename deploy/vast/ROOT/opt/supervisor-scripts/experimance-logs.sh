@@ -1,10 +1,10 @@
 #!/bin/bash
-# Rotates the logs of both programs; the base image has no cron that is sure to run.
+# Rotate the logs of both programs; the base image does not guarantee a running cron.
 
 state=/var/lib/logrotate/experimance.status
 mkdir -p "${state%/*}"
 while :; do
     logrotate --state "$state" /etc/logrotate.d/experimance
-    # Often: a log that grows fast is as large as it may be in minutes.
+    # Often, because a fast-growing log reaches its size limit within minutes.
     sleep 15
 done

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The serverless worker, where the instance is one.
+# Run the serverless worker, on serverless instances only.
 
 utils=/opt/supervisor-scripts/utils
 # shellcheck source=/dev/null
@@ -13,22 +13,22 @@ utils=/opt/supervisor-scripts/utils
 
 if [[ ${SERVERLESS,,} != true ]]; then
     echo "$PROC_NAME is for serverless instances (SERVERLESS=true)"
-    # The base's portal hides what is named here; supervisor takes a sooner end for a failure.
+    # The base's portal hides programs named here. An exit before startsecs counts as a failure.
     mkdir -p /tmp/supervisor-skip && touch "/tmp/supervisor-skip/$PROC_NAME"
     sleep 6
     exit 0
 fi
 
 wait_for_provisioning
-# The folder also keeps what the worker measured of this machine, for its next start.
+# The worker also caches its benchmark of this machine in this folder.
 cd /opt/experimance/worker || exit 78
 SECONDS=0
-# The instance's key is root's alone; the worker speaks TLS with it.
+# The worker needs the instance's TLS key, which only root can read.
 if [[ -e /etc/instance.key ]]; then
     chgrp experimance-worker /etc/instance.key && chmod g+r /etc/instance.key
 fi
 (as experimance-worker /opt/experimance/worker-venv/bin/python -m deploy.vast.worker)
 status=$?
-# A wrong setting; supervisor would take a sooner end for a failed start, and try again.
+# A configuration error. supervisor would retry an exit before startsecs as a failed start.
 ((status == 78 && SECONDS < 6)) && sleep 6
 exit "$status"

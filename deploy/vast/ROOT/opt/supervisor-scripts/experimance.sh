@@ -1,5 +1,5 @@
 #!/bin/bash
-# The image service, from supervisor's start to its stop.
+# Start, supervise and stop the image service.
 
 utils=/opt/supervisor-scripts/utils
 # shellcheck source=/dev/null
@@ -8,7 +8,7 @@ utils=/opt/supervisor-scripts/utils
 . "$utils/cleanup_generic.sh"
 # shellcheck source=/dev/null
 . "$utils/environment.sh"
-# exit_serverless.sh is left out: the serverless worker needs this very service. It has no portal.
+# No exit_serverless.sh, because the serverless worker needs this service. It has no portal.
 if [[ ${SERVERLESS,,} != true ]]; then
     # shellcheck source=/dev/null
     . "$utils/exit_portal.sh" "Image service"
@@ -17,17 +17,17 @@ fi
 . /opt/experimance/settings.sh
 
 readonly configuration_error=78
-# Longer than supervisor's startsecs: what ends sooner counts as a start to be tried again.
+# Seconds, longer than supervisor's startsecs: supervisor retries a program that exits sooner.
 readonly past_startsecs=6
-# A service that lived for so many seconds starts anew without a delay.
+# Seconds of uptime after which an exit resets the crash count, and with it the delay.
 readonly sound_life=600
 readonly longest_delay=60
-# Shorter than supervisor's stopwaitsecs, after which nobody would be left to end the workers.
+# Seconds, shorter than supervisor's stopwaitsecs, after which supervisor kills this script.
 readonly grace=75
 readonly crashes=/run/experimance-crashes
 
-# BentoML's workers are sessions of their own and outlive a killed server, with the port and the
-# GPU's memory; nothing else is this user's.
+# BentoML's workers run in their own sessions. They survive a killed server, and keep the port and
+# the GPU memory. This user has no other processes.
 end_leftovers() {
     pkill -KILL --uid experimance
 }
@@ -38,8 +38,8 @@ SECONDS=0
 own "$BENTOML_HOME" "$MODELS_DIR"
 cd "$WORKSPACE" || exit "$configuration_error"
 
-# Should this script be killed, the kernel tells the server to stop. In a process group of its own,
-# so that supervisor's SIGKILL to this one's leaves it the time to stop its workers.
+# If this script is killed, the kernel sends SIGTERM to the server. The server has its own process
+# group, so that supervisor's SIGKILL does not hit it before it has stopped its workers.
 set -m
 as experimance --pdeathsig TERM \
     /venv/main/bin/python -m bentoml serve /opt/experimance/bento \
@@ -78,5 +78,5 @@ delay=$((count < 7 ? 1 << (count - 1) : longest_delay))
 echo "ended with status $status; starts again in $delay s"
 sleep "$delay" &
 wait $!
-# 0 would be taken for a wanted end.
+# supervisor would treat 0 as an expected exit.
 exit "$((status == 0 ? 1 : status))"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Stand-in for the base image's boot: the environment, the portal's file, provisioning, supervisor.
+# Stand-in for the base image's boot: environment, portal file, provisioning, supervisor.
 
 set -euo pipefail
 mkdir -p /var/log/portal /var/log/supervisor "$WORKSPACE"

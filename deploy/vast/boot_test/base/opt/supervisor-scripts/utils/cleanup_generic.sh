@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Stand-in: what the program has started ends with it.
+# Stand-in: end the program's child processes with it.
 cleanup() {
     local status=$?
     trap - EXIT INT TERM

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Stand-in: the instance's variables, then the user's.
+# Stand-in: load the instance's variables, then the user's.
 set -a
 for _file in /etc/environment "$WORKSPACE/.env"; do
     # shellcheck source=/dev/null

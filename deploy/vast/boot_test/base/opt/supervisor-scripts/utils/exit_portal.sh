@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Stand-in: a program whose name is not in the portal's file does not run.
+# Stand-in: exit unless the portal's file has the program's name.
 until [[ -f /etc/portal.yaml ]]; do
     sleep 1
 done

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Stand-in: programs without a place on serverless instances end.
+# Stand-in: exit on serverless instances.
 if [[ ${SERVERLESS,,} == true ]]; then
     sleep 6
     exit 0

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Stand-in: output goes to the program's log and to supervisor; the last log is kept as .old.
+# Stand-in: write output to the program's log and to supervisor; keep the last log as .old.
 _log=${1:-/var/log/portal/$PROC_NAME.log}
 if [[ -f $_log ]]; then
     mv "$_log" "$_log.old"
