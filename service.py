@@ -109,6 +109,7 @@ public_app.post("/models", response_model=ModelsInfo, tags=["Service APIs"])(get
     name="experimance-controlnet",
     workers=1,
     traffic={"timeout": 1e9},
+    logging={"access": {"enabled": False}},
     http={"host": settings.model_server_host, "port": settings.model_server_port},
     envs=[{"name": "CATALOG", "value": settings.catalog}],
 )

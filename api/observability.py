@@ -10,6 +10,7 @@ import structlog
 from prometheus_client import Counter, Histogram, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import Response
 
 from api.errors import CODES_BY_STATUS, ApiError, Internal
@@ -80,18 +81,21 @@ class RequestRecorder:
         """Record an error code of the wire contract as the outcome."""
         self._outcome = code
 
-    async def run_and_record(self, work: Awaitable[T], request_id: str) -> T | Response:
-        """Record the outcome of some work; return its result, or its error as a response."""
+    async def run_and_record(self, work: Awaitable[T], http: Request) -> T | Response:
+        """Record the outcome of some work; return its result, or its error as a response.
+
+        Args:
+            work: the work, which sets the request's id.
+            http: the HTTP request; its `state.error` is set to the error.
+        """
         try:
             answer = await work
-        except ApiError as error:
-            log.info("refused", error=error.code, message=error.message)
-            self.mark_failure(error.code)
-            return error.response(request_id)
-        except Exception:
-            log.exception("request failed")
-            self.mark_failure(Internal.code)
-            return Internal().response(request_id)
+        except Exception as error:
+            if not isinstance(error, ApiError):
+                log.exception("request failed")
+            http.state.error = error if isinstance(error, ApiError) else Internal()
+            self.mark_failure(http.state.error.code)
+            return http.state.error.response(http.state.id)
         self.mark_success()
         return answer
 

@@ -35,9 +35,11 @@ T = TypeVar("T")
 IsDisconnected = Callable[[], Awaitable[bool]]
 """Coroutine function that returns whether the client has disconnected; polled every 0.2 s."""
 
+FULL_TRUSTED_SECONDS = 1.0
+"""Age from which a status no longer rejects requests, because the backlog may have cleared."""
+
 _STATUS_SECONDS = 0.05
 _FULL_AGE_SECONDS = 0.1
-_FULL_TRUSTED_SECONDS = 1.0
 _DISCONNECT_POLL_SECONDS = 0.2
 _RETRY_SECONDS = 5.0
 _LOST = (aiohttp.ClientError, BentoMLException, OSError, EOFError)
@@ -189,7 +191,7 @@ class RunnerClient:
             Overloaded: the runner accepts no more requests.
         """
         status = await self.status(max_age=_FULL_AGE_SECONDS)
-        is_known = time.monotonic() - self._status_at < _FULL_TRUSTED_SECONDS
+        is_known = time.monotonic() - self._status_at < FULL_TRUSTED_SECONDS
         if is_known and status.retry_after is not None:
             message = f"{status.waiting} requests are waiting"
             raise Overloaded(message, retry_after=status.retry_after)

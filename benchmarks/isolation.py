@@ -62,7 +62,8 @@ def paint_alone(body: Body) -> list[bytes]:
     job = resolver.resolve(request, "alone", time.monotonic(), previews=False).job
     depth = decode_depth(body["depth_map_b64"].encode(), job.width, job.height)
     device = Device.best()
-    loader = BackgroundLoader(ModelCache(demo_catalog(), shelf, device))
+    cache = ModelCache(demo_catalog(), shelf, device, in_use=lambda: engine.weights_in_use())
+    loader = BackgroundLoader(cache, lambda: engine.wake())
     engine = Engine(loader, device)
     events: SimpleQueue[Event] = SimpleQueue()
     engine.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -86,8 +87,6 @@ class ResidentLoader:
     def __init__(self, networks: dict[str, tuple[SdxlModel, ControlNet]] | None = None) -> None:
         self._networks = networks
         self._given: dict[str, tuple[SdxlModel, ControlNet]] = {}
-        self.on_change: Callable[[], None] = lambda: None
-        self.in_use: Callable[[], set[str]] = set
         self.is_waiting_for_eviction = False
 
     def get_or_start_load(
@@ -114,10 +113,20 @@ class ResidentLoader:
             variant.loras.release_sets()
 
 
-def make_engine(config: EngineConfig | None = None, max_batch_rows: int = 8) -> Engine:
-    """Return an engine on the demo set; the caller must tick it."""
+def make_engine(
+    config: EngineConfig | None = None,
+    max_batch_rows: int = 8,
+    clock: Callable[[], float] = time.monotonic,
+) -> Engine:
+    """Return an engine on the demo set; the caller must tick it.
+
+    Args:
+        config: limits of the engine; the defaults if None.
+        max_batch_rows: maximum rows of a batch.
+        clock: the engine's clock, in seconds.
+    """
     loader: Any = ResidentLoader()
-    engine = Engine(loader, DEVICE, config)
+    engine = Engine(loader, DEVICE, config, clock)
     engine.cost.max_batch_rows = max_batch_rows
     return engine
 

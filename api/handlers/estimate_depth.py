@@ -32,7 +32,7 @@ class EstimateDepthHandler:
         """Return the depth map as JSON, or as a PNG if the client accepts one, or an error."""
         request_id = str(http.state.id)
         account: RequestRecorder = http.state.account
-        return await account.run_and_record(self._answer(request, http, request_id), request_id)
+        return await account.run_and_record(self._answer(request, http, request_id), http)
 
     async def _answer(
         self, request: EstimateRequest, http: Request, request_id: str

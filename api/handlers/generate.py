@@ -42,7 +42,7 @@ class GenerateHandler:
         """Return the images as JSON, the first as a file if the client accepts one, or an error."""
         request_id = _bind_request_id(request, http)
         account: RequestRecorder = http.state.account
-        return await account.run_and_record(self._answer(request, http, request_id), request_id)
+        return await account.run_and_record(self._answer(request, http, request_id), http)
 
     async def _answer(
         self, request: GenerateRequest, http: Request, request_id: str
@@ -91,14 +91,13 @@ class GenerateHandler:
                     yield format_event("done", answer.model_dump_json())
                 else:
                     yield format_sse_event(event)
-        except ApiError as error:
-            log.info("refused", error=error.code, message=error.message)
-            account.mark_failure(error.code)
-            yield format_event("error", bytes(error.response(request_id).body).decode())
-        except Exception:
-            log.exception("stream failed")
-            account.mark_failure(Internal.code)
-            yield format_event("error", bytes(Internal().response(request_id).body).decode())
+        except Exception as error:
+            if not isinstance(error, ApiError):
+                log.exception("stream failed")
+            http.state.error = error if isinstance(error, ApiError) else Internal()
+            account.mark_failure(http.state.error.code)
+            body = http.state.error.response(request_id).body
+            yield format_event("error", bytes(body).decode())
         finally:
             await events.aclose()
 

@@ -27,6 +27,7 @@ from api.errors import (
     UnsupportedMediaType,
     from_status,
 )
+from api.http.access_log import AccessLog
 from api.http.auth import Access
 from api.http.body_budget import BodyBudget, Holding
 from api.http.json_bounds import JsonReader
@@ -40,10 +41,12 @@ from common.settings import load_settings
 
 log = structlog.get_logger(__name__)
 
+BODY_SECONDS = 60.0
+"""Time within which a body must be complete."""
+
 _READINESS = "/readyz"
 _READINESS_SECONDS = 1.0
 _MAX_HEADERS = 100
-_BODY_SECONDS = 60.0
 _MEDIA_TYPES = {"application/json", FORM}
 
 _current: ContextVar[Request] = ContextVar("request")
@@ -62,7 +65,7 @@ class ApiMiddleware:
         self._app = app
         self._access = Access(settings)
         self._sites = Sites(settings)
-        self._outermost = CrossOrigin(self._handle, self._sites)
+        self._outermost = AccessLog(CrossOrigin(self._handle, self._sites))
         self._heap_trimmer = IdleHeapTrimmer()
         self._budget = BodyBudget()
         self._json = JsonReader()
@@ -173,7 +176,7 @@ class _BodyLimiter:
         self._holding: Holding | None = None
         self._received = 0
         self._complete = False
-        self._deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
+        self._deadline = asyncio.get_running_loop().time() + BODY_SECONDS
 
     def __enter__(self) -> _BodyLimiter:
         return self
@@ -213,7 +216,7 @@ class _BodyLimiter:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
-            message_text = f"body: not complete within {_BODY_SECONDS:.0f} s"
+            message_text = f"body: not complete within {BODY_SECONDS:.0f} s"
             raise defer_error(InvalidRequest(message_text)) from None
         self._complete = not message.get("more_body", False)
         if message["type"] == "http.request":
@@ -256,7 +259,7 @@ class _ErrorRewriter:
         """Send the raised error, or the one held back, in the contract's form."""
         error = self._request.state.error
         if error is None:
-            error = _to_api_error(self._status, self._body or b"")
+            error = self._request.state.error = _to_api_error(self._status, self._body or b"")
         if self._request.state.account is not None:
             self._request.state.account.mark_failure(error.code)
         if isinstance(error, Internal):

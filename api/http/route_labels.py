@@ -42,19 +42,10 @@ class RouteMetrics(instruments.RunnerTrafficMetricsMiddleware):  # type: ignore[
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or socket; the inner application gets the original path."""
-        if "headers" in scope:
-            scope["headers"] = [(name, _ascii(name, value)) for name, value in scope["headers"]]
         if "path" in scope:
             scope[_PATH] = scope["path"]
             scope["path"] = route_label(scope["path"])
         await super().__call__(scope, receive, send)
-
-
-def _ascii(name: bytes, value: bytes) -> bytes:
-    """Return a header value that BentoML's access log, which fails on some bytes, can decode."""
-    if not name.startswith(b"content-") or value.isascii():
-        return value
-    return value.decode("latin-1").encode("ascii", "backslashreplace")
 
 
 def label_routes() -> None:

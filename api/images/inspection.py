@@ -32,6 +32,9 @@ MAX_STRIPS = 65_536
 MAX_ENTRIES = 1_024
 """Maximum number of entries in a TIFF or EXIF directory."""
 
+MAX_EXIF = 2**20
+"""Maximum bytes of EXIF, which Pillow copies for every piece; a JPEG's segment has at most 64 kB."""
+
 _MAX_JUNK = 2**16
 _MAX_OVERLAP = 4
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -222,6 +225,8 @@ def _tiff(content: bytes) -> Outline:
 
 
 def _check_exif(exif: bytes) -> None:
+    if len(exif) > MAX_EXIF:
+        raise UnreadablePictureError("EXIF of more than 1 MiB")
     exif = exif.removeprefix(b"Exif\0\0")
     if exif[:4] not in _TIFF:
         return

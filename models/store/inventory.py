@@ -59,7 +59,11 @@ class Inventory:
 
 
 def inventory(catalog: Catalog) -> Inventory:
-    """Return all entries of the catalog that are in the store."""
+    """Return all entries of the catalog that are in the store.
+
+    Raises:
+        StoreError: an entry or a component exists but is unreadable.
+    """
     found: dict[str, dict[str, CatalogEntry]] = {section: {} for section in SECTIONS}
     for section in SECTIONS:
         for name in getattr(catalog, section):
@@ -97,7 +101,8 @@ def require_servable(catalog: Catalog) -> Inventory:
     """Return the inventory if it has at least a variant and a ControlNet.
 
     Raises:
-        StoreError: One of them is missing; the message has the command that imports it.
+        StoreError: One of them is missing, and the message has the command that imports it; or an
+            entry is unreadable.
     """
     found = inventory(catalog)
     if not found.models or not found.controlnets:

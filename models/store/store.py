@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
-from bentoml.exceptions import BentoMLException, NotFound
+from bentoml.exceptions import NotFound
 
 from models.catalog import Catalog
 from models.catalog.schema import Section
-from models.store.atomic_write import commit, set_latest, staging_dir
+from models.store.atomic_write import commit, set_latest, staging_dir, store_root
 from models.store.bento import bento_model_versions
 
 _MANIFEST = "entry.json"
@@ -91,6 +91,9 @@ def put_component(kind: str, folder: Path, catalog: str, source: str, licence: s
         catalog: Name of the catalog, for the labels.
         source: Source of the component, for the labels.
         licence: Licence of the component, for the labels.
+
+    Raises:
+        StoreError: the component exists but is unreadable.
     """
     files = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
     digest = digest_files(folder, files)
@@ -147,6 +150,9 @@ def get_entry(catalog: Catalog, section: Section, name: str) -> CatalogEntry | N
         catalog: Catalog of the entry.
         section: Section of the entry.
         name: Name of the entry.
+
+    Raises:
+        StoreError: the entry or one of its components exists but is unreadable.
     """
     model_name = entry_name(catalog, section, name)
     model = _find(f"{model_name}:{bento_model_versions().get(model_name, 'latest')}")
@@ -166,10 +172,22 @@ def get_entry(catalog: Catalog, section: Section, name: str) -> CatalogEntry | N
 
 
 def _find(tag: str) -> bentoml.Model | None:
+    """Return a Bento model, or None if it does not exist.
+
+    Raises:
+        StoreError: the model exists but is unreadable.
+    """
     try:
         return bentoml.models.get(tag)
-    except (NotFound, BentoMLException):
+    except NotFound:
         return None
+    # A damaged model.yaml raises BentoML's, PyYAML's and cattrs' exceptions.
+    except Exception as error:
+        name, _, version = tag.partition(":")
+        folder = store_root() / name / ("" if version == "latest" else version)
+        raise StoreError(
+            f"{tag} in the model store is unreadable. Delete the folder {folder} and import again"
+        ) from error
 
 
 def _origin_labels(source: str, licence: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from runners.engine.request_queue import SUPERSEDED
 from runners.errors import NonFiniteError, to_failure
 from runners.networks.depth_estimators import Estimator
 from runners.weights.background_loader import BackgroundLoader
-from runners.weights.model_cache import estimator_key
+from runners.weights.entry_keys import estimator_key
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +60,6 @@ class DepthJobQueue:
         self._max_waiting = max_waiting
         self._lock = threading.Lock()
         self._unfinished: list[_Estimate] = []
-        loader.estimating = self._in_use
 
     def submit(self, job: EstimateJob, answer: OnResult) -> None:
         """Start a job, or reject it as `overloaded`; `answer` is called once, from any thread."""
@@ -175,6 +174,7 @@ class DepthJobQueue:
             each.end(answer)
         return tuple(each.job.request_id for each in ended)
 
-    def _in_use(self) -> set[str]:
+    def weights_in_use(self) -> set[str]:
+        """Return the keys of the estimators that unfinished jobs use."""
         with self._lock:
             return {estimator_key(each.job.estimator) for each in self._unfinished}

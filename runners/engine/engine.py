@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 import torch
 
-from common.process_memory import trim_heap
+from common.process_memory import IDLE_TRIM_SECONDS, trim_heap
 from common.protocol import CancelCommand, GenerateJob
 from runners.device import Device, LaunchThrottle
 from runners.diffusion.batch import BatchCache
@@ -32,6 +32,7 @@ from runners.engine.output_stage import NUM_SEEDS, OutputStage
 from runners.engine.request_queue import RequestQueue
 from runners.engine.request_state import EventSink, RequestState
 from runners.engine.telemetry import EngineTelemetry
+from runners.weights.entry_keys import used_keys
 
 if TYPE_CHECKING:
     # The engine also runs with other loaders than the model store's.
@@ -41,8 +42,6 @@ log = structlog.get_logger(__name__)
 
 # Requests that wait for a load may have deadlines, which are checked at this interval.
 _WAITING_CHECK_SECONDS = 0.1
-_IDLE_TRIM_SECONDS = 10.0
-"""Idle time after which the engine trims the heap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +106,6 @@ class Engine:
         self._closed = False
         self._thread: threading.Thread | None = None
         self._admitting: set[str] = set()
-        loader.on_change = self._queue.notify
-        loader.in_use = self._in_use
 
     def submit(self, job: GenerateJob, emit: EventSink) -> None:
         """Queue a job, or subscribe to the unfinished request with the same id."""
@@ -133,6 +130,14 @@ class Engine:
     def retry_after(self) -> float | None:
         """Return the seconds after which to retry, or None while the queue accepts requests."""
         return self._queue.retry_after()
+
+    def wake(self) -> None:
+        """Make a waiting loop look at its requests again, because weights have been loaded."""
+        self._queue.notify()
+
+    def weights_in_use(self) -> set[str]:
+        """Return what the model cache must not evict: names and keys of its entries."""
+        return self._queue.weights_in_use() | self._admitting
 
     def run_on_device_thread(self, function: Callable[[], None]) -> Future[None]:
         """Run a function on the device thread between two ticks."""
@@ -203,7 +208,7 @@ class Engine:
                 continue
             if self._queue.waiting():
                 self._queue.wait(_WAITING_CHECK_SECONDS)
-            elif not self._queue.wait(None if trimmed else _IDLE_TRIM_SECONDS):
+            elif not self._queue.wait(None if trimmed else IDLE_TRIM_SECONDS):
                 trim_heap()
                 trimmed = True
             else:
@@ -235,7 +240,7 @@ class Engine:
     def _prepare(self, task: RequestState) -> bool:
         """Create the task's samples if its weights are resident; return False if it must wait."""
         job = task.job
-        self._admitting = {job.model, job.controlnet}
+        self._admitting = used_keys(job)
         try:
             loras = [lora.name for lora in job.loras]
             networks = self._loader.get_or_start_load(job.model, job.controlnet, loras)
@@ -264,11 +269,6 @@ class Engine:
         self._telemetry.on_admitted(task)
         self._queue.admit(task, samples)
         return True
-
-    def _in_use(self) -> set[str]:
-        """Return the names of variants and ControlNets that must not be evicted."""
-        jobs = [task.job for task in self._queue.pending().values()]
-        return {name for job in jobs for name in (job.model, job.controlnet)} | self._admitting
 
     def _step(self, batch: dict[Sample, RequestState]) -> None:
         """Run one step of a batch, a mapping from samples to their tasks."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from common.protocol import CancelCommand, GenerateJob, Queued, Started
 from runners.diffusion.sample import Sample
 from runners.engine.request_state import EventSink, RequestState
+from runners.weights.entry_keys import used_keys
 
 SUPERSEDED = "superseded by a newer request of the same session"
 _MAX_SESSIONS = 1000
@@ -142,6 +143,11 @@ class RequestQueue:
         """Return the samples with remaining steps, oldest first, mapped to their tasks."""
         with self.lock:
             return {s: task for task in self._running for s in task.samples if not s.done}
+
+    def weights_in_use(self) -> set[str]:
+        """Return the keys of all weights that running tasks' steps need."""
+        tasks = set(self.pending().values())
+        return set().union(*(used_keys(task.job) for task in tasks))
 
     def counts(self) -> tuple[int, int]:
         """Return the number of waiting tasks and of running or finishing tasks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,24 +80,45 @@ class LoraManager:
     product for any number of adapters, because their factors are concatenated with the strengths
     folded in. The UNet's weights are never modified. The last 16 sets are cached, up to 512 MiB,
     because a strength slider creates a new set at every position.
+
+    Args:
+        unet: the network whose layers the adapters change.
+        max_set_bytes: maximum bytes of the cached sets beyond the adapters.
     """
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, unet: nn.Module, max_set_bytes: int = _SET_BYTES) -> None:
         self._unet = unet
+        self._lock = threading.Lock()
         self._adapters: dict[str, dict[str, LoraLayer]] = {}
         self._sets: LRUCache[tuple[LoraWeight, ...], LoraCombination] = LRUCache(
-            _SET_BYTES, lambda combination: combination.bytes, _MAX_SETS
+            max_set_bytes, lambda combination: combination.bytes, _MAX_SETS
         )
         self._active: Mapping[str, LoraLayer] = {}
         self._hooked: set[str] = set()
         self.warnings: dict[str, str] = {}
-        self.size = 0
+
+    @property
+    def size(self) -> int:
         """Bytes of the loaded adapters."""
+        with self._lock:
+            adapters = list(self._adapters.values())
+        return sum(part.down.nbytes + part.up.nbytes for a in adapters for part in a.values())
+
+    @property
+    def set_bytes(self) -> int:
+        """Bytes of the cached sets beyond the adapters."""
+        return self._sets.used_bytes
+
+    @property
+    def active_layers(self) -> Mapping[str, LoraLayer]:
+        """Combined factors of the active adapters by layer; empty outside `activate`."""
+        return self._active
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the loaded adapters."""
-        return tuple(self._adapters)
+        with self._lock:
+            return tuple(self._adapters)
 
     @torch.inference_mode()
     def add(self, name: str, path: Path) -> bool:
@@ -115,22 +137,32 @@ class LoraManager:
         self._hooked |= layers.keys()
         if ignored:
             self.warnings[name] = f"lora {name}: its {', '.join(ignored)} part is not applied"
-        self._adapters[name] = layers
-        self.size += sum(part.down.nbytes + part.up.nbytes for part in layers.values())
+        with self._lock:
+            self._adapters[name] = layers
         return True
+
+    def remove(self, name: str) -> None:
+        """Forget an adapter and the sets with it; no request may use it."""
+        with self._lock:
+            del self._adapters[name]
+            self._sets.clear()
+        self.warnings.pop(name, None)
 
     @contextlib.contextmanager
     def activate(self, loras: Sequence[LoraWeight]) -> Iterator[None]:
         """Apply exactly these adapters until the block ends."""
-        self._active = self._sets.get_or_create(tuple(loras), lambda: self._combine(loras)).layers
+        with self._lock:
+            combination = self._sets.get_or_create(tuple(loras), lambda: self._combine(loras))
+        self._active = combination.layers
         try:
             yield
         finally:
             self._active = {}
 
     def release_sets(self) -> None:
-        """Evict all cached sets to free memory."""
-        self._sets.clear()
+        """Evict all cached sets to free memory. Thread-safe."""
+        with self._lock:
+            self._sets.clear()
 
     def _combine(self, loras: Sequence[LoraWeight]) -> LoraCombination:
         return LoraCombination.from_layers(

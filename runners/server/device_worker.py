@@ -49,8 +49,11 @@ class DeviceWorker:
         self.budget = VramBudget(device, settings.vram_budget_gb)
         select_backend(settings.attention_backend, device)
         compiler = Compiler(settings.compile, device=device)
-        self.residency = ModelCache(catalog, shelf, device, self.budget, compiler)
-        self._loader = BackgroundLoader(self.residency)
+        # No load starts before the engine and the queue of depth jobs exist.
+        self.residency = ModelCache(
+            catalog, shelf, device, self.budget, compiler, self.weights_in_use
+        )
+        self._loader = BackgroundLoader(self.residency, lambda: self.engine.wake())
         share = EngineConfig(
             max_queue=math.ceil(settings.max_queue / stations),
             max_queue_seconds=settings.max_queue_seconds,
@@ -71,6 +74,10 @@ class DeviceWorker:
         """
         self.load(model, controlnet).result()
         return self.residency.load_variant(model), self.residency.load_controlnet(controlnet)
+
+    def weights_in_use(self) -> set[str]:
+        """Return what the model cache must not evict: names and keys of its entries."""
+        return self.engine.weights_in_use() | self.estimates.weights_in_use()
 
     def estimated_start_delay(self, job: GenerateJob) -> float:
         """Estimate the seconds until a job starts here: the backlog plus missing weights."""

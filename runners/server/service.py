@@ -42,6 +42,7 @@ patch_uvicorn_keep_alive()
     workers=1,
     resources={"gpu": 1},
     traffic={"timeout": _FOREVER},
+    logging={"access": {"enabled": False}},
     runner_connection={"max_requests": int(_FOREVER), "max_age": _FOREVER},
 )
 class SDXLRunner:

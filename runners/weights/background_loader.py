@@ -24,14 +24,15 @@ class BackgroundLoader:
     """Loader of weights on a background thread, one load at a time.
 
     Futures carry no networks, because an unread result would keep unloaded weights alive.
+
+    Args:
+        residency: the cache that loads them.
+        on_change: called after every load of networks, from the loading thread.
     """
 
-    def __init__(self, residency: ModelCache) -> None:
+    def __init__(self, residency: ModelCache, on_change: Callable[[], None] = lambda: None) -> None:
         self.residency = residency
-        self.on_change: Callable[[], None] = lambda: None
-        self.in_use: Callable[[], set[str]] = set
-        self.estimating: Callable[[], set[str]] = set
-        residency.in_use = lambda: self.in_use() | self.estimating()
+        self._on_change = on_change
         self._pool = _single_threaded_pool()
         self._lock = threading.Lock()
         self._pending: dict[_Key, Future[None]] = {}
@@ -55,7 +56,7 @@ class BackgroundLoader:
             if future is not None and not future.done():
                 return future
             future = self._pending[key] = self._pool.submit(self._load, *key)
-        future.add_done_callback(lambda _: self.on_change())
+        future.add_done_callback(lambda _: self._on_change())
         return future
 
     def load_estimator(self, name: str) -> Future[None]:
@@ -85,9 +86,8 @@ class BackgroundLoader:
             LoadError: the load of an earlier call failed; the next call retries.
         """
         key = (model, controlnet, tuple(loras))
-        variant, network = self.residency.touch(model, controlnet)
-        has_loras = variant is not None and set(loras) <= set(variant.loras.names)
-        if variant is not None and has_loras and network is not None:
+        variant, network = self.residency.touch(model, controlnet, loras)
+        if variant is not None and network is not None:
             self._awaited.pop(key, None)
             return variant, network
         future = self._awaited.get(key)
@@ -106,8 +106,7 @@ class BackgroundLoader:
 
     def release_memory(self) -> None:
         """Free the variants' rebuildable caches; for the device thread."""
-        for variant in list(self.residency.variants.values()):
-            variant.loras.release_sets()
+        self.residency.release_lora_sets()
 
     def close(self) -> None:
         """Cancel queued loads and wait for the current one."""
@@ -116,8 +115,8 @@ class BackgroundLoader:
     def _load(self, model: str, controlnet: str, loras: tuple[str, ...]) -> None:
         try:
             self.residency.load_variant(model, beside=[controlnet])
-            self.residency.load_loras(model, loras)
             self.residency.load_controlnet(controlnet, beside=[model])
+            self.residency.load_loras(model, loras, beside=[controlnet])
         except LoadError as error:
             log.exception("load failed", model=model, controlnet=controlnet, reason=str(error))
             raise

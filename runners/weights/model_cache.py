@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
-
-import structlog
 
 from models.catalog import Catalog
 from models.store.inventory import LiveInventory
-from models.store.store import CatalogEntry, Component
+from models.store.store import CatalogEntry
 from runners.device import Device
 from runners.diffusion.compile import Compiler
 from runners.errors import AdapterError, LoadError
 from runners.metrics import LOAD_FAILURES, LOAD_SECONDS
-from runners.networks.depth_estimators import ESTIMATOR_KINDS, Estimator, load_estimator
-from runners.networks.loading import extract_hint_embedding, load_component
-from runners.networks.pinned_weights import PinnedWeightCache
+from runners.networks.depth_estimators import Estimator
+from runners.networks.loading import extract_hint_embedding
 from runners.networks.sdxl import ControlNet, SdxlModel
-from runners.weights.vram_budget import VramBudget, device_bytes, parameter_bytes
+from runners.weights.component_cache import ComponentCache
+from runners.weights.entry_keys import estimator_key, lora_key
+from runners.weights.evictor import Evictor
+from runners.weights.vram_budget import VramBudget, device_file_bytes
 
-log = structlog.get_logger(__name__)
-
-_EVICTION_POLL_SECONDS = 0.02
 _ESTIMATOR = "depth_estimator"
 _TEXT = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
 
@@ -35,14 +32,11 @@ class ModelCache:
     """Variants, ControlNets and depth estimators on the device, within a byte budget.
 
     Components with equal tags are loaded once. A load evicts the least recently used idle entries
-    until it fits. Evicted networks reload from pinned host memory, estimators from their file. A
-    variant's LoRAs are evicted with it.
+    until it fits, after the cached LoRA sets. Evicted networks reload from pinned host memory,
+    estimators and LoRAs from their file. A variant's LoRAs are evicted one by one or with it.
 
     Thread-safe: one load runs at a time, and lookups never wait for it. Running requests hold a
     reference to their networks; unloaded weights are freed when the last request ends.
-
-    `in_use` returns the names of variants and ControlNets that requests use, and the
-    `estimator_key` of every estimator with unfinished jobs.
 
     Args:
         catalog: the catalog of models.
@@ -50,6 +44,8 @@ class ModelCache:
         device: device of the weights.
         budget: byte budget; measured if None.
         compiler: compiler of loaded networks; inactive if None.
+        in_use: function that returns what must not be evicted: names of variants and ControlNets,
+            and keys by `lora_key` and `estimator_key`. Called from the loading thread.
     """
 
     def __init__(
@@ -59,24 +55,19 @@ class ModelCache:
         device: Device,
         budget: VramBudget | None = None,
         compiler: Compiler | None = None,
+        in_use: Callable[[], set[str]] = set,
     ) -> None:
-        self.in_use: Callable[[], set[str]] = set
         self.budget = budget or VramBudget(device)
         self.compiler = compiler or Compiler()
+        self._evictor = Evictor(self.budget, in_use)
         self._catalog = catalog
         self._shelf = shelf
         self._device = device
-        self._pinned: PinnedWeightCache | None = None
         self._variants: dict[str, SdxlModel] = {}
         self._controlnets: dict[str, ControlNet] = {}
         self._estimators: dict[str, Estimator] = {}
         self._loading = threading.Lock()
-        self._components: dict[str, Any] = {}
-        self._sizes: dict[str, tuple[str, int]] = {}
-        self._last_used: dict[str, int] = {}
-        self._use_counter = itertools.count()
-        self.eviction_blocked = False
-        """Whether a load waits for running requests to end, so that it can evict their weights."""
+        self._components = ComponentCache(catalog, device)
         self.errors: dict[str, str] = {}
 
     @property
@@ -95,6 +86,11 @@ class ModelCache:
         return self._estimators
 
     @property
+    def eviction_blocked(self) -> bool:
+        """Whether a load waits for running requests to end, so that it can evict their weights."""
+        return self._evictor.is_blocked
+
+    @property
     def used_bytes(self) -> int:
         """Bytes of weights on the device."""
         return sum(self.resident_bytes.values())
@@ -102,22 +98,35 @@ class ModelCache:
     @property
     def resident_bytes(self) -> dict[str, int]:
         """Bytes of resident weights by component kind; shared components count once."""
-        total: Counter[str] = Counter()
-        for kind, size in list(self._sizes.values()):
-            total[kind] += size
+        total = self._components.bytes_by_kind
         for variant in list(self._variants.values()):
-            total["lora"] += variant.loras.size
+            total["lora"] += variant.loras.size + variant.loras.set_bytes
         return dict(total)
 
-    def touch(self, model: str, controlnet: str) -> tuple[SdxlModel | None, ControlNet | None]:
-        """Return the resident networks, None for others, and mark both names as used now."""
-        for name in (model, controlnet):
-            self._last_used[name] = next(self._use_counter)
-        return self._variants.get(model), self._controlnets.get(controlnet)
+    def touch(
+        self, model: str, controlnet: str, loras: Sequence[str] = ()
+    ) -> tuple[SdxlModel | None, ControlNet | None]:
+        """Return the resident networks, None for others, and mark all names as used now.
+
+        A variant without one of the LoRAs counts as not resident. What `in_use` named before the
+        call stays resident afterwards.
+
+        Args:
+            model: name of the variant.
+            controlnet: name of the ControlNet.
+            loras: names of the variant's LoRAs.
+        """
+        with self._evictor.lock:
+            keys = [lora_key(model, name) for name in loras]
+            self._evictor.touch([model, controlnet, *keys])
+            variant = self._variants.get(model)
+            if variant is not None and not set(loras) <= set(variant.loras.names):
+                variant = None
+            return variant, self._controlnets.get(controlnet)
 
     def touch_estimator(self, name: str) -> Estimator | None:
         """Return a depth estimator, None if not resident, and mark it as used now."""
-        self._last_used[estimator_key(name)] = next(self._use_counter)
+        self._evictor.touch([estimator_key(name)])
         return self._estimators.get(name)
 
     def load_variant(self, name: str, beside: Collection[str] = ()) -> SdxlModel:
@@ -129,14 +138,17 @@ class ModelCache:
         with self._loading:
             if name not in self._variants:
                 entry = self._entry("model", name, self._shelf.inventory.models)
-                self._make_room("model", name, entry, beside)
+                self._make_room(
+                    "model", name, partial(self._components.missing_bytes, entry), {name, *beside}
+                )
                 parts = self._load_parts("model", name, entry)
                 text_key = " ".join(entry.components[kind].tag for kind in _TEXT)
                 spec = self._catalog.models[name]
                 variant = SdxlModel.from_components(name, spec, parts, text_key)
                 if self.compiler.active:
                     # All LoRAs load first, because a later one would trigger a recompilation.
-                    self._read_loras(variant, tuple(self._shelf.inventory.loras))
+                    for lora in self._shelf.inventory.loras:
+                        self._read_lora(variant, lora, self._lora_file(lora))
                     self.compiler.compile_unet(variant, self._device)
                 self._variants[name] = variant
             return self._variants[name]
@@ -150,7 +162,12 @@ class ModelCache:
         with self._loading:
             if name not in self._controlnets:
                 entry = self._entry("controlnet", name, self._shelf.inventory.controlnets)
-                self._make_room("controlnet", name, entry, beside)
+                self._make_room(
+                    "controlnet",
+                    name,
+                    partial(self._components.missing_bytes, entry),
+                    {name, *beside},
+                )
                 parts = self._load_parts("controlnet", name, entry)
                 controlnet = extract_hint_embedding(name, parts["controlnet"])
                 self.compiler.compile_controlnet(controlnet, self._device)
@@ -167,19 +184,43 @@ class ModelCache:
         with self._loading:
             if name not in self._estimators:
                 entry = self._entry(_ESTIMATOR, name, self._shelf.inventory.depth_estimators)
-                self._make_room(_ESTIMATOR, name, entry, ())
+                self._make_room(
+                    _ESTIMATOR, name, partial(self._components.missing_bytes, entry), ()
+                )
                 parts = self._load_parts(_ESTIMATOR, name, entry)
                 (self._estimators[name],) = parts.values()
             return self._estimators[name]
 
-    def load_loras(self, model: str, names: Sequence[str]) -> None:
-        """Read LoRAs for a resident variant, each once.
+    def load_loras(self, model: str, names: Sequence[str], beside: Collection[str] = ()) -> None:
+        """Read LoRAs for a resident variant, each once; like `load_variant`, make room for them.
+
+        A variant that was unloaded meanwhile gets none.
+
+        Args:
+            model: name of the variant.
+            names: names of the LoRAs.
+            beside: names of entries that are not evicted.
 
         Raises:
-            LoadError: a LoRA is not in the store, is unreadable or does not match the UNet.
+            LoadError: a LoRA is not in the store, does not fit, is unreadable or does not match
+                the UNet.
         """
         with self._loading:
-            self._read_loras(self._variants[model], names)
+            variant = self._variants.get(model)
+            if variant is None:
+                return
+            kept = {*beside, model, *(lora_key(model, name) for name in names)}
+            for name in names:
+                if name not in variant.loras.names:
+                    file = self._lora_file(name)
+                    size = device_file_bytes(self._device, file)
+                    self._make_room("lora", name, lambda size=size: size, kept)
+                    self._read_lora(variant, name, file)
+
+    def release_lora_sets(self) -> None:
+        """Free the cached LoRA sets, which can be rebuilt. Thread-safe."""
+        for variant in list(self._variants.values()):
+            variant.loras.release_sets()
 
     def unload_variant(self, name: str) -> bool:
         """Unload a variant and its unshared components; return False if it was not resident."""
@@ -195,71 +236,68 @@ class ModelCache:
             self._free_unused_components()
             return was_resident
 
-    def _read_loras(self, variant: SdxlModel, names: Sequence[str]) -> None:
-        for name in names:
-            entry = self._entry("lora", name, self._shelf.inventory.loras)
-            (path,) = entry.components["lora"].path.glob("*.safetensors")
-            started = time.monotonic()
-            try:
-                if variant.loras.add(name, path):
-                    LOAD_SECONDS.labels("lora", name).observe(time.monotonic() - started)
-            except Exception as error:
-                reason = error if isinstance(error, AdapterError) else "the file could not be read"
-                message = f"lora {name} for model {variant.name}: {reason}"
-                self.errors[f"lora {name}"] = message
-                LOAD_FAILURES.labels("lora", name).inc()
-                raise LoadError(message) from error
-            self.errors.pop(f"lora {name}", None)
+    def _lora_file(self, name: str) -> Path:
+        entry = self._entry("lora", name, self._shelf.inventory.loras)
+        (path,) = entry.components["lora"].path.glob("*.safetensors")
+        return path
 
-    def _make_room(
+    def _read_lora(self, variant: SdxlModel, name: str, file: Path) -> None:
+        started = time.monotonic()
+        try:
+            if variant.loras.add(name, file):
+                LOAD_SECONDS.labels("lora", name).observe(time.monotonic() - started)
+        except Exception as error:
+            reason = error if isinstance(error, AdapterError) else "the file could not be read"
+            message = f"lora {name} for model {variant.name}: {reason}"
+            self.errors[f"lora {name}"] = message
+            LOAD_FAILURES.labels("lora", name).inc()
+            raise LoadError(message) from error
+        self.errors.pop(f"lora {name}", None)
+
+    def _make_room_for(
         self, what: str, name: str, entry: CatalogEntry, beside: Collection[str]
     ) -> None:
-        """Evict the least recently used idle entries until the new entry fits.
+        missing = partial(self._components.missing_bytes, entry)
+        self._make_room(what, name, missing, {name, *beside})
 
-        If all entries are in use, wait for running requests to end.
+    def _make_room(
+        self, what: str, name: str, needed: Callable[[], int], kept: Collection[str]
+    ) -> None:
+        """Evict idle entries, except the kept ones, until a new one fits.
 
         Raises:
             LoadError: the entry exceeds the budget alone.
         """
-        if self.budget.bytes is None:
-            return
-        self._create_pinned_cache(self.budget.bytes)
-        new = [c for c in entry.components.values() if c.tag not in self._components]
-        needed = sum(device_bytes(self._device, component) for component in new)
+        if self.budget.bytes is not None:
+            self._components.pin_if_larger(self._shelf.inventory, self.budget.bytes)
+            if self.used_bytes + needed() > self.budget.bytes:
+                self.release_lora_sets()
         try:
-            while self.used_bytes + needed > self.budget.bytes:
-                names = {*self._variants, *self._controlnets} - {name, *beside}
-                names |= {estimator_key(each) for each in self._estimators}
-                if not names:
-                    message = (
-                        f"{what} {name}: its {needed / 1e9:.1f} GB do not fit into the "
-                        f"{self.budget.bytes / 1e9:.1f} GB for weights (VRAM_BUDGET_GB)"
-                    )
-                    self.errors[f"{what} {name}"] = message
-                    raise LoadError(message)
-                idle = names - self.in_use()
-                if idle:
-                    oldest = min(idle, key=lambda name: self._last_used.get(name, -1))
-                    self._variants.pop(oldest, None)
-                    self._controlnets.pop(oldest, None)
-                    self._estimators.pop(oldest.removeprefix(f"{_ESTIMATOR} "), None)
-                    self._free_unused_components()
-                    log.info("left the device", name=oldest)
-                else:
-                    self.eviction_blocked = True
-                    time.sleep(_EVICTION_POLL_SECONDS)
-        finally:
-            self.eviction_blocked = False
+            self._evictor.make_room(
+                f"{what} {name}", needed, lambda: self.used_bytes, lambda: self._evictable(kept)
+            )
+        except LoadError as error:
+            self.errors[f"{what} {name}"] = str(error)
+            raise
 
-    def _create_pinned_cache(self, bound: int) -> None:
-        """Create the host copy cache if the store's weights exceed the budget."""
-        if self._pinned is None:
-            found = self._shelf.inventory
-            sections = (found.models, found.controlnets, found.depth_estimators)
-            entries = [entry for section in sections for entry in section.values()]
-            parts = {part.tag: part for entry in entries for part in entry.components.values()}
-            if sum(device_bytes(self._device, part) for part in parts.values()) > bound:
-                self._pinned = PinnedWeightCache(self._device)
+    def _evictable(self, kept: Collection[str]) -> dict[str, Callable[[], object]]:
+        """Return what frees each entry, by its key, without the kept ones."""
+        entries: dict[str, Callable[[], object]] = {}
+        for name, variant in self._variants.items():
+            entries[name] = partial(self._evict, self._variants, name)
+            if not self.compiler.active:
+                # A compiled UNet would be compiled again for the LoRA's return.
+                for lora in variant.loras.names:
+                    entries[lora_key(name, lora)] = partial(variant.loras.remove, lora)
+        for name in self._controlnets:
+            entries[name] = partial(self._evict, self._controlnets, name)
+        for name in self._estimators:
+            entries[estimator_key(name)] = partial(self._evict, self._estimators, name)
+        return {key: evict for key, evict in entries.items() if key not in kept}
+
+    def _evict(self, entries: dict[str, Any], name: str) -> None:
+        del entries[name]
+        self._free_unused_components()
 
     def _entry(self, what: str, name: str, entries: Mapping[str, CatalogEntry]) -> CatalogEntry:
         if name not in entries:
@@ -271,7 +309,7 @@ class ModelCache:
         started = time.monotonic()
         for kind, component in entry.components.items():
             try:
-                parts[kind] = self._component(name, kind, component)
+                parts[kind] = self._components.get_or_load(name, kind, component)
             except LoadError as error:
                 self.errors[f"{what} {name}"] = str(error)
                 LOAD_FAILURES.labels(what, name).inc()
@@ -286,34 +324,14 @@ class ModelCache:
         self.errors.pop(f"{what} {name}", None)
         return parts
 
-    def _component(self, name: str, kind: str, component: Component) -> Any:
-        if component.tag not in self._components:
-            if kind in ESTIMATOR_KINDS:
-                spec = self._catalog.depth_estimators[name]
-                loaded: Any = load_estimator(spec, component.path, self._device)
-                size = parameter_bytes(loaded.network)
-            else:
-                loaded = load_component(kind, component.path, self._device, self._pinned)
-                size = parameter_bytes(loaded)
-            self._components[component.tag] = loaded
-            self._sizes[component.tag] = kind, size
-        return self._components[component.tag]
-
     def _free_unused_components(self) -> None:
-        used = {
-            component.tag
+        found = self._shelf.inventory
+        self._components.keep_only(
+            entries[name]
             for names, entries in (
-                (self._variants, self._shelf.inventory.models),
-                (self._controlnets, self._shelf.inventory.controlnets),
-                (self._estimators, self._shelf.inventory.depth_estimators),
+                (self._variants, found.models),
+                (self._controlnets, found.controlnets),
+                (self._estimators, found.depth_estimators),
             )
             for name in names
-            for component in entries[name].components.values()
-        }
-        for tag in set(self._components) - used:
-            del self._components[tag], self._sizes[tag]
-
-
-def estimator_key(name: str) -> str:
-    """Return the key of a depth estimator among the names of variants and ControlNets."""
-    return f"{_ESTIMATOR} {name}"
+        )

@@ -64,6 +64,11 @@ def device_bytes(device: Device, component: Component) -> int:
     return elements * dtype.itemsize
 
 
+def device_file_bytes(device: Device, file: Path) -> int:
+    """Return the bytes of a weight file's tensors in the device's dtype; 0 if damaged."""
+    return _count_elements(file) * device.dtype.itemsize
+
+
 def _count_elements(file: Path) -> int:
     """Return the number of elements in a weight file; 0 if damaged, as its load reports that."""
     try:

@@ -19,12 +19,14 @@ from api.images.inspection import (
 )
 from testing.hostile_pictures import (
     HOSTILE,
+    app1,
     jpeg_with,
     png,
     png_chunk,
     progressive,
     saved,
     tiff_of_strips,
+    webp_with,
 )
 from tests.support.images.pictures import hill
 
@@ -82,6 +84,14 @@ def test_documented_image_limits_are_enforced() -> None:
     assert inspect(tiff_of_strips(65_536)).height == 1000
     assert inspect(png(9, 9, png_chunk(b"tEXt", b"a\0b") * 16_000)).width == 9
     assert inspect(jpeg_with(b"\xff" * 60_000)).width == 256
+    assert inspect(jpeg_with(app1(bytes(60_000)) * 17)).width == 256
+    for content in (
+        jpeg_with(app1(bytes(60_000)) * 18),
+        png(9, 9, png_chunk(b"eXIf", bytes(2**20 + 1))),
+        webp_with(b"EXIF", bytes(2**20 + 1)),
+    ):
+        with pytest.raises(UnreadablePictureError, match="EXIF of more than 1 MiB"):
+            inspect(content)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])

@@ -74,6 +74,26 @@ def test_a_damaged_file_is_found(home: Path, tmp_path: Path) -> None:
     assert "sdxl-vae" in found.stdout
 
 
+@pytest.mark.parametrize("content", [None, b"", b"name: [", b"name: sdxl-vae\n"])
+@pytest.mark.parametrize("command", ["import", "verify", "list"])
+def test_unreadable_model_is_reported_not_taken_as_missing(
+    home: Path, tmp_path: Path, command: str, content: bytes | None
+) -> None:
+    copy = tmp_path / "damaged"
+    shutil.copytree(home, copy)
+    (manifest,) = copy.glob("models/sdxl-vae/*/model.yaml")
+    manifest.unlink()
+    if content is not None:
+        manifest.write_bytes(content)
+    done = models(copy, command, "--catalog", "demo")
+    assert done.returncode == 1
+    assert f"unreadable. Delete the folder {manifest.parent} and import again" in done.stderr
+    assert "Traceback" not in done.stderr
+    shutil.rmtree(manifest.parent)
+    assert models(copy, "import", "--catalog", "demo").returncode == 0
+    assert models(copy, "verify").returncode == 0
+
+
 def test_empty_store_error_lists_models_and_import_command(tmp_path: Path) -> None:
     done = run(
         tmp_path,
@@ -137,7 +157,7 @@ assert residency.load_variant("base") is first
 residency.load_controlnet("sdxl_small")
 assert list(residency.variants) == ["base"]
 assert residency.unload_variant("base") and not residency.unload_variant("base")
-assert len(residency._components) == 1, "the variant's components stayed"
+assert set(residency.resident_bytes) == {{"controlnet"}}, "the variant's components stayed"
 again = residency.load_variant("base")
 assert again.unet is not first.unet
 assert all(torch.equal(a, b) for a, b in zip(again.unet.parameters(), first.unet.parameters()))

@@ -48,16 +48,15 @@ class Answers:
 
 
 class Device:
-    """An estimator that ends as it is told, one ending after the other."""
+    """An estimator that raises what it is told, one error after the other."""
 
-    def __init__(self, *ends: Exception | None) -> None:
+    def __init__(self) -> None:
         self.network = torch.nn.Identity()
-        self._ends = [*ends]
+        self.errors: list[Exception] = []
 
     def estimate(self, picture: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        end = self._ends.pop(0) if self._ends else None
-        if end is not None:
-            raise end
+        if self.errors:
+            raise self.errors.pop(0)
         return picture[..., 0]
 
 
@@ -72,6 +71,15 @@ def pool(demo_home: Path) -> Iterator[EngineRouter]:
         made.close()
 
 
+@pytest.fixture
+def estimator(pool: EngineRouter, monkeypatch: pytest.MonkeyPatch) -> Device:
+    """Such an estimator in the first station's memory, where photographs then go."""
+    made = Device()
+    monkeypatch.setattr("runners.weights.component_cache.load_estimator", lambda *_: made)
+    pool.stations[0].residency.load_estimator("relief")
+    return made
+
+
 def start(pool: EngineRouter) -> None:
     for station in pool.stations:
         station.engine.start()
@@ -81,12 +89,6 @@ def ask(pool: EngineRouter, **changes: Any) -> Answers:
     answers = Answers()
     pool.estimate(replace(PHOTOGRAPH, **changes), answers)
     return answers
-
-
-def put(pool: EngineRouter, *ends: Exception | None) -> None:
-    """Such an estimator in the first station's memory, where photographs then go."""
-    estimators: Any = pool.stations[0].residency._estimators
-    estimators["relief"] = Device(*ends)
 
 
 def await_none(pool: EngineRouter) -> None:
@@ -114,7 +116,7 @@ def test_estimates_run_between_steps_and_change_no_image(pool: EngineRouter) -> 
     assert np.abs(pictures(listener)[0].astype(int) - alone.astype(int)).max() <= 1
     assert station.estimates.waiting() == 0
     assert station.residency.resident_bytes["depth_estimator"] > 0
-    assert not station.residency.in_use()
+    assert not station.weights_in_use()
 
 
 def test_estimates_go_to_the_device_with_the_estimator(pool: EngineRouter) -> None:
@@ -127,25 +129,25 @@ def test_estimates_go_to_the_device_with_the_estimator(pool: EngineRouter) -> No
     assert [bool(station.residency.estimators) for station in pool.stations] == holders
 
 
-def test_out_of_memory_estimate_is_retried_once(pool: EngineRouter) -> None:
+def test_out_of_memory_estimate_is_retried_once(pool: EngineRouter, estimator: Device) -> None:
     grown = Growth()
     start(pool)
-    put(pool, torch.OutOfMemoryError("full"))
+    estimator.errors = [torch.OutOfMemoryError("full")]
     assert ask(pool).one().depth == PICTURE[..., 0].tobytes()
-    put(pool, torch.OutOfMemoryError("full"), torch.OutOfMemoryError("full"))
+    estimator.errors = [torch.OutOfMemoryError("full")] * 2
     failed = ask(pool).one()
     assert (failed.error, failed.retry_after) == ("out_of_memory", 5.0)
     assert grown.of("out_of_memory_retries_total") == 2
     assert ask(pool).one().depth == PICTURE[..., 0].tobytes()
 
 
-def test_nonfinite_estimate_is_an_internal_error(pool: EngineRouter) -> None:
+def test_nonfinite_estimate_is_an_internal_error(pool: EngineRouter, estimator: Device) -> None:
     grown = Growth()
     start(pool)
-    put(pool, NonFiniteError("no number"))
+    estimator.errors = [NonFiniteError("no number")]
     assert ask(pool).one().error == "internal"
     assert grown.of("not_finite_pictures_total") == 1
-    put(pool, RuntimeError("/secret"))
+    estimator.errors = [RuntimeError("/secret")]
     failed = ask(pool).one()
     assert (failed.error, failed.message) == ("internal", "internal error")
 
@@ -174,7 +176,7 @@ def test_cancelled_estimate_releases_everything(pool: EngineRouter, order: Cance
     assert pool.cancel(order) == ("photo",)
     assert waiting.one().error == "cancelled"
     assert pool.snapshot()[0] == 0
-    assert not any(station.residency.in_use() for station in pool.stations)
+    assert not any(station.weights_in_use() for station in pool.stations)
     start(pool)
     ask(pool).one()
     assert len(waiting.all) == 1

@@ -33,8 +33,11 @@ class FakeModelCache:
         self.controlnets: dict[str, Any] = {}
         self.eviction_blocked = False
 
-    def touch(self, model: str, controlnet: str) -> tuple[Any, Any]:
-        return self.variants.get(model), self.controlnets.get(controlnet)
+    def touch(self, model: str, controlnet: str, loras: Sequence[str]) -> tuple[Any, Any]:
+        variant = self.variants.get(model)
+        if variant is not None and not set(loras) <= set(variant.names):
+            variant = None
+        return variant, self.controlnets.get(controlnet)
 
     def load_variant(self, name: str, beside: Sequence[str]) -> Any:
         self.gate.wait(10)
@@ -43,7 +46,7 @@ class FakeModelCache:
             raise LoadError(f"model {name}: its unet could not be loaded")
         return self.variants.setdefault(name, Network())
 
-    def load_loras(self, model: str, names: Sequence[str]) -> None:
+    def load_loras(self, model: str, names: Sequence[str], beside: Sequence[str]) -> None:
         self.variants[model].names += names
 
     def load_controlnet(self, name: str, beside: Sequence[str]) -> Any:
@@ -62,10 +65,11 @@ def loader(residency: FakeModelCache) -> BackgroundLoader:
 
 
 def test_request_starts_one_load_and_reports_its_end(
-    loader: BackgroundLoader, residency: FakeModelCache
+    residency: FakeModelCache,
 ) -> None:
     changed = threading.Event()
-    loader.on_change = changed.set
+    fake: Any = residency
+    loader = BackgroundLoader(fake, changed.set)
     assert loader.get_or_start_load("base", "depth") is None
     assert loader.get_or_start_load("base", "depth") is None
     joined = loader.load("base", "depth")

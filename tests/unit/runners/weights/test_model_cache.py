@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from common.protocol import GenerateJob, LoraWeight
 from models.store.inventory import LiveInventory
 from runners.engine.engine import Engine
 from runners.errors import LoadError
 from runners.networks.pinned_weights import PinnedWeightCache
 from runners.weights.background_loader import BackgroundLoader
+from runners.weights.entry_keys import lora_key
 from runners.weights.model_cache import ModelCache
-from runners.weights.vram_budget import VramBudget, device_bytes
+from runners.weights.vram_budget import VramBudget, device_bytes, device_file_bytes
 from testing.imports import store_at
 from testing.workbench import DEVICE, Listener, demo_catalog
 from tests.support.runner.jobs import job, paint, pictures
@@ -39,9 +41,11 @@ def sum_device_bytes(shelf: LiveInventory, *models: str) -> int:
     return sum(device_bytes(DEVICE, part) for part in parts.values())
 
 
-def make_residency(shelf: LiveInventory, budget_bytes: int | None) -> ModelCache:
+def make_residency(
+    shelf: LiveInventory, budget_bytes: int | None, in_use: Callable[[], set[str]] = set
+) -> ModelCache:
     budget = VramBudget(DEVICE, None if budget_bytes is None else budget_bytes / 1e9)
-    return ModelCache(demo_catalog(), shelf, DEVICE, budget)
+    return ModelCache(demo_catalog(), shelf, DEVICE, budget, in_use=in_use)
 
 
 def ask(residency: ModelCache, *models: str) -> None:
@@ -81,10 +85,11 @@ def test_least_recently_used_variant_is_evicted(shelf: LiveInventory) -> None:
 
 
 def test_weights_in_use_are_never_evicted(shelf: LiveInventory) -> None:
-    residency = make_residency(shelf, sum_device_bytes(shelf, "base", "lightning") + 10_000)
+    used: set[str] = set()
+    bound = sum_device_bytes(shelf, "base", "lightning") + 10_000
+    residency = make_residency(shelf, bound, lambda: set(used))
     ask(residency, "base", "lightning")
-    used = {"base", "lightning", CONTROLNET}
-    residency.in_use = lambda: set(used)
+    used |= {"base", "lightning", CONTROLNET}
     loading = threading.Thread(target=ask, args=(residency, "hyper"))
     loading.start()
     deadline = time.monotonic() + 10
@@ -107,7 +112,9 @@ def test_model_larger_than_the_budget_is_reported(shelf: LiveInventory) -> None:
 def test_estimator_is_counted_evicted_and_reloaded(shelf: LiveInventory) -> None:
     entry = shelf.inventory.depth_estimators["relief"]
     (needed,) = (device_bytes(DEVICE, part) for part in entry.components.values())
-    residency = make_residency(shelf, sum_device_bytes(shelf, "base") + needed // 2)
+    used: set[str] = set()
+    bound = sum_device_bytes(shelf, "base") + needed // 2
+    residency = make_residency(shelf, bound, lambda: used)
     first = residency.load_estimator("relief")
     assert residency.resident_bytes["depth_estimator"] == residency.used_bytes
     assert abs(residency.used_bytes - needed) < 1000
@@ -116,16 +123,21 @@ def test_estimator_is_counted_evicted_and_reloaded(shelf: LiveInventory) -> None
     ask(residency, "base")
     assert not residency.estimators
     assert "depth_estimator" not in residency.resident_bytes
-    used = {"depth_estimator relief"}
-    residency.in_use = lambda: used
+    used.add("depth_estimator relief")
     again = residency.load_estimator("relief")
     assert set(residency.estimators) == {"relief"}
     assert not residency.variants
     np.testing.assert_array_equal(again.estimate(picture), depth)
 
 
+def lora_bytes(shelf: LiveInventory, name: str) -> int:
+    (file,) = shelf.inventory.loras[name].components["lora"].path.glob("*.safetensors")
+    return device_file_bytes(DEVICE, file)
+
+
 def test_loras_are_evicted_with_their_variant(shelf: LiveInventory) -> None:
-    residency = make_residency(shelf, sum_device_bytes(shelf, "base") + 10_000)
+    bound = sum_device_bytes(shelf, "base") + lora_bytes(shelf, "drone") + 10_000
+    residency = make_residency(shelf, bound)
     ask(residency, "base")
     residency.load_loras("base", ["drone"])
     assert residency.resident_bytes["lora"] > 0
@@ -134,14 +146,67 @@ def test_loras_are_evicted_with_their_variant(shelf: LiveInventory) -> None:
     assert residency.variants["lightning"].loras.names == ()
 
 
+def test_lora_makes_room_by_evicting_the_longest_unused_one(shelf: LiveInventory) -> None:
+    names = ["drone", "experimance"]
+    used: set[str] = set()
+    room = max(lora_bytes(shelf, name) for name in names)
+    bound = sum_device_bytes(shelf, "base") + room + 10_000
+    residency = make_residency(shelf, bound, lambda: {"base", CONTROLNET, *used})
+    ask(residency, "base")
+    manager = residency.variants["base"].loras
+    residency.load_loras("base", names[:1])
+    with manager.activate([LoraWeight("drone", 0.5)]):
+        pass
+    assert manager.set_bytes > 0
+    residency.load_loras("base", names[1:])
+    assert manager.names == ("experimance",)
+    assert manager.set_bytes == 0
+    assert residency.used_bytes <= bound
+    assert residency.touch("base", CONTROLNET, ["drone"])[0] is None
+    assert residency.touch("base", CONTROLNET, ["experimance"])[0] is not None
+    used.add(lora_key("base", "experimance"))
+    loading = threading.Thread(target=residency.load_loras, args=("base", names[:1]))
+    loading.start()
+    deadline = time.monotonic() + 10
+    while not residency.eviction_blocked:
+        assert time.monotonic() < deadline
+    assert manager.names == ("experimance",)
+    used.clear()
+    loading.join(10)
+    assert manager.names == ("drone",)
+
+
+def test_lora_larger_than_the_budget_is_reported(shelf: LiveInventory) -> None:
+    residency = make_residency(shelf, sum_device_bytes(shelf, "base") + 10_000)
+    ask(residency, "base")
+    with pytest.raises(LoadError, match=r"lora drone: its .* GB do not fit .*VRAM_BUDGET_GB"):
+        residency.load_loras("base", ["drone"], beside=[CONTROLNET])
+    assert residency.variants["base"].loras.names == ()
+
+
+def test_pictures_are_the_same_where_one_lora_fits(shelf: LiveInventory) -> None:
+    """Requests with two LoRAs take turns; one that runs never loses a LoRA."""
+    sizes = [lora_bytes(shelf, name) for name in ("drone", "experimance")]
+    bound = sum_device_bytes(shelf, "base") + max(sizes) + 10_000
+    loras = [(LoraWeight(name, 0.7),) for name in ("drone", "experimance") * 2]
+    jobs = [job(f"{n}", seed=n, loras=each) for n, each in enumerate(loras)]
+    check_pictures(shelf, bound, jobs)
+
+
 def test_pictures_under_a_tight_budget_are_the_same(shelf: LiveInventory) -> None:
     """Three variants take turns where one fits; nobody waits for ever, nothing changes."""
     bound = sum_device_bytes(shelf, "base") + 2_000_000
-    residency = make_residency(shelf, bound)
-    loader = BackgroundLoader(residency)
-    engine = Engine(loader, DEVICE)
     models = ["base", "lightning", "base", "hyper", "lightning", "base"]
     jobs = [job(f"{n}-{model}", model=model, seed=n) for n, model in enumerate(models)]
+    residency = check_pictures(shelf, bound, jobs)
+    assert len(residency.variants) == 1
+
+
+def check_pictures(shelf: LiveInventory, bound: int, jobs: list[GenerateJob]) -> ModelCache:
+    """Paint the jobs at once within a budget, and compare each with its picture painted alone."""
+    residency = make_residency(shelf, bound, lambda: engine.weights_in_use())
+    loader = BackgroundLoader(residency, lambda: engine.wake())
+    engine = Engine(loader, DEVICE)
     listeners = [Listener() for _ in jobs]
     engine.start()
     for each, listener in zip(jobs, listeners, strict=True):
@@ -152,10 +217,10 @@ def test_pictures_under_a_tight_budget_are_the_same(shelf: LiveInventory) -> Non
         time.sleep(0.02)
     engine.close()
     loader.close()
-    assert len(residency.variants) == 1
     for each, listener in zip(jobs, listeners, strict=True):
         (alone,) = paint(each)
         assert np.abs(pictures(listener)[0].astype(int) - alone.astype(int)).max() <= 1
+    return residency
 
 
 def test_copies_are_kept_within_their_room(shelf: LiveInventory) -> None:
