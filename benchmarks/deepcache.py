@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from benchmarks.flops import installation_job
 from benchmarks.support.gallery import Pairs, adherence, paint_pairs, plan, read, recognised

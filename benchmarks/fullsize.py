@@ -17,13 +17,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import torch
+from msgspec.structs import replace
 from PIL import Image
 
 from benchmarks.load import Workshop

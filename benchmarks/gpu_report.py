@@ -15,7 +15,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import structlog
 import torch
+from msgspec.structs import replace
 
 from benchmarks.support.plain_pipeline import plain_pipeline
 from benchmarks.support.report import finish

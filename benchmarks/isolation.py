@@ -21,13 +21,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import httpx
 import numpy as np
+from msgspec.structs import replace
 from PIL import Image
 
 from benchmarks.support.mixed import draw_request

@@ -13,11 +13,11 @@ import argparse
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 
 from benchmarks.support.report import finish
 from common.protocol import LoraWeight

@@ -12,11 +12,12 @@ import argparse
 import io
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from unittest import mock
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from PIL import Image
 
 import runners.engine.engine

@@ -1,62 +1,40 @@
-"""Frame format between processes: two big-endian uint32 lengths, a JSON header, and blobs.
+"""Frame format between processes: a big-endian uint32 length, then MessagePack.
 
-Messages of the runner and of the image decoders use these frames.
+Messages of the runner and of the image decoders use these frames. MessagePack holds bytes as they
+are, and msgspec checks every decoded message against the types of `common.protocol`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import struct
 from collections.abc import Iterator
-from dataclasses import asdict, fields
 from typing import Any, BinaryIO, TypeVar
 
-from common.protocol import (
-    CancelCommand,
-    Cancelled,
-    DepthResult,
-    EstimateJob,
-    GenerateJob,
-    JobDone,
-    JobFailed,
-    LoadCommand,
-    LoadResult,
-    LoraWeight,
-    Message,
-    Queued,
-    RunnerStatus,
-    Started,
-    Step,
-)
+import msgspec
 
-_LENGTHS = struct.Struct(">II")
+from common.protocol import Message
+
+_LENGTH = struct.Struct(">I")
 
 Frame = tuple[dict[str, Any], bytes]
 """Header and blob."""
 M = TypeVar("M")
-_KINDS: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (
-        GenerateJob, Queued, Started, Step, JobDone, JobFailed, EstimateJob, DepthResult,
-        CancelCommand, Cancelled, LoadCommand, LoadResult, RunnerStatus,
-    )
-}  # fmt: skip
+_MESSAGES = msgspec.msgpack.Decoder(Message)
+_FRAMES = msgspec.msgpack.Decoder(Frame)
 
 
-def build_frame(header: dict[str, Any], *blobs: bytes) -> bytes:
-    """Return one frame: lengths of the header and of all blobs, JSON header, blobs."""
-    encoded = json.dumps(header).encode()
-    return b"".join((_LENGTHS.pack(len(encoded), sum(map(len, blobs))), encoded, *blobs))
+def build_frame(header: dict[str, Any], blob: bytes = b"") -> bytes:
+    """Return one frame of a header with MessagePack's types and a blob."""
+    return _encode((header, blob))
 
 
 def read_frame(stream: BinaryIO) -> Frame | None:
     """Read the next frame of a stream; return None at its end."""
-    lengths = stream.read(_LENGTHS.size)
-    if len(lengths) < _LENGTHS.size:
+    length = stream.read(_LENGTH.size)
+    if len(length) < _LENGTH.size:
         return None
-    header, blob = _LENGTHS.unpack(lengths)
-    return json.loads(stream.read(header)), stream.read(blob)
+    return _FRAMES.decode(stream.read(*_LENGTH.unpack(length)))
 
 
 async def next_frame(stream: asyncio.StreamReader) -> Frame:
@@ -65,47 +43,13 @@ async def next_frame(stream: asyncio.StreamReader) -> Frame:
     Raises:
         IncompleteReadError: the stream has ended.
     """
-    header, blob = _LENGTHS.unpack(await stream.readexactly(_LENGTHS.size))
-    return json.loads(await stream.readexactly(header)), await stream.readexactly(blob)
+    length = await stream.readexactly(_LENGTH.size)
+    return _FRAMES.decode(await stream.readexactly(*_LENGTH.unpack(length)))
 
 
 def pack(message: Message) -> bytes:
     """Serialize a message to one frame."""
-    header: dict[str, Any] = {"kind": type(message).__name__}
-    blobs: list[bytes] = []
-    for item in fields(message):
-        value = getattr(message, item.name)
-        if isinstance(value, bytes):
-            header[item.name] = {"blob": [len(value)]}
-            blobs.append(value)
-        elif isinstance(value, tuple) and value and isinstance(value[0], bytes):
-            header[item.name] = {"blobs": [len(blob) for blob in value]}
-            blobs.extend(value)
-        elif isinstance(value, tuple) and value and isinstance(value[0], LoraWeight):
-            header[item.name] = [asdict(entry) for entry in value]
-        else:
-            header[item.name] = value
-    return build_frame(header, *blobs)
-
-
-def _unpack_body(header: dict[str, Any], body: memoryview) -> Message:
-    kind = _KINDS[header.pop("kind")]
-    offset = 0
-    values: dict[str, Any] = {}
-    for name, value in header.items():
-        if name == "loras":
-            values[name] = tuple(LoraWeight(**entry) for entry in value)
-        elif isinstance(value, dict) and value.keys() <= {"blob", "blobs"} and value:
-            (form, lengths), *_ = value.items()
-            parts = []
-            for length in lengths:
-                parts.append(bytes(body[offset : offset + length]))
-                offset += length
-            values[name] = parts[0] if form == "blob" else tuple(parts)
-        else:
-            values[name] = tuple(value) if isinstance(value, list) else value
-    message: Message = kind(**values)
-    return message
+    return _encode(message)
 
 
 def unpack(frame: bytes, kind: type[M]) -> M:
@@ -127,14 +71,23 @@ class Unpacker:
         self._buffer = bytearray()
 
     def feed(self, chunk: bytes) -> Iterator[Message]:
-        """Append a chunk; yield every message that is complete."""
+        """Append a chunk; yield every message that is complete.
+
+        Raises:
+            msgspec.DecodeError: the bytes are not a message.
+        """
         self._buffer += chunk
-        while len(self._buffer) >= _LENGTHS.size:
-            header_size, body_size = _LENGTHS.unpack_from(self._buffer)
-            end = _LENGTHS.size + header_size + body_size
+        while len(self._buffer) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
             if len(self._buffer) < end:
                 return
-            frame = bytes(self._buffer[:end])
+            content = bytes(self._buffer[_LENGTH.size : end])
             del self._buffer[:end]
-            split = _LENGTHS.size + header_size
-            yield _unpack_body(json.loads(frame[_LENGTHS.size : split]), memoryview(frame)[split:])
+            yield _MESSAGES.decode(content)
+
+
+def _encode(content: object) -> bytes:
+    buffer = bytearray(_LENGTH.size)
+    msgspec.msgpack.Encoder().encode_into(content, buffer, _LENGTH.size)
+    _LENGTH.pack_into(buffer, 0, len(buffer) - _LENGTH.size)
+    return bytes(buffer)

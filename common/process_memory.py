@@ -8,7 +8,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_IDLE_TRIM_SECONDS = 10.0
+IDLE_TRIM_SECONDS = 10.0
+"""Idle time after which a process trims its heap."""
 
 
 def trim_heap() -> None:
@@ -41,7 +42,7 @@ class IdleHeapTrimmer:
     def __exit__(self, *_: object) -> None:
         self._active -= 1
         if not self._active:
-            self._due = asyncio.get_running_loop().call_later(_IDLE_TRIM_SECONDS, trim_heap)
+            self._due = asyncio.get_running_loop().call_later(IDLE_TRIM_SECONDS, trim_heap)
 
 
 @contextmanager

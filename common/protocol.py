@@ -6,20 +6,19 @@ The processes communicate over a Unix domain socket, whose fastest payload is pl
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class LoraWeight:
+
+class LoraWeight(msgspec.Struct, frozen=True):
     """LoRA by its catalog name, with its strength after multiplication, 0 to 4."""
 
     name: str
     strength: float
 
 
-@dataclass(frozen=True, slots=True)
-class GenerateJob:
+class GenerateJob(msgspec.Struct, frozen=True, tag=True):
     """Generation request with every default resolved and every value validated.
 
     `arrived` and `deadline` are in seconds on the clock of `time.monotonic()`, which processes
@@ -58,7 +57,7 @@ class GenerateJob:
     deadline: float | None = None
     owner: str = ""
     previews: bool = False
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = msgspec.field(default_factory=dict)
     """Parameters reported to the client; embedded in the image file if `embed_parameters`."""
     embed_parameters: bool = False
     embed_inputs: bool = False
@@ -77,20 +76,17 @@ class GenerateJob:
         return self.steps - max(1, min(int(self.steps * self.strength), self.steps))
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(msgspec.Struct, frozen=True, tag=True):
     """Event: the request waits behind `position` others."""
 
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(msgspec.Struct, frozen=True, tag=True):
     """Event: the request has been admitted to the device."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True, tag=True):
     """Event: `index` of `total` steps are done; `preview` is a small JPEG or empty."""
 
     index: int
@@ -98,8 +94,7 @@ class Step:
     preview: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class JobDone:
+class JobDone(msgspec.Struct, frozen=True, tag=True):
     """Event: the encoded images, and the duration of each phase in seconds.
 
     `parameters` are those of the executed job, which a joined request may not share.
@@ -109,12 +104,11 @@ class JobDone:
     output_format: str
     scheduler: str
     timings: dict[str, float]
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = msgspec.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class JobFailed:
+class JobFailed(msgspec.Struct, frozen=True, tag=True):
     """Event: failure, with an error code of the wire contract and a message for people."""
 
     error: str
@@ -122,8 +116,7 @@ class JobFailed:
     retry_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CancelCommand:
+class CancelCommand(msgspec.Struct, frozen=True, tag=True):
     """Cancellation of an owner's request or session, or of all requests.
 
     `subscriber` limits a request id to one caller. The work continues for other joined callers.
@@ -151,16 +144,14 @@ class CancelCommand:
         return self.session is not None and self.session == job.session
 
 
-@dataclass(frozen=True, slots=True)
-class LoadCommand:
+class LoadCommand(msgspec.Struct, frozen=True, tag=True):
     """Weights to load or unload; on loading, None selects the runner's default."""
 
     model: str | None = None
     controlnet: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LoadResult:
+class LoadResult(msgspec.Struct, frozen=True, tag=True):
     """Result of a LoadCommand; `error` is None or an error code of the wire contract."""
 
     message: str
@@ -170,8 +161,7 @@ class LoadResult:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RunnerStatus:
+class RunnerStatus(msgspec.Struct, frozen=True, tag=True):
     """State of the runner at one time.
 
     `ram_mb` and `gpu_memory` are in MB (1e6 bytes). `estimated_seconds` is the time until the queue
@@ -187,26 +177,24 @@ class RunnerStatus:
     running: int = 0
     estimated_seconds: float = 0.0
     ram_mb: float = 0.0
-    gpu_memory: dict[str, float] = field(default_factory=dict)
+    gpu_memory: dict[str, float] = msgspec.field(default_factory=dict)
     device: str = "cpu"
     startup_error: str | None = None
-    load_errors: dict[str, str] = field(default_factory=dict)
-    downloads: dict[str, dict[str, float | int | str]] = field(default_factory=dict)
+    load_errors: dict[str, str] = msgspec.field(default_factory=dict)
+    downloads: dict[str, dict[str, float | int | str]] = msgspec.field(default_factory=dict)
     started_at: float = 0.0
-    resident_bytes: dict[str, int] = field(default_factory=dict)
+    resident_bytes: dict[str, int] = msgspec.field(default_factory=dict)
     gpu_utilization: float | None = None
     retry_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cancelled:
+class Cancelled(msgspec.Struct, frozen=True, tag=True):
     """Ids of the requests that a CancelCommand ended."""
 
     request_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class EstimateJob:
+class EstimateJob(msgspec.Struct, frozen=True, tag=True):
     """Depth estimation request; `image` is uint8 RGB `[height, width, 3]`.
 
     The other fields are those of a GenerateJob.
@@ -224,8 +212,7 @@ class EstimateJob:
     owner: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DepthResult:
+class DepthResult(msgspec.Struct, frozen=True, tag=True):
     """Depth map, uint8 `[height, width]`, 0 to 255, near = bright.
 
     `seconds` is the time on the device.

@@ -62,9 +62,11 @@ def tracer(name: str) -> Tracer:
 
 
 def flush_traces() -> None:
-    """Export the remaining spans before the process ends."""
-    if hasattr(_provider, "shutdown"):
-        _provider.shutdown()
+    """Export the remaining spans before the process ends, and disable tracing."""
+    global _provider
+    provider, _provider = _provider, NoOpTracerProvider()
+    if hasattr(provider, "shutdown"):
+        provider.shutdown()
 
 
 class RequestSpan:

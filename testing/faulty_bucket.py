@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from gcp_storage_emulator.server import create_server
+from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from testing.server import free_port
@@ -83,8 +84,11 @@ class FaultyBucket:
 
     def put(self, name: str, content: bytes) -> None:
         """Store an object, without faults."""
-        client = storage.Client.create_anonymous_client()
-        client._connection.API_BASE_URL = f"http://127.0.0.1:{self._emulator_port}"
+        client = storage.Client(
+            project="none",
+            credentials=AnonymousCredentials(),
+            client_options={"api_endpoint": f"http://127.0.0.1:{self._emulator_port}"},
+        )
         client.bucket(BUCKET).blob(name).upload_from_string(
             content, content_type="application/octet-stream"
         )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
 from diffusers import ControlNetModel
+from msgspec.structs import replace
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.protocol import GenerateJob

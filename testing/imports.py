@@ -61,11 +61,13 @@ def store_at(home: Path) -> Iterator[None]:
     """Use the Bento model store at `home` in this process for the duration of the context."""
     folder = home / "models"
     folder.mkdir(parents=True, exist_ok=True)
+    BentoMLContainer.model_store_dir.set(str(folder))
     BentoMLContainer.model_store.set(ModelStore(folder))
     try:
         yield
     finally:
         BentoMLContainer.model_store.reset()
+        BentoMLContainer.model_store_dir.reset()
 
 
 def publish(bucket: FaultyBucket) -> int:

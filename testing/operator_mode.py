@@ -21,7 +21,7 @@ class OperatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._inside_attention = False
+        self.is_inside_attention = False
 
     def operator(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Run one operator and return its result.
@@ -53,7 +53,7 @@ class OperatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             parts = func.decompose(*args, **kwargs)
         if parts is not NotImplemented:
             return parts
-        if self._inside_attention:
+        if self.is_inside_attention:
             return func(*args, **kwargs)
         return self.operator(func, args, kwargs)
 
@@ -75,16 +75,17 @@ class _Attention(TorchFunctionMode):
         """Report attention as a whole, and pass everything else through."""
         if func is not F.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
-        self._mode._inside_attention = True
+        self._mode.is_inside_attention = True
         try:
             result = func(*args, **(kwargs or {}))
         finally:
-            self._mode._inside_attention = False
+            self._mode.is_inside_attention = False
         self._mode.attention(result)
         return result
 
 
 def tensors_in(tree: Any) -> list[torch.Tensor]:
     """Return the tensors in arguments or results."""
-    leaves = torch.utils._pytree.tree_leaves(tree)
+    # torch has no public module for nested arguments.
+    leaves = torch.utils._pytree.tree_leaves(tree)  # noqa: SLF001
     return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 
 import structlog
+from msgspec import structs
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -52,7 +53,7 @@ class GenerateHandler:
         media_type = preferred_image_type(http, _MEDIA_TYPES)
         resolved = self._resolver.resolve(request, request_id, arrived, False, http.state.owner)
         if media_type is not None:
-            job = replace(resolved.job, output_format=_MEDIA_TYPES[media_type])
+            job = structs.replace(resolved.job, output_format=_MEDIA_TYPES[media_type])
             resolved = replace(resolved, job=job)
         account.set_model(resolved.job.model)
         prepared = await self._preparations.prepare(

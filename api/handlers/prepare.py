@@ -7,9 +7,11 @@ import contextlib
 import contextvars
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
+
+from msgspec.structs import replace
 
 from api.errors import Conflict, InvalidRequest
 from api.handlers.image_metadata import build_image_metadata

@@ -33,7 +33,7 @@ MAX_ENTRIES = 1_024
 """Maximum number of entries in a TIFF or EXIF directory."""
 
 MAX_EXIF = 2**20
-"""Maximum bytes of EXIF, which Pillow copies for every piece; a JPEG's segment has at most 64 kB."""
+"""Maximum bytes of EXIF, which Pillow copies for every further piece."""
 
 _MAX_JUNK = 2**16
 _MAX_OVERLAP = 4

@@ -20,7 +20,9 @@ from deploy.setup.host import platform_name
 from deploy.setup.installer import PYTORCH_PAGE, Installer
 from deploy.setup.problems import SetupError
 
-_FOLDER = lockfile.ROOT / ".venv"
+FOLDER = lockfile.ROOT / ".venv"
+"""Folder of the environment."""
+
 _CLIENT = lockfile.ROOT / "client"
 _GIGABYTE = 1e9
 # 3.1 GB of wheels take 5.9 GB unpacked (measured, CUDA set); the rest is a margin.
@@ -46,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _set_up(options: argparse.Namespace) -> None:
-    environment = Environment(_FOLDER)
+    environment = Environment(FOLDER)
     present = environment.read()
     wanted = _wanted(options, present)
     if present is not None and present.covers(wanted):
@@ -66,7 +68,7 @@ def _set_up(options: argparse.Namespace) -> None:
         installer.install_cpu_torch(wanted.torch_index)
     installer.install_project(_CLIENT)
     environment.write(wanted)
-    size = _size(_FOLDER) / _GIGABYTE
+    size = _size(FOLDER) / _GIGABYTE
     print(
         f"The environment is there: {size:.1f} GB, {time.monotonic() - started:.0f} s.", flush=True
     )
@@ -108,7 +110,7 @@ def _announce(lock: str, machine: str, is_cpu: bool, index: str) -> None:
         torch = f"torch {lockfile.version_of('torch', lock)} ({build})"
         amount = f"{size.total / _GIGABYTE:.1f} GB"
     print(
-        f"Making {_FOLDER.name} with Python {platform.python_version()} ({sys.executable}) and "
+        f"Making {FOLDER.name} with Python {platform.python_version()} ({sys.executable}) and "
         f"{torch}:\n{count} packages, at most {amount} to download.",
         flush=True,
     )
@@ -120,7 +122,7 @@ def _require_space(lock: str, machine: str, is_cpu: bool, missing: int) -> None:
     """Raise SetupError before the download if the unpacked packages would not fit on the disk."""
     size = lockfile.downloads(lock)[machine]
     needed = (size.without_torch if is_cpu else size.total) * _UNPACKED
-    parts = os.statvfs(_FOLDER)
+    parts = os.statvfs(FOLDER)
     free = parts.f_bavail * parts.f_frsize
     if missing and free < needed:
         raise SetupError(

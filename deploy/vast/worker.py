@@ -156,8 +156,8 @@ async def serve(settings: Settings) -> None:
         if not hasattr(backend, name):
             raise AttributeError(f"vastai's backend has no {name} any more")
         setattr(backend, name, relay.not_found)
-    # The package's own check runs only after it has parsed the body.
-    is_signed = backend._Backend__check_signature
+    # The package's own check, which is private, runs only after it has parsed the body.
+    is_signed = backend._Backend__check_signature  # noqa: SLF001
     worker.routes = [
         web.post(route.path, relay.wrap_handler(route.handler, is_signed))
         for route in worker.routes

@@ -136,8 +136,10 @@ def _connect(endpoint: str | None, workers: int) -> Any:
             project="none", credentials=google.auth.credentials.AnonymousCredentials(), **options
         )
     adapter = requests.adapters.HTTPAdapter(pool_connections=workers, pool_maxsize=workers)
-    client._http.mount("https://", adapter)
-    client._http.mount("http://", adapter)
+    # The client has no public option for the size of its connection pool.
+    session = client._http  # noqa: SLF001
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
     return client
 
 

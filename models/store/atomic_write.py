@@ -23,7 +23,7 @@ _STAGING = ".staging"
 
 def store_root() -> Path:
     """Return the folder of the active Bento model store."""
-    return Path(BentoMLContainer.model_store.get()._path)
+    return Path(BentoMLContainer.model_store_dir.get())
 
 
 def staging_root() -> Path:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import structlog
 import torch
 from diffusers.models.attention import BasicTransformerBlock
+from msgspec.structs import replace
 from torch import nn
 
 from runners.device import Device
@@ -55,12 +55,14 @@ class Compiler:
         """
         if not self.active:
             return
+        # The public torch.compiler.config has only the last of these options.
+        options = torch._dynamo.config  # noqa: SLF001
         # A block that fails to compile runs eagerly, with torch's warning in the log.
-        torch._dynamo.config.suppress_errors = True
+        options.suppress_errors = True
         # Blocks with and without adapter hooks need separate graphs.
-        torch._dynamo.config.skip_nnmodule_hook_guards = False
+        options.skip_nnmodule_hook_guards = False
         # Two block widths, one or several rows, and several sizes each take one cache entry.
-        torch._dynamo.config.cache_size_limit = 64
+        options.cache_size_limit = 64
 
     def compile_blocks(self, network: nn.Module) -> None:
         """Mark a network's transformer blocks for compilation at their first call."""
@@ -114,7 +116,7 @@ class Compiler:
             log.warning("not compiled", reason=f"{type(error).__name__}: {reason}")
             return False
         finally:
-            torch._dynamo.reset()
+            torch.compiler.reset()
         return True
 
 
@@ -125,7 +127,8 @@ def blocks_of(network: nn.Module) -> Sequence[Any]:
 
 def compiled_graphs() -> int:
     """Return the number of distinct graphs compiled in this process."""
-    count: int = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    # torch has no public count of graphs.
+    count: int = torch._dynamo.utils.counters["stats"]["unique_graphs"]  # noqa: SLF001
     return count
 
 

@@ -76,8 +76,25 @@ class RunnerApp:
         for station in host.pool.stations:
             station.engine.start()
         # A daemon thread, so that shutdown does not wait for a download; the next start resumes it.
-        Thread(target=host._start, name="boot", daemon=True).start()
+        Thread(target=host.boot, name="boot", daemon=True).start()
         return host
+
+    def boot(self) -> None:
+        """Fetch, load and warm up once the engines run; a failure ends up in the status."""
+        try:
+            if self._shelf.is_fetching:
+                self._fetch()
+                self._clock.end_phase("fetch")
+            go_offline()
+            self._load_first()
+            self._warm_up()
+        except (LoadError, WarmUpError) as error:
+            self._fail(str(error))
+        except CancelledError:
+            log.info("stopped during the start")
+        except Exception:
+            log.exception("start failed")
+            self._fail("the warm-up failed")
 
     async def load(self, command: LoadCommand) -> str | None:
         """Load the named entries, or the default ones, on every device.
@@ -163,23 +180,6 @@ class RunnerApp:
             self._settings.preload_model or pick_default(found.models, self._catalog.default_model),
             pick_default(found.controlnets, self._catalog.default_controlnet),
         )
-
-    def _start(self) -> None:
-        """Fetch, load and warm up; a failure ends up in the status."""
-        try:
-            if self._shelf.is_fetching:
-                self._fetch()
-                self._clock.end_phase("fetch")
-            go_offline()
-            self._load_first()
-            self._warm_up()
-        except (LoadError, WarmUpError) as error:
-            self._fail(str(error))
-        except CancelledError:
-            log.info("stopped during the start")
-        except Exception:
-            log.exception("start failed")
-            self._fail("the warm-up failed")
 
     def _fetch(self) -> None:
         """Import missing weights; after a failure the runner serves the entries in the store."""

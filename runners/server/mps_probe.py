@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import structlog
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from queue import SimpleQueue
 
 import structlog
 import torch
+from msgspec.structs import replace
 
 from common.protocol import Event, GenerateJob, JobDone, JobFailed
 from runners.device import Device

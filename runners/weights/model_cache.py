@@ -213,8 +213,8 @@ class ModelCache:
             for name in names:
                 if name not in variant.loras.names:
                     file = self._lora_file(name)
-                    size = device_file_bytes(self._device, file)
-                    self._make_room("lora", name, lambda size=size: size, kept)
+                    size = partial(device_file_bytes, self._device, file)
+                    self._make_room("lora", name, size, kept)
                     self._read_lora(variant, name, file)
 
     def release_lora_sets(self) -> None:

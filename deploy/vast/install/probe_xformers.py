@@ -37,7 +37,9 @@ def probe() -> str:
         raise ProbeError(f"built for torch {wanted}, and this is {torch.__version__}")
     # Imported by name, because type checkers cannot resolve a package that is no dependency.
     attention = importlib.import_module("xformers.ops").memory_efficient_attention
-    if importlib.import_module("xformers._cpp_lib")._cpp_library_load_exception is not None:
+    # xformers only warns about kernels that do not load.
+    library = importlib.import_module("xformers._cpp_lib")
+    if library._cpp_library_load_exception is not None:  # noqa: SLF001
         raise ProbeError("its kernels do not load")
     if not torch.cuda.is_available():
         return "its kernels load; no GPU to run them on"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+import weakref
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,14 @@ def await_end(listener: Listener) -> None:
     """Pictures are encoded on other threads, after the last tick."""
     deadline = time.monotonic() + 20
     while not isinstance(listener.events[-1], JobDone | JobFailed):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def await_freed(*references: weakref.ref[Any]) -> None:
+    """Threads that encode pictures drop a request shortly after its last event."""
+    deadline = time.monotonic() + 20
+    while any(reference() is not None for reference in references):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

@@ -115,9 +115,11 @@ async def test_cancelled_estimate_frees_the_runner_and_awaits_its_end(by_task: b
         await call
     await asyncio.sleep(0.05)
     assert runner.orders == [CancelCommand(request_id="r", subscriber="s")]
+    # The estimate is still awaited.
+    assert len(asyncio.all_tasks()) == 2
     runner.heard_out.set()
     await asyncio.sleep(0.05)
-    assert not gateway._tasks
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_closed_stream_cancels_the_job() -> None:
@@ -152,7 +154,7 @@ async def test_status_never_waits_for_a_busy_runner() -> None:
 async def test_full_runner_rejects_until_its_status_expires(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("api.runner_client._FULL_TRUSTED_SECONDS", 0.5)
+    monkeypatch.setattr("api.runner_client.FULL_TRUSTED_SECONDS", 0.5)
     runner = FakeRunner()
     gateway = RunnerClient(runner)
     await gateway.raise_if_overloaded()

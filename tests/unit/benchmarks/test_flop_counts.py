@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
+from msgspec.structs import replace
 
 from benchmarks.flops import UNEXPLAINED, installation_job, savings
 from benchmarks.memory import variants_on

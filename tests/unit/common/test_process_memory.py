@@ -49,7 +49,7 @@ def test_trim_releases_memory_between_live_blocks() -> None:
 
 def test_idle_engine_trims_heap_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[str] = []
-    monkeypatch.setattr(runners.engine.engine, "_IDLE_TRIM_SECONDS", 0.2)
+    monkeypatch.setattr(runners.engine.engine, "IDLE_TRIM_SECONDS", 0.2)
     monkeypatch.setattr(
         runners.engine.engine, "trim_heap", lambda: trims.append(threading.current_thread().name)
     )
@@ -86,7 +86,7 @@ async def test_idle_public_process_trims_heap_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trims: list[bool] = []
-    monkeypatch.setattr(common.process_memory, "_IDLE_TRIM_SECONDS", 0.2)
+    monkeypatch.setattr(common.process_memory, "IDLE_TRIM_SECONDS", 0.2)
     monkeypatch.setattr(common.process_memory, "trim_heap", lambda: trims.append(True))
 
     async def answer(request: Request) -> Response:

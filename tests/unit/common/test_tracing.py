@@ -10,12 +10,16 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import NoOpTracerProvider
 
-import common.tracing
 from common.protocol import CancelCommand
 from common.settings import SettingsError, load_settings
-from common.tracing import RequestSpan, RequestSpans, configure_tracing
+from common.tracing import (
+    RequestSpan,
+    RequestSpans,
+    configure_tracing,
+    flush_traces,
+    tracer,
+)
 from runners.engine.engine import Engine
 from testing.workbench import Listener
 from tests.support.runner.jobs import drain, finish, job, pictures
@@ -30,7 +34,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(common.tracing, "_provider", provider)
+    monkeypatch.setattr("common.tracing.tracer", provider.get_tracer)
     yield exporter
     provider.shutdown()
 
@@ -138,16 +142,19 @@ def test_environment_enables_tracing(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    off = NoOpTracerProvider()
-    monkeypatch.setattr(common.tracing, "_provider", off)
     settings = load_settings()
     assert settings.traces_exporter == exporter
+    assert not tracer("test").start_span("before").is_recording()
     configure_tracing(settings)
-    made: Any = common.tracing._provider
-    assert (made is off) == (exporter is None)
-    if exporter is not None:
-        assert made.resource.attributes["service.name"] == "experimance-controlnet"
-        made.shutdown()
+    try:
+        # Never ended, and so not exported.
+        span: Any = tracer("test").start_span("open")
+        assert span.is_recording() == (exporter is not None)
+        if exporter is not None:
+            assert span.resource.attributes["service.name"] == "experimance-controlnet"
+    finally:
+        flush_traces()
+    assert not tracer("test").start_span("after").is_recording()
 
 
 @pytest.mark.parametrize(

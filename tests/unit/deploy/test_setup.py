@@ -250,7 +250,7 @@ class Uv:
 def uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Uv:
     folder = tmp_path / "commands"
     folder.mkdir()
-    monkeypatch.setattr(setup, "_FOLDER", tmp_path / ".venv")
+    monkeypatch.setattr(setup, "FOLDER", tmp_path / ".venv")
     return Uv(folder, monkeypatch)
 
 

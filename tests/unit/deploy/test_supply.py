@@ -7,23 +7,32 @@ import os
 import re
 import subprocess
 import sys
+from email import message_from_string
+from email.message import Message
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from packaging.markers import Marker, default_environment
 
 from deploy.setup.lockfile import (
     DEVELOPMENT,
+    ROOT,
     SERVING,
     Download,
     downloads,
     entries,
+    pinned,
     version_of,
     without_torch,
 )
 from deploy.supply import sbom
 from deploy.supply.lock import PLATFORMS, TARGETS, LockError, Target, resolve
 from models.catalog import load_catalog
+from models.catalog.schema import SECTIONS
 
 LOCKS = [SERVING, DEVELOPMENT]
 SILENT_REGISTRY = ("dns error", "error sending request", "tcp connect error", "timed out")
@@ -163,17 +172,105 @@ def test_torch_is_removed_with_its_hashes_and_cuda() -> None:
     assert kept.count("--hash") == 2
 
 
-def test_the_bill_has_every_package_and_every_weight(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def demo_bill() -> str:
+    return sbom.build_sbom(load_catalog("demo"))
+
+
+@pytest.mark.parametrize("name", ["demo", "experimance"])
+def test_a_written_bill_is_valid_and_deterministic(tmp_path: Path, name: str) -> None:
     file = tmp_path / "deep" / "sbom.json"
-    assert sbom.main(["--catalog", "experimance", "--output", str(file)]) == 0
-    build_sbom = json.loads(file.read_text())
-    assert (build_sbom["bomFormat"], build_sbom["specVersion"]) == ("CycloneDX", "1.6")
-    packages = {part["name"] for part in build_sbom["components"] if part["type"] == "library"}
-    assert packages == {name for name, _ in entries(SERVING.read_text(encoding="utf-8"))}
-    catalog = load_catalog("experimance")
-    weights = {p["name"] for p in build_sbom["components"] if p["type"] == "machine-learning-model"}
-    sections = (catalog.models, catalog.controlnets, catalog.loras, catalog.depth_estimators)
-    assert weights == {name for section in sections for name in section}
-    refs = [part["bom-ref"] for part in build_sbom["components"]]
-    assert len(set(refs)) == len(refs)
-    assert sbom.build_sbom(catalog) == build_sbom
+    assert sbom.main(["--catalog", name, "--output", str(file)]) == 0
+    text = file.read_text(encoding="utf-8")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    assert sbom.build_sbom(load_catalog(name)) == text
+
+
+def test_hash_randomization_does_not_change_the_bill(demo_bill: str) -> None:
+    command = [sys.executable, "-m", "deploy.supply.sbom"]
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo"}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == demo_bill, done.stderr
+
+
+def test_the_bill_has_every_package_with_version_and_hashes(demo_bill: str) -> None:
+    found = {
+        (part["name"], part["version"]): (part["purl"], _distribution_hashes(part))
+        for part in _parts(demo_bill, "library")
+    }
+    locked = SERVING.read_text(encoding="utf-8")
+    assert found == {
+        (name, pinned(lines)[0]): (f"pkg:pypi/{name}@{pinned(lines)[0]}", set(pinned(lines)[1]))
+        for name, lines in entries(locked)
+    }
+    assert sum(len(hashes) for _, hashes in found.values()) == locked.count("--hash=sha256:")
+
+
+@pytest.mark.parametrize(
+    ("about", "licences"),
+    [
+        ("License-Expression: mit\nLicense: old", [{"license": {"id": "MIT"}}]),
+        ("License-Expression: MIT OR BSD-2-Clause", [{"expression": "MIT OR BSD-2-Clause"}]),
+        ("License: Apache 2.0\nClassifier: License :: X", [{"license": {"name": "Apache 2.0"}}]),
+        (
+            "License: Copyright\n  and a text\nClassifier: License :: OSI Approved :: BSD License",
+            [{"license": {"name": "BSD License"}}],
+        ),
+        ("Classifier: Topic :: Art", None),
+        (None, None),
+    ],
+)
+def test_the_bill_states_licences_as_spdx_where_it_can(
+    monkeypatch: pytest.MonkeyPatch, about: str | None, licences: list[dict[str, Any]] | None
+) -> None:
+    def read_metadata(package: str) -> Message:
+        if about is None:
+            raise PackageNotFoundError(package)
+        return message_from_string(about)
+
+    monkeypatch.setattr(sbom, "metadata", read_metadata)
+    package, *_ = _parts(sbom.build_sbom(load_catalog("demo")), "library")
+    found = package.get("licenses")
+    for each in found or []:
+        assert each.get("license", each).pop("acknowledgement") == "declared"
+    assert found == licences
+
+
+def test_the_bill_has_the_source_licence_and_pins_of_weights(demo_bill: str) -> None:
+    catalog = load_catalog("demo")
+    weights = {part["bom-ref"]: part for part in _parts(demo_bill, "machine-learning-model")}
+    assert set(weights) == {
+        f"{section}/{name}" for section in SECTIONS for name in getattr(catalog, section)
+    }
+    lightning = weights["models/lightning"]
+    assert lightning["licenses"][0]["license"]["id"] == "Apache-2.0"
+    sources = {each["url"] for each in lightning["externalReferences"]}
+    folder = "file:../demo/weights"
+    assert sources == {folder, f"{folder}/lightning/unet", f"{folder}/tiny_decoder"}
+    pins = json.loads(catalog.file.with_suffix(".lock.json").read_text(encoding="utf-8"))
+    base_unet = pins[folder]["unet/diffusion_pytorch_model.safetensors"]["sha256"]
+    assert base_unet in _distribution_hashes(weights["models/base"])
+    assert base_unet not in _distribution_hashes(lightning)
+    every = set().union(*map(_distribution_hashes, weights.values()))
+    assert every == {pin["sha256"] for files in pins.values() for pin in files.values()}
+
+
+def test_weights_without_pins_have_their_source_and_licence() -> None:
+    bill = sbom.build_sbom(load_catalog("experimance"))
+    midas = next(part for part in _parts(bill, "machine-learning-model") if part["name"] == "midas")
+    assert midas["licenses"][0]["license"]["id"] == "MIT"
+    assert midas["externalReferences"] == [
+        {"type": "distribution", "url": "hf://Intel/dpt-swinv2-tiny-256"}
+    ]
+
+
+def _parts(bill: str, kind: str) -> list[dict[str, Any]]:
+    return [part for part in json.loads(bill)["components"] if part["type"] == kind]
+
+
+def _distribution_hashes(part: dict[str, Any]) -> set[str]:
+    references = part["externalReferences"]
+    assert {each["type"] for each in references} == {"distribution"}
+    hashes = [each for reference in references for each in reference.get("hashes", [])]
+    assert {each["alg"] for each in hashes} <= {"SHA-256"}
+    return {each["content"] for each in hashes}

@@ -29,6 +29,8 @@ WORKERS = {
     "OPEN_BUTTON_TOKEN", "SERVERLESS", "TARGET", "UNSECURED", "USE_SSL", "WORKER_PORT",
     "WORKSPACE",
 }  # fmt: skip
+# Files that the reader's commands write.
+READERS = {"models/catalog/mine.lock.json"}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
@@ -176,3 +178,22 @@ def test_documented_choices_are_accepted(name: str, monkeypatch: pytest.MonkeyPa
     for choice in choices:
         monkeypatch.setenv(name, choice)
         assert getattr(load_settings(), name.lower()) == choice
+
+
+def paths(page: Path) -> set[str]:
+    """The inline code that is a path below one of this repository's folders."""
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "build"}
+    found = re.findall(r"`([\w.-]+/[\w./-]*)`", text_of(page))
+    return {path for path in found if path.partition("/")[0] in folders} - READERS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_every_path_of_this_repository_exists(page: Path) -> None:
+    assert [path for path in sorted(paths(page)) if not (ROOT / path).exists()] == []
+
+
+def test_contributing_names_the_files_of_each_change() -> None:
+    (page,) = (page for page in PAGES if page.stem == "contributing")
+    named = paths(page)
+    assert {"common/scheduler_table.py", "common/limits.py", "api/handlers/sse.py"} <= named
+    assert {"models/catalog/schema.py", "client/experimance/cli/options.py"} <= named

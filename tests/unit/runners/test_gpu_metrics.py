@@ -82,7 +82,7 @@ def test_a_failed_load_is_counted_and_not_timed(
     def broken(*_: Any) -> Any:
         raise OSError("the disk")
 
-    monkeypatch.setattr("runners.weights.model_cache.load_component", broken)
+    monkeypatch.setattr("runners.weights.component_cache.load_component", broken)
     grown = Growth()
     with pytest.raises(LoadError):
         residency.load_variant("base")

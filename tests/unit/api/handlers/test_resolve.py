@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from api.errors import InvalidRequest, Unavailable, UnknownName
 from api.handlers.image_metadata import build_image_metadata
@@ -196,7 +197,7 @@ def test_parameters_suffice_to_paint_again() -> None:
     }
     beside = {"software", "digests", "depth_sha256", "image_sha256"}
     again = resolved(**{key: value for key, value in written.items() if key not in beside}).job
-    assert replace(again, subscriber="") == replace(first.job, subscriber="")
+    assert structs.replace(again, subscriber="") == structs.replace(first.job, subscriber="")
 
 
 def test_load_orders() -> None:

@@ -97,8 +97,15 @@ async def test_discarding_is_paced(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_rejected_sender_receives_the_error() -> None:
     """The body is received to its end: a connection that is closed before loses the answer."""
     app = ApiMiddleware(Starlette())
-    held = [app._budget.open(MAX_BODY_BYTES) for _ in range(3)]
     left, answers = 40, list[Any]()
+
+    def post(length: int) -> dict[str, Any]:
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % length)]
+        return {"type": "http", "method": "POST", "path": "/generate", "headers": headers,
+                "query_string": b""}  # fmt: skip
+
+    async def stall() -> Any:
+        await asyncio.Event().wait()
 
     async def receive() -> Any:
         nonlocal left
@@ -108,11 +115,12 @@ async def test_rejected_sender_receives_the_error() -> None:
     async def send(message: Any) -> None:
         answers.append(message)
 
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % (5 * MIB))]
-    scope = {"type": "http", "method": "POST", "path": "/generate", "headers": headers,
-             "query_string": b""}  # fmt: skip
-    await app(scope, receive, send)
+    stalled = [asyncio.create_task(app(post(MAX_BODY_BYTES), stall, send)) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    assert not answers
+    await app(post(5 * MIB), receive, send)
     assert answers[0]["status"] == 429
     assert left == 0
-    for holding in held:
-        holding.close()
+    for request in stalled:
+        request.cancel()
+    await asyncio.wait(stalled)

@@ -202,7 +202,7 @@ async def test_headers_are_limited(web: httpx.AsyncClient) -> None:
 
 
 async def test_a_body_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.http.middleware._BODY_SECONDS", 0.2)
+    monkeypatch.setattr("api.http.middleware.BODY_SECONDS", 0.2)
 
     async def trickle() -> AsyncIterator[bytes]:
         yield b"{"
@@ -215,7 +215,7 @@ async def test_a_body_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_body_timeout_does_not_limit_processing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.http.middleware._BODY_SECONDS", 0.05)
+    monkeypatch.setattr("api.http.middleware.BODY_SECONDS", 0.05)
     async with make_client(monkeypatch) as web:
         assert (await web.post("/slow", content=b"{}", headers=JSON)).status_code == 200
 

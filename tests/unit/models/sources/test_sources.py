@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -96,11 +95,10 @@ def test_file_names_cannot_leave_the_folder(parts: list[str]) -> None:
 
 def test_an_object_that_would_land_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     blob = SimpleNamespace(name="x/../../escaped.json", size=2, crc32c="", generation=1)
-    client: Any = SimpleNamespace(list_blobs=lambda *_, **__: [blob])
-    bucket = GcsSource(TransferOptions())
-    monkeypatch.setattr(bucket, "_client", lambda source: client)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    monkeypatch.setattr("google.cloud.storage.Client.list_blobs", lambda *_, **__: [blob])
     with pytest.raises(SourceError, match="outside its folder"):
-        bucket.files(Source("gs://b/x", "gs", "b", "x"))
+        GcsSource(TransferOptions()).files(Source("gs://b/x", "gs", "b", "x"))
 
 
 def test_a_link_out_of_a_local_folder_is_refused(tmp_path: Path) -> None:

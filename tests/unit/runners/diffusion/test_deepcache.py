@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import weakref
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -10,9 +11,13 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
+import runners.engine.engine
 from benchmarks.flops import installation_job
 from common.protocol import LoraWeight
+from runners.device import Device
+from runners.diffusion.batch import BatchCache
 from runners.diffusion.conditioning import ConditioningBuilder
 from runners.diffusion.deepcache import check_supported, is_cached_step
 from runners.diffusion.denoise import predict_noise
@@ -21,7 +26,15 @@ from runners.engine.engine import Engine
 from runners.errors import DeepCacheError
 from testing.flop_count import CountedEngine, sdxl
 from testing.workbench import DEVICE, Listener, demo_networks
-from tests.support.runner.jobs import drain, finish, job, paint, pictures
+from tests.support.runner.jobs import (
+    await_end,
+    await_freed,
+    drain,
+    finish,
+    job,
+    paint,
+    pictures,
+)
 
 
 def make_sample(**changes: Any) -> Sample:
@@ -113,14 +126,24 @@ def test_deepcache_saves_operations_at_sdxl_size() -> None:
     assert engine.operations(replace(plain, enable_deepcache=True)) < 0.85 * whole
 
 
-def test_the_engine_frees_the_features(engine: Engine) -> None:
+def test_the_engine_frees_the_features(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[weakref.ref[torch.Tensor]] = []
+
+    def spy(samples: Sequence[Sample], device: Device, batches: BatchCache) -> list[torch.Tensor]:
+        predictions = predict_noise(samples, device, batches)
+        for sample in samples:
+            assert sample.deep_features is not None
+            kept.append(weakref.ref(sample.deep_features.features))
+        return predictions
+
+    monkeypatch.setattr(runners.engine.engine, "predict_noise", spy)
     listener = Listener()
     engine.submit(job("a", steps=4, enable_deepcache=True), listener)
     engine.tick()
-    ((sample, _),) = engine._queue.pending().items()
-    assert sample.deep_features is not None
+    assert [features() is None for features in kept] == [False]
     drain(engine)
-    assert not engine._queue.pending()
+    await_end(listener)
+    await_freed(*kept)
 
 
 def test_cached_steps_are_excluded_from_the_cost_model(engine: Engine) -> None:

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import io
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 
+import runners.engine.engine
 from common.protocol import JobDone, LoraWeight, Queued, Started, Step
+from runners.device import Device
+from runners.diffusion.batch import BatchCache
+from runners.diffusion.denoise import predict_noise
+from runners.diffusion.sample import Sample
 from runners.engine.engine import Engine
 from testing.workbench import Listener, demo_networks, make_engine, make_job
 from tests.support.files.lora_files import lora_file
-from tests.support.runner.jobs import Clock, drain, failure, finish, job, paint, pictures
+from tests.support.runner.jobs import (
+    Clock,
+    await_end,
+    await_freed,
+    drain,
+    failure,
+    finish,
+    job,
+    paint,
+    pictures,
+)
 
 
 def test_request_receives_an_event_for_every_stage(engine: Engine) -> None:
@@ -105,8 +125,7 @@ def test_batches_keep_to_the_measured_bound(engine: Engine, batches: list[list[s
 
 def test_previews_come_at_most_five_times_a_second() -> None:
     clock = Clock()
-    engine = make_engine()
-    engine._clock = clock
+    engine = make_engine(clock=clock)
     listener = Listener()
     engine.submit(job("seen", steps=6, previews=True), listener)
     for _ in range(6):
@@ -126,10 +145,7 @@ def test_the_loop_runs_in_its_own_thread_and_closes() -> None:
     listener = Listener()
     engine.submit(job("threaded"), listener)
     assert engine.run_on_device_thread(lambda: None).result(timeout=20) is None
-    deadline = 200
-    while not isinstance(listener.events[-1], JobDone) and (deadline := deadline - 1):
-        engine._finisher._encoders.submit(lambda: None).result()
-        engine.run_on_device_thread(lambda: None).result(timeout=20)
+    await_end(listener)
     engine.close()
     assert pictures(listener)
     ended = Listener()
@@ -138,13 +154,25 @@ def test_the_loop_runs_in_its_own_thread_and_closes() -> None:
     assert failure(ended) == "runner_lost"
 
 
-def test_finished_batch_is_freed_while_others_run(engine: Engine) -> None:
+def test_finished_batch_is_freed_while_others_run(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What it holds are its variant's weights too."""
-    engine.submit(job("short", steps=1), Listener())
-    engine.submit(job("long", model="lightning", steps=4), Listener())
-    while len(engine._queue.pending()) != 1:
-        engine.tick()
+    # Samples take no weak references, but each has a scheduler of its own.
+    schedulers: dict[str, weakref.ref[Any]] = {}
+
+    def spy(samples: Sequence[Sample], device: Device, batches: BatchCache) -> list[torch.Tensor]:
+        for sample in samples:
+            schedulers[sample.job.request_id] = weakref.ref(sample.scheduler)
+        return predict_noise(samples, device, batches)
+
+    monkeypatch.setattr(runners.engine.engine, "predict_noise", spy)
+    short, long = Listener(), Listener()
+    engine.submit(job("short", steps=1), short)
+    engine.submit(job("long", model="lightning", steps=4), long)
     engine.tick()
-    (running,) = engine._queue.pending()
-    held = {owner for batch in engine._batches._batches.values() for owner in batch.row_samples}
-    assert held == {running}
+    await_end(short)
+    engine.tick()
+    await_freed(schedulers["short"])
+    assert schedulers["long"]() is not None
+    assert long.events[-1] == Step(1, 4)

@@ -11,10 +11,10 @@ import torch
 
 import runners.engine.engine
 import runners.engine.output_stage
-from common.protocol import CancelCommand, GenerateJob, JobFailed, LoraWeight
+from common.protocol import CancelCommand, GenerateJob, JobFailed, LoraWeight, Step
 from runners.device import Device
 from runners.diffusion.batch import BatchCache
-from runners.diffusion.conditioning import Conditioning
+from runners.diffusion.conditioning import Conditioning, ConditioningBuilder
 from runners.diffusion.denoise import predict_noise
 from runners.diffusion.sample import Sample
 from runners.diffusion.vae import Pixels, decode_latents
@@ -125,8 +125,7 @@ def test_cancel_by_last_subscriber_ends_the_request(
 
 def test_a_late_request_is_dropped_without_work(batches: list[list[str]]) -> None:
     clock = Clock()
-    engine = make_engine()
-    engine._clock = clock
+    engine = make_engine(clock=clock)
     late, running, fine = Listener(), Listener(), Listener()
     engine.cost.observe_step("base", 64 * 64, 1.0)
     engine.submit(job("hopeless", steps=10, deadline=clock.now + 5), late)
@@ -234,10 +233,10 @@ def test_out_of_memory_evicts_cached_lora_sets(
     def small_device(
         samples: Sequence[Sample], device: Device, batches: BatchCache
     ) -> list[torch.Tensor]:
-        held.append(variant.loras._sets.used_bytes)
+        held.append(variant.loras.set_bytes)
         predictions = predict_noise(samples, device, batches)
         if len(held) == 1:
-            assert variant.loras._sets.used_bytes > 0
+            assert variant.loras.set_bytes > 0
             raise torch.OutOfMemoryError
         return predictions
 
@@ -290,18 +289,22 @@ def test_a_decode_that_does_not_fit_is_tried_once_more(
 def test_request_without_memory_to_encode_waits_for_idle_engine(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = engine._conditioner.build
-
-    def tight(job: GenerateJob, *networks: Any) -> Conditioning:
-        if job.request_id == "large" and engine._queue.pending():
-            raise torch.OutOfMemoryError
-        return real(job, *networks)
-
-    monkeypatch.setattr(engine._conditioner, "build", tight)
+    build = ConditioningBuilder.build
     small, large = Listener(), Listener()
+    refused = 0
+
+    def tight(self: ConditioningBuilder, job: GenerateJob, *networks: Any) -> Conditioning:
+        nonlocal refused
+        if job.request_id == "large" and Step(3, 3) not in small.events:
+            refused += 1
+            raise torch.OutOfMemoryError
+        return build(self, job, *networks)
+
+    monkeypatch.setattr(ConditioningBuilder, "build", tight)
     engine.submit(job("small", steps=3), small)
     engine.submit(job("large", steps=1), large)
     finish(engine)
+    assert refused
     assert pictures(small)
     assert pictures(large)
 
@@ -312,7 +315,7 @@ def test_encoding_without_memory_on_idle_engine_is_reported(
     def full(*_: Any) -> Conditioning:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(engine._conditioner, "build", full)
+    monkeypatch.setattr(ConditioningBuilder, "build", full)
     listener = Listener()
     engine.submit(job("large"), listener)
     finish(engine)

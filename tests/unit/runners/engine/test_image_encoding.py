@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import ExifTags, Image
 
 from runners.engine.image_encoding import encode_picture, encode_preview, png_input_chunks

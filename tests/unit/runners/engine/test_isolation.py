@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from common.protocol import GenerateJob, LoraWeight
 from common.scheduler_table import SCHEDULERS
@@ -58,10 +58,10 @@ def jobs(draw: st.DrawFn) -> GenerateJob:
     )
 
 
-def _fresh() -> Networks:
-    """Networks that no request has touched."""
+def _fresh(*models: str) -> Networks:
+    """Networks that no request has touched; of all variants by default."""
     made = {}
-    for name in demo_catalog().models:
+    for name in models or demo_catalog().models:
         variant, controlnet = demo_networks(name)
         parts = {
             "tokenizer": variant.tokenizers[0],
@@ -93,9 +93,14 @@ def pristine() -> Networks:
 
 
 @pytest.fixture(scope="module")
-def shared_engine() -> Iterator[Engine]:
+def shared_networks() -> Networks:
+    return _fresh()
+
+
+@pytest.fixture(scope="module")
+def shared_engine(shared_networks: Networks) -> Iterator[Engine]:
     """One engine that paints every example of the test, one after another."""
-    engine = _engine(_fresh())
+    engine = _engine(shared_networks)
     yield engine
     engine.close()
 
@@ -107,8 +112,8 @@ def _engine(networks: Networks) -> Engine:
     return engine
 
 
-def _alone(job: GenerateJob, pristine: Networks) -> list[np.ndarray[Any, Any]]:
-    engine = _engine(copy.deepcopy({job.model: pristine[job.model]}))
+def _alone(job: GenerateJob) -> list[np.ndarray[Any, Any]]:
+    engine = _engine(_fresh(job.model))
     listener = Listener()
     engine.submit(job, listener)
     drain(engine)
@@ -123,7 +128,7 @@ def _alone(job: GenerateJob, pristine: Networks) -> list[np.ndarray[Any, Any]]:
 )
 @given(sequence=st.lists(jobs(), min_size=2, max_size=6), data=st.data())
 def test_a_picture_does_not_depend_on_other_requests(
-    shared_engine: Engine, pristine: Networks, sequence: list[GenerateJob], data: st.DataObject
+    shared_engine: Engine, sequence: list[GenerateJob], data: st.DataObject
 ) -> None:
     listeners = [Listener() for _ in sequence]
     for number, (job, listener) in enumerate(zip(sequence, listeners, strict=True)):
@@ -133,14 +138,13 @@ def test_a_picture_does_not_depend_on_other_requests(
     drain(shared_engine)
     for job, listener in zip(sequence, listeners, strict=True):
         await_end(listener)
-        for mine, theirs in zip(pictures(listener), _alone(job, pristine), strict=True):
+        for mine, theirs in zip(pictures(listener), _alone(job), strict=True):
             assert np.abs(mine.astype(int) - theirs).max() <= 1
 
 
-def test_the_networks_are_as_they_were(shared_engine: Engine, pristine: Networks) -> None:
+def test_the_networks_are_as_they_were(shared_networks: Networks, pristine: Networks) -> None:
     """After everything that the shared engine has painted, its weights are the files' still."""
-    loader: Any = shared_engine._loader
-    for name, (variant, controlnet) in loader._networks.items():
+    for name, (variant, controlnet) in shared_networks.items():
         assert isinstance(variant.loras, LoraManager)
         for mine, clean in (
             (variant.unet, pristine[name][0].unet),

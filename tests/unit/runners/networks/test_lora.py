@@ -11,7 +11,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
-import runners.networks.lora
 from common.protocol import LoraWeight
 from runners.errors import AdapterError
 from runners.networks.lora import LoraManager, read_lora
@@ -48,8 +47,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bank(folder: Path) -> LoraManager:
-    unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float32)
+def unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float32)
+
+
+@pytest.fixture
+def bank(unet: UNet2DConditionModel, folder: Path) -> LoraManager:
     made = LoraManager(unet)
     made.add("drone", folder / "drone.safetensors")
     made.add("style", folder / "style.safetensors")
@@ -75,38 +78,39 @@ def reference(folder: Path, strengths: dict[str, float]) -> torch.Tensor:
     [{"drone": 0.8}, {"style": 0.5}, {"drone": 0.8, "style": 0.4}, {"drone": 2.0, "style": 1.1}],
 )
 def test_lora_predictions_equal_peft(
-    bank: LoraManager, folder: Path, strengths: dict[str, float]
+    unet: UNet2DConditionModel, bank: LoraManager, folder: Path, strengths: dict[str, float]
 ) -> None:
     loras = [LoraWeight(name, strength) for name, strength in strengths.items()]
     with bank.activate(loras):
-        ours = predict(bank._unet)
+        ours = predict(unet)
     expected = reference(folder, strengths)
-    assert (expected - predict(bank._unet)).abs().max() > 1e-3
+    assert (expected - predict(unet)).abs().max() > 1e-3
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
 
 
-def test_deactivated_loras_leave_no_trace(bank: LoraManager) -> None:
+def test_deactivated_loras_leave_no_trace(unet: UNet2DConditionModel, bank: LoraManager) -> None:
     fresh = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float32)
     untouched = predict(fresh)
     with bank.activate([LoraWeight("drone", 1.0)]):
-        changed = predict(bank._unet)
+        changed = predict(unet)
     assert not torch.equal(changed, untouched)
-    assert torch.equal(predict(bank._unet), untouched)
+    assert torch.equal(predict(unet), untouched)
     with pytest.raises(RuntimeError), bank.activate([LoraWeight("style", 1.0)]):
         raise RuntimeError
-    assert torch.equal(predict(bank._unet), untouched)
+    assert torch.equal(predict(unet), untouched)
 
 
-def test_a_set_is_the_same_whatever_was_active_before(bank: LoraManager) -> None:
+def test_a_set_is_the_same_whatever_was_active_before(
+    unet: UNet2DConditionModel, bank: LoraManager
+) -> None:
     wanted = [LoraWeight("drone", 0.3)]
     with bank.activate(wanted):
-        first = predict(bank._unet)
+        first = predict(unet)
     for number in range(20):
         with bank.activate([LoraWeight("style", number / 10)]):
-            predict_nothing = bank._active
-        assert predict_nothing
+            assert bank.active_layers
     with bank.activate(wanted):
-        assert torch.equal(predict(bank._unet), first)
+        assert torch.equal(predict(unet), first)
 
 
 @pytest.mark.parametrize(("drone", "style"), [(1.0, None), (0.5, None), (1.0, 0.5)])
@@ -117,49 +121,55 @@ def test_every_set_is_of_one_kind_of_tensors(
     if style is not None:
         loras.append(LoraWeight("style", style))
     with torch.inference_mode(), bank.activate(loras):
-        parts = list(bank._active.values())
+        parts = list(bank.active_layers.values())
     assert all(part.down.is_inference() and part.up.is_inference() for part in parts)
     assert all(part.down.is_contiguous() and part.up.is_contiguous() for part in parts)
 
 
 def test_lora_sets_share_tensors(bank: LoraManager) -> None:
     drone, half = LoraWeight("drone", 1.0), LoraWeight("drone", 0.5)
-    adapter = bank._adapters["drone"]
     with bank.activate([drone]):
-        for layer, part in bank._active.items():
+        adapter = bank.active_layers
+    assert bank.set_bytes == 0
+    bank.release_sets()
+    with bank.activate([drone]):
+        # No cached set is left, so they are the adapter's own.
+        for layer, part in bank.active_layers.items():
             assert part.down is adapter[layer].down
             assert part.up is adapter[layer].up
-        assert bank._sets.used_bytes == 0
+    ups = sum(part.up.nbytes for part in adapter.values())
     with bank.activate([half]):
-        assert all(part.down is adapter[layer].down for layer, part in bank._active.items())
-        assert bank._sets.used_bytes == sum(part.up.nbytes for part in adapter.values())
+        assert all(part.down is adapter[layer].down for layer, part in bank.active_layers.items())
+        assert bank.set_bytes == ups
+    with bank.activate([LoraWeight("style", 1.0)]):
+        both = [*adapter.values(), *bank.active_layers.values()]
     with bank.activate([drone, LoraWeight("style", 1.0)]):
-        both = [part for name in ("drone", "style") for part in bank._adapters[name].values()]
         whole = sum(part.down.nbytes + part.up.nbytes for part in both)
-        assert bank._sets.used_bytes == whole + sum(part.up.nbytes for part in adapter.values())
+        assert bank.set_bytes == whole + ups
+    assert bank.size == whole
     bank.release_sets()
-    assert bank._sets.used_bytes == 0
+    assert bank.set_bytes == 0
 
 
 @pytest.mark.parametrize(("room", "kept"), [(3.5, 3), (100, 16)])
 def test_a_slider_keeps_no_more_than_the_bounds(
-    bank: LoraManager, folder: Path, monkeypatch: pytest.MonkeyPatch, room: float, kept: int
+    unet: UNet2DConditionModel, folder: Path, room: float, kept: int
 ) -> None:
-    one = sum(part.up.nbytes for part in bank._adapters["drone"].values())
-    monkeypatch.setattr(runners.networks.lora, "_SET_BYTES", int(room * one))
-    slid = LoraManager(bank._unet)
+    layers, _ = read_lora(folder / "drone.safetensors", unet)
+    one = sum(part.up.nbytes for part in layers.values())
+    slid = LoraManager(unet, max_set_bytes=int(room * one))
     slid.add("drone", folder / "drone.safetensors")
     for number in range(20):
         with slid.activate([LoraWeight("drone", 0.01 + number / 20)]):
-            assert slid._sets.used_bytes <= room * one
-    assert len(slid._sets) == kept
+            assert slid.set_bytes <= room * one
+    assert slid.set_bytes == kept * one
 
 
-def test_one_product_per_layer(bank: LoraManager) -> None:
+def test_one_product_per_layer(unet: UNet2DConditionModel, bank: LoraManager) -> None:
     both = [LoraWeight("drone", 1.0), LoraWeight("style", 1.0)]
     with bank.activate(both):
-        ranks = {layer.down.shape[0] for layer in bank._active.values()}
-        assert len(bank._active) == len(layers_of(bank._unet))
+        ranks = {layer.down.shape[0] for layer in bank.active_layers.values()}
+        assert len(bank.active_layers) == len(layers_of(unet))
     assert ranks == {10}
 
 

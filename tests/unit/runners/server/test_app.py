@@ -125,7 +125,9 @@ class LoadedModels:
         self.resident_bytes: dict[str, int] = {}
         self.eviction_blocked = False
 
-    def touch(self, model: str, controlnet: str) -> tuple[SdxlModel | None, ControlNet | None]:
+    def touch(
+        self, model: str, controlnet: str, loras: Sequence[str] = ()
+    ) -> tuple[SdxlModel | None, ControlNet | None]:
         return self.variants.get(model), self.controlnets.get(controlnet)
 
     def load_variant(self, name: str, beside: Sequence[str] = ()) -> SdxlModel:
@@ -136,7 +138,7 @@ class LoadedModels:
     def load_controlnet(self, name: str, beside: Sequence[str] = ()) -> ControlNet:
         return self.controlnets.setdefault(name, demo_networks("lightning")[1])
 
-    def load_loras(self, model: str, names: Sequence[str]) -> None:
+    def load_loras(self, model: str, names: Sequence[str], beside: Sequence[str] = ()) -> None:
         assert not names
 
 
@@ -147,8 +149,8 @@ def demo_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunnerAp
     monkeypatch.setattr("runners.server.app.LiveInventory", lambda *_: FullInventory())
     monkeypatch.setattr("runners.server.device_worker.ModelCache", LoadedModels)
 
-    def make(**settings: Any) -> RunnerApp:
-        clock = StartupTimer(time.time())
+    def make(clock: StartupTimer | None = None, **settings: Any) -> RunnerApp:
+        clock = clock or StartupTimer(time.time())
         host = RunnerApp(demo_catalog(), Settings(**settings), [DEVICE], clock)
         for station in host.pool.stations:
             station.engine.start()
@@ -163,11 +165,12 @@ def demo_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunnerAp
 def test_ready_line_is_printed_last(
     demo_app: Callable[..., RunnerApp], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    host = demo_app()
+    clock = StartupTimer(time.time())
+    host = demo_app(clock)
     assert host.status().state == "loading_models"
-    host._start()
+    host.boot()
     assert host.status().state == "ready"
-    assert list(host._clock.phases) == ["load", "warm_up", "ready"]
+    assert list(clock.phases) == ["load", "warm_up", "ready"]
     lines = capsys.readouterr().out.splitlines()
     assert lines.count(READY_LINE) == 1
     assert lines[-1] == READY_LINE
@@ -183,7 +186,7 @@ def test_failed_warm_up_prevents_readiness(
 
     monkeypatch.setattr("runners.engine.output_stage.decode_latents", broken)
     host = demo_app()
-    host._start()
+    host.boot()
     status = host.status()
     assert status.state == "error"
     assert status.startup_error == "the warm-up at 256 x 256 failed: internal error"
@@ -192,7 +195,7 @@ def test_failed_warm_up_prevents_readiness(
 
 def test_unloadable_variant_is_reported(demo_app: Callable[..., RunnerApp]) -> None:
     host = demo_app(preload_model="absent")
-    host._start()
+    host.boot()
     assert host.status().startup_error == "model absent is not in the model store"
 
 
