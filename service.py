@@ -29,8 +29,9 @@ from api.http.openapi import customize_openapi
 from api.http.origins import Sites
 from api.http.playground import playground_routes
 from api.http.route_labels import label_routes
-from api.observability import initialize_labels, render_runner_gauges
+from api.request_metrics import initialize_labels
 from api.runner_client import RunnerClient
+from api.runner_gauges import render_runner_gauges
 from api.schemas.requests import CancelRequest, EstimateRequest, GenerateRequest, LoadRequest
 from api.schemas.responses import (
     CancelResponse,

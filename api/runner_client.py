@@ -13,7 +13,7 @@ import structlog
 from bentoml.exceptions import BentoMLException
 
 from api.errors import ApiError, Conflict, Overloaded, Unavailable, from_failure
-from api.observability import RUNNER_LOST, RUNNER_RESTARTS
+from api.request_metrics import RUNNER_LOST, RUNNER_RESTARTS
 from common.framing import Unpacker, pack, unpack
 from common.protocol import (
     CancelCommand,

@@ -58,11 +58,11 @@ class Contest:
     """The engine and the pipeline, each with its own networks, mapped from the same files."""
 
     def __init__(self, catalog: Catalog, device: Device) -> None:
-        shelf = LiveInventory(catalog)
-        residency = ModelCache(catalog, shelf, device)
+        live_inventory = LiveInventory(catalog)
+        model_cache = ModelCache(catalog, live_inventory, device)
         self._device = device
-        self._networks = residency.load_variant("first"), residency.load_controlnet("depth")
-        found = shelf.inventory
+        self._networks = model_cache.load_variant("first"), model_cache.load_controlnet("depth")
+        found = live_inventory.inventory
         both = found.models["first"], found.controlnets["depth"]
         parts = {
             kind: load_component(kind, part.path, device)

@@ -56,13 +56,15 @@ def paint_alone(body: Body) -> list[bytes]:
     from runners.weights.background_loader import BackgroundLoader
     from runners.weights.model_cache import ModelCache
 
-    shelf = LiveInventory(demo_catalog())
-    resolver = RequestResolver(demo_catalog(), shelf)
+    live_inventory = LiveInventory(demo_catalog())
+    resolver = RequestResolver(demo_catalog(), live_inventory)
     request = GenerateRequest.model_validate(body)
     job = resolver.resolve(request, "alone", time.monotonic(), previews=False).job
     depth = decode_depth(body["depth_map_b64"].encode(), job.width, job.height)
     device = Device.best()
-    cache = ModelCache(demo_catalog(), shelf, device, in_use=lambda: engine.weights_in_use())
+    cache = ModelCache(
+        demo_catalog(), live_inventory, device, in_use=lambda: engine.weights_in_use()
+    )
     loader = BackgroundLoader(cache, lambda: engine.wake())
     engine = Engine(loader, device)
     events: SimpleQueue[Event] = SimpleQueue()

@@ -43,12 +43,12 @@ _GIB = 2**30
 def held_by_variants(home: Path) -> list[dict[str, int]]:
     """Return the bytes by kind with one, two and three variants of the demo set."""
     with store_at(home):
-        residency = ModelCache(demo_catalog(), LiveInventory(demo_catalog()), DEVICE)
-        residency.load_controlnet(CONTROLNET)
+        model_cache = ModelCache(demo_catalog(), LiveInventory(demo_catalog()), DEVICE)
+        model_cache.load_controlnet(CONTROLNET)
         held = []
         for name in ("lightning", "hyper", "base"):
-            residency.load_variant(name)
-            held.append(residency.resident_bytes)
+            model_cache.load_variant(name)
+            held.append(model_cache.resident_bytes)
         return held
 
 

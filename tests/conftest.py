@@ -13,6 +13,7 @@ import structlog
 from huggingface_hub import constants as hub
 
 from testing.server import ROOT, import_demo, started_service
+from tests.support.calls import PATIENCE
 
 # What runs in a shell's background ignores interrupts, and so would every process of a test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -34,11 +35,17 @@ _QUICK_INTEGRATION = {"test_service.py", "test_requests.py", "test_hostile.py", 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts further processes than the one service, or a browser, as slow."""
+    """Mark what starts further processes than the one service, or a browser, as slow.
+
+    A file's tests run in one worker, and so do all that use the one service.
+    """
     for item in items:
-        _, tier, *rest = item.path.relative_to(ROOT).parts
-        if tier == "e2e" or (tier == "integration" and rest[-1] not in _QUICK_INTEGRATION):
+        path = item.path.relative_to(ROOT)
+        _, tier, *rest = path.parts
+        uses_service = tier == "integration" and rest[-1] in _QUICK_INTEGRATION
+        if tier in {"e2e", "integration"} and not uses_service:
             item.add_marker("slow")
+        item.add_marker(pytest.mark.xdist_group("service" if uses_service else str(path)))
 
 
 @pytest.fixture(autouse=True)
@@ -67,12 +74,12 @@ def service_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def service_url(demo_home: Path, service_log: Path) -> Iterator[str]:
-    """The URL of a running service on the demo set."""
-    with started_service(demo_home, service_log) as url:
+    """The URL of a running service on the demo set, which refuses nobody on a busy machine."""
+    with started_service(demo_home, service_log, {"MAX_QUEUE_SECONDS": "3600"}) as url:
         yield url
 
 
 @pytest.fixture
 def client(service_url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service_url, timeout=120) as made:
+    with httpx.Client(base_url=service_url, timeout=PATIENCE) as made:
         yield made

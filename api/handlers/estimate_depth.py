@@ -13,7 +13,7 @@ from api.handlers.prepare import RequestPreparer
 from api.handlers.resolve import RequestResolver
 from api.http.media_types import preferred_image_type
 from api.images.decoding import encode_depth
-from api.observability import RequestRecorder
+from api.request_metrics import RequestRecorder
 from api.schemas.requests import EstimateRequest
 from api.schemas.responses import EstimateResponse
 from common.protocol import EstimateJob

@@ -18,7 +18,7 @@ from api.handlers.prepare import PreparedJob, RequestPreparer
 from api.handlers.resolve import RequestResolver
 from api.handlers.sse import format_event, format_sse_event
 from api.http.media_types import preferred_image_type
-from api.observability import RequestRecorder
+from api.request_metrics import RequestRecorder
 from api.runner_client import RunnerClient
 from api.schemas.requests import GenerateRequest
 from api.schemas.responses import GenerateResponse, Metadata

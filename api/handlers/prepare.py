@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from msgspec.structs import replace
 
 from api.errors import Conflict, InvalidRequest
-from api.handlers.image_metadata import build_image_metadata
+from api.handlers.job_parameters import build_job_parameters
 from api.handlers.resolve import ResolvedRequest
 from api.images.decoder_pool import DecoderPool
 from api.images.decoding import DepthMap, RgbImage, depth_from_estimate, encode_depth, mock_depth
@@ -151,7 +151,7 @@ class RequestPreparer:
             job,
             depth=used.pixels,
             image=init_image.pixels if init_image else b"",
-            parameters=build_image_metadata(request, resolved, job, used.digest, image_digest),
+            parameters=build_job_parameters(request, resolved, job, used.digest, image_digest),
             embed_parameters=request.embed_parameters,
             embed_inputs=request.embed_inputs,
             traceparent=traceparent,

@@ -33,7 +33,7 @@ from api.http.body_budget import BodyBudget, Holding
 from api.http.json_bounds import JsonReader
 from api.http.media_types import FORM, multipart_to_json
 from api.http.origins import CrossOrigin, Sites
-from api.observability import ACCOUNTED_ROUTES, RequestRecorder
+from api.request_metrics import ACCOUNTED_ROUTES, RequestRecorder
 from api.schemas.requests import REQUEST_ID
 from common.limits import MAX_BODY_BYTES
 from common.process_memory import IdleHeapTrimmer

@@ -80,8 +80,8 @@ def import_set(folder: Path, small: bool) -> dict[str, Any]:
 
 def first_step(folder: Path, small: bool) -> dict[str, Any]:
     """Time the engine from its start to its first finished steps."""
-    residency, device = _residency(folder)
-    variant, controlnet = residency.load_variant("first"), residency.load_controlnet("depth")
+    model_cache, device = _model_cache(folder)
+    variant, controlnet = model_cache.load_variant("first"), model_cache.load_controlnet("depth")
     loaded = elapsed()
     ends = _steps(variant, controlnet, device, elapsed)
     return {"loaded": loaded, "ends": ends}
@@ -125,7 +125,7 @@ def read_bytes(folder: Path, small: bool) -> dict[str, Any]:
 
 def read_bytes_after_imports(folder: Path, small: bool) -> dict[str, Any]:
     """Read the same files into memory, after importing the same libraries."""
-    _residency(folder)
+    _model_cache(folder)
     return {"bytes": _read(folder)}
 
 
@@ -142,13 +142,13 @@ def read_past(folder: Path, small: bool) -> dict[str, Any]:
 
 def second_variant(folder: Path, small: bool) -> dict[str, Any]:
     """Load a variant that shares all but the UNet with a resident one."""
-    residency, device = _residency(folder)
-    controlnet = residency.load_controlnet("depth")
-    first = residency.load_variant("first")
+    model_cache, device = _model_cache(folder)
+    controlnet = model_cache.load_controlnet("depth")
+    first = model_cache.load_variant("first")
     _steps(first, controlnet, device, elapsed)
     before, read_before = _mapped_files(folder), _read_by_calls()
     started = time.perf_counter()
-    second = residency.load_variant("second")
+    second = model_cache.load_variant("second")
     seconds = time.perf_counter() - started
     _steps(second, controlnet, device, elapsed)
     after, read_after = _mapped_files(folder), _read_by_calls()
@@ -165,7 +165,7 @@ def second_variant(folder: Path, small: bool) -> dict[str, Any]:
     }
 
 
-def _residency(folder: Path) -> tuple[Any, Any]:
+def _model_cache(folder: Path) -> tuple[Any, Any]:
     """Import the engine's modules as the runner does, and return its model cache and device."""
     from common.process_memory import gc_frozen_after
 

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 
 from runners.diffusion.sample import GroupKey, Sample
 
+QUANTUM_SECONDS = 2.0
+"""Work after which a request yields to later arrivals."""
 
-def effective_arrival(arrived: float, worked: float, quantum: float) -> float:
+
+def effective_arrival(arrived: float, worked: float) -> float:
     """Return a request's arrival delayed by its completed quanta of work; lower values run first.
 
     Requests shorter than a quantum finish in order of arrival, regardless of their groups. A longer
@@ -20,9 +23,8 @@ def effective_arrival(arrived: float, worked: float, quantum: float) -> float:
     Args:
         arrived: arrival time in seconds, on any clock.
         worked: seconds of the steps in which the request took part.
-        quantum: seconds.
     """
-    return arrived + quantum * math.floor(worked / quantum)
+    return arrived + QUANTUM_SECONDS * math.floor(worked / QUANTUM_SECONDS)
 
 
 def next_batch(pending: Mapping[Sample, float], max_batch_rows: int) -> list[Sample]:

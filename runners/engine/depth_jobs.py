@@ -118,7 +118,7 @@ class DepthJobQueue:
         if estimate.over:
             return
         job = estimate.job
-        estimator = self._loader.residency.touch_estimator(job.estimator)
+        estimator = self._loader.model_cache.touch_estimator(job.estimator)
         if estimator is None:
             # The estimator was evicted before the job started.
             self._load(estimate)

@@ -48,15 +48,13 @@ _WAITING_CHECK_SECONDS = 0.1
 class EngineConfig:
     """Limits of the engine.
 
-    `max_samples` bounds the samples in flight; at 1024x1024 one holds about 12 MB. A request yields
-    to later arrivals after `quantum` seconds of work. `preview_interval` is the minimum time in
-    seconds between two previews of a request.
+    `max_samples` bounds the samples in flight; at 1024x1024 one holds about 12 MB.
+    `preview_interval` is the minimum time in seconds between two previews of a request.
     """
 
     max_queue: int = 64
     max_queue_seconds: float = 60.0
     max_samples: int = 16
-    quantum: float = 2.0
     preview_interval: float = 0.2
     encoder_threads: int = 2
 
@@ -184,9 +182,8 @@ class Engine:
         self._admit()
         pending = self._queue.pending()
         self._batches.evict_finished(pending)
-        quantum = self._config.quantum
         arrivals = {
-            sample: effective_arrival(task.arrived, task.timings.denoise, quantum)
+            sample: effective_arrival(task.arrived, task.timings.denoise)
             for sample, task in pending.items()
         }
         batch = next_batch(arrivals, self.cost.max_batch_rows)

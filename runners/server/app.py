@@ -48,13 +48,13 @@ class RunnerApp:
         self._clock = clock
         self._catalog = catalog
         self._settings = settings
-        self._shelf = LiveInventory(catalog, settings.fetch_missing)
+        self._live_inventory = LiveInventory(catalog, settings.fetch_missing)
         self._progress = Progress(DownloadMeter())
         self._started_at = psutil.Process().create_time()
         initialize_labels(catalog)
         self.pool = EngineRouter(
             [
-                DeviceWorker(catalog, self._shelf, device, settings, len(devices))
+                DeviceWorker(catalog, self._live_inventory, device, settings, len(devices))
                 for device in devices
             ]
         )
@@ -73,8 +73,8 @@ class RunnerApp:
         catalog = load_catalog(settings.catalog)
         host = cls(catalog, settings, available_devices(catalog, settings), clock)
         clock.end_phase("store")
-        for station in host.pool.stations:
-            station.engine.start()
+        for worker in host.pool.workers:
+            worker.engine.start()
         # A daemon thread, so that shutdown does not wait for a download; the next start resumes it.
         Thread(target=host.boot, name="boot", daemon=True).start()
         return host
@@ -82,7 +82,7 @@ class RunnerApp:
     def boot(self) -> None:
         """Fetch, load and warm up once the engines run; a failure ends up in the status."""
         try:
-            if self._shelf.is_fetching:
+            if self._live_inventory.is_fetching:
                 self._fetch()
                 self._clock.end_phase("fetch")
             go_offline()
@@ -105,7 +105,7 @@ class RunnerApp:
         try:
             model, controlnet = self._default_models()
             wanted = command.model or model, command.controlnet or controlnet
-            loads = [station.load(*wanted) for station in self.pool.stations]
+            loads = [worker.load(*wanted) for worker in self.pool.workers]
             await asyncio.gather(*map(asyncio.wrap_future, loads))
         except LoadError as error:
             return str(error)
@@ -114,10 +114,10 @@ class RunnerApp:
     def unload(self, command: LoadCommand) -> tuple[str, ...]:
         """Unload the named entries from every device; return the names of resident ones."""
         dropped = []
-        for station in self.pool.stations:
-            if command.model is not None and station.residency.unload_variant(command.model):
+        for worker in self.pool.workers:
+            if command.model is not None and worker.model_cache.unload_variant(command.model):
                 dropped.append(command.model)
-            if command.controlnet is not None and station.residency.unload_controlnet(
+            if command.controlnet is not None and worker.model_cache.unload_controlnet(
                 command.controlnet
             ):
                 dropped.append(command.controlnet)
@@ -129,14 +129,14 @@ class RunnerApp:
     def status(self) -> RunnerStatus:
         """Return the runner's current status."""
         waiting, running, seconds = self.pool.snapshot()
-        stations = self.pool.stations
-        held = [station.residency for station in stations]
-        ram, gpu = memory_usage([station.device for station in stations])
+        workers = self.pool.workers
+        held = [worker.model_cache for worker in workers]
+        ram, gpu = memory_usage([worker.device for worker in workers])
         errors = {k: v for each in held for k, v in each.errors.items()} | self._errors
         resident: Counter[str] = Counter()
         for each in held:
             resident.update(each.resident_bytes)
-        loads = [load for s in stations if (load := s.gpu.utilization()) is not None]
+        loads = [load for s in workers if (load := s.gpu.utilization()) is not None]
         return RunnerStatus(
             state="degraded" if self._state == "ready" and errors else self._state,
             loaded_models=tuple(dict.fromkeys(name for each in held for name in each.variants)),
@@ -160,7 +160,7 @@ class RunnerApp:
 
     @property
     def _devices(self) -> str:
-        return ", ".join(str(station.device.torch_device) for station in self.pool.stations)
+        return ", ".join(str(worker.device.torch_device) for worker in self.pool.workers)
 
     def close(self) -> None:
         """Stop every engine after its current step, then flush traces."""
@@ -173,7 +173,7 @@ class RunnerApp:
         Raises:
             LoadError: the store has no variant or no ControlNet.
         """
-        found = self._shelf.inventory
+        found = self._live_inventory.inventory
         if not found.models or not found.controlnets:
             raise LoadError(import_hint(self._catalog, missing_entries(self._catalog, found)))
         return (
@@ -201,25 +201,25 @@ class RunnerApp:
         except Exception:
             log.exception("fetch failed")
             self._errors["fetch"] = "the missing weights could not be fetched"
-        self._shelf.refresh()
+        self._live_inventory.refresh()
 
     def _load_first(self) -> None:
-        absent = missing_entries(self._catalog, self._shelf.inventory)
+        absent = missing_entries(self._catalog, self._live_inventory.inventory)
         if absent:
             log.warning(import_hint(self._catalog, absent))
         model, controlnet = self._default_models()
-        for load in [station.load(model, controlnet) for station in self.pool.stations]:
+        for load in [worker.load(model, controlnet) for worker in self.pool.workers]:
             load.result()
         self._clock.end_phase("load", model=model, controlnet=controlnet)
 
     def _warm_up(self) -> None:
         model, controlnet = self._default_models()
-        available = self._shelf.inventory.models
+        available = self._live_inventory.inventory.models
         sizes = {self._catalog.models[name].native_size for name in available}
         rows, pictures = 0, {}
-        for station in self.pool.stations:
-            durations = station.warm_up(*station.ensure_loaded(model, controlnet), sizes)
-            rows = station.engine.cost.max_batch_rows
+        for worker in self.pool.workers:
+            durations = worker.warm_up(*worker.ensure_loaded(model, controlnet), sizes)
+            rows = worker.engine.cost.max_batch_rows
             pictures = {str(size): round(seconds, 3) for size, seconds in durations.items()}
         self._clock.end_phase("warm_up", max_batch_rows=rows, pictures=pictures)
         self._state = "ready"

@@ -30,19 +30,19 @@ class DeviceWorker:
 
     Args:
         catalog: the catalog of models.
-        shelf: the store's entries.
+        live_inventory: the store's entries.
         device: the device of the engine.
         settings: the runner's settings.
-        stations: number of workers that share `max_queue`.
+        workers: number of workers that share `max_queue`.
     """
 
     def __init__(
         self,
         catalog: Catalog,
-        shelf: LiveInventory,
+        live_inventory: LiveInventory,
         device: Device,
         settings: Settings,
-        stations: int = 1,
+        workers: int = 1,
     ) -> None:
         self.device = device
         self.gpu = GpuUtilization(device)
@@ -50,12 +50,12 @@ class DeviceWorker:
         select_backend(settings.attention_backend, device)
         compiler = Compiler(settings.compile, device=device)
         # No load starts before the engine and the queue of depth jobs exist.
-        self.residency = ModelCache(
-            catalog, shelf, device, self.budget, compiler, self.weights_in_use
+        self.model_cache = ModelCache(
+            catalog, live_inventory, device, self.budget, compiler, self.weights_in_use
         )
-        self._loader = BackgroundLoader(self.residency, lambda: self.engine.wake())
+        self._loader = BackgroundLoader(self.model_cache, lambda: self.engine.wake())
         share = EngineConfig(
-            max_queue=math.ceil(settings.max_queue / stations),
+            max_queue=math.ceil(settings.max_queue / workers),
             max_queue_seconds=settings.max_queue_seconds,
         )
         self.engine = Engine(self._loader, device, share)
@@ -73,7 +73,7 @@ class DeviceWorker:
             LoadError: one of them could not be loaded.
         """
         self.load(model, controlnet).result()
-        return self.residency.load_variant(model), self.residency.load_controlnet(controlnet)
+        return self.model_cache.load_variant(model), self.model_cache.load_controlnet(controlnet)
 
     def weights_in_use(self) -> set[str]:
         """Return what the model cache must not evict: names and keys of its entries."""
@@ -81,13 +81,13 @@ class DeviceWorker:
 
     def estimated_start_delay(self, job: GenerateJob) -> float:
         """Estimate the seconds until a job starts here: the backlog plus missing weights."""
-        missing_model = job.model not in self.residency.variants
-        missing_controlnet = job.controlnet not in self.residency.controlnets
+        missing_model = job.model not in self.model_cache.variants
+        missing_controlnet = job.controlnet not in self.model_cache.controlnets
         return self.engine.load()[2] + _LOAD_SECONDS * (missing_model + missing_controlnet)
 
     def seconds_until_estimate(self, estimator: str) -> float:
         """Estimate the seconds until a depth estimate starts here."""
-        is_missing = estimator not in self.residency.estimators
+        is_missing = estimator not in self.model_cache.estimators
         return self.estimates.waiting() + self.engine.load()[2] + _LOAD_SECONDS * is_missing
 
     def warm_up(

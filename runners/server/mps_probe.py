@@ -50,11 +50,11 @@ def available_devices(
     devices = Device.all(catalog.dtype)
     if devices != [CPU] or not torch.backends.mps.is_available():
         return devices
-    shelf = LiveInventory(catalog, settings.fetch_missing)
-    if not shelf.inventory.models or not shelf.inventory.controlnets:
+    live_inventory = LiveInventory(catalog, settings.fetch_missing)
+    if not live_inventory.inventory.models or not live_inventory.inventory.controlnets:
         return devices
     is_equal = paints_like_the_cpu(
-        candidate, lambda device: _generate_probe(catalog, shelf, settings, device)
+        candidate, lambda device: _generate_probe(catalog, live_inventory, settings, device)
     )
     return [candidate] if is_equal else devices
 
@@ -81,19 +81,19 @@ def paints_like_the_cpu(candidate: Device, paint: Paint) -> bool:
 
 
 def _generate_probe(
-    catalog: Catalog, shelf: LiveInventory, settings: Settings, device: Device
+    catalog: Catalog, live_inventory: LiveInventory, settings: Settings, device: Device
 ) -> Pixels:
     """Generate the probe image with a temporary worker, uint8 [h, w, 3].
 
     Raises:
         RuntimeError: the generation failed.
     """
-    found = shelf.inventory
+    found = live_inventory.inventory
     name = settings.preload_model or pick_default(found.models, catalog.default_model)
-    station = DeviceWorker(catalog, shelf, device, settings)
-    station.engine.start()
+    worker = DeviceWorker(catalog, live_inventory, device, settings)
+    worker.engine.start()
     try:
-        variant, controlnet = station.ensure_loaded(
+        variant, controlnet = worker.ensure_loaded(
             name, pick_default(found.controlnets, catalog.default_controlnet)
         )
         size = variant.spec.native_size
@@ -106,11 +106,11 @@ def _generate_probe(
             output_format="png",
             depth=slope.tobytes(),
         )
-        end = paint_and_wait(station.engine, job)
+        end = paint_and_wait(worker.engine, job)
         if isinstance(end, JobFailed):
             raise RuntimeError(end.message)
         with Image.open(io.BytesIO(end.images[0])) as image:
             return np.asarray(image.convert("RGB"))
     finally:
-        station.close()
+        worker.close()
         device.release_cache()

@@ -19,38 +19,34 @@ class EngineRouter:
     requests on every device.
     """
 
-    def __init__(self, stations: Sequence[DeviceWorker]) -> None:
-        self.stations = stations
+    def __init__(self, workers: Sequence[DeviceWorker]) -> None:
+        self.workers = workers
 
     def submit(self, job: GenerateJob, emit: EventSink) -> None:
         """Queue a job, or subscribe to the unfinished request with the same id."""
-        for station in self.stations:
-            if station.engine.has_request(job):
-                station.engine.submit(job, emit)
+        for worker in self.workers:
+            if worker.engine.has_request(job):
+                worker.engine.submit(job, emit)
                 return
-        chosen = min(self.stations, key=lambda station: station.estimated_start_delay(job))
+        chosen = min(self.workers, key=lambda worker: worker.estimated_start_delay(job))
         if job.session is not None:
-            for station in self.stations:
-                station.estimates.supersede(job.session, job.arrived)
-                if station is not chosen:
-                    station.engine.supersede(job.session, job.arrived)
+            for worker in self.workers:
+                worker.estimates.supersede(job.session, job.arrived)
+                if worker is not chosen:
+                    worker.engine.supersede(job.session, job.arrived)
         chosen.engine.submit(job, emit)
 
     def estimate(self, job: EstimateJob, answer: OnResult) -> None:
         """Start a depth job on one device; see `DepthJobQueue.submit`."""
-        chosen = min(
-            self.stations, key=lambda station: station.seconds_until_estimate(job.estimator)
-        )
+        chosen = min(self.workers, key=lambda worker: worker.seconds_until_estimate(job.estimator))
         if job.session is not None:
-            for station in self.stations:
-                station.estimates.supersede(job.session, job.arrived)
+            for worker in self.workers:
+                worker.estimates.supersede(job.session, job.arrived)
         chosen.estimates.submit(job, answer)
 
     def cancel(self, order: CancelCommand) -> tuple[str, ...]:
         """End matching requests before the next step, and return their request ids."""
-        holders = [
-            each for station in self.stations for each in (station.engine, station.estimates)
-        ]
+        holders = [each for worker in self.workers for each in (worker.engine, worker.estimates)]
         ended = [name for holder in holders for name in holder.cancel(order)]
         return tuple(dict.fromkeys(ended))
 
@@ -60,18 +56,18 @@ class EngineRouter:
         Depth jobs count as waiting.
         """
         waiting, running, seconds = zip(
-            *(station.engine.load() for station in self.stations), strict=True
+            *(worker.engine.load() for worker in self.workers), strict=True
         )
-        photographs = sum(station.estimates.waiting() for station in self.stations)
+        photographs = sum(worker.estimates.waiting() for worker in self.workers)
         return sum(waiting) + photographs, sum(running), max(seconds)
 
     def retry_after(self) -> float | None:
         """Return the seconds after which to retry, or None while any device accepts requests."""
-        waits = [station.engine.retry_after() for station in self.stations]
+        waits = [worker.engine.retry_after() for worker in self.workers]
         known = [wait for wait in waits if wait is not None]
         return min(known) if len(known) == len(waits) else None
 
     def close(self) -> None:
         """Stop every engine after its current step."""
-        for station in self.stations:
-            station.close()
+        for worker in self.workers:
+            worker.close()

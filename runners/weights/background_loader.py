@@ -26,12 +26,14 @@ class BackgroundLoader:
     Futures carry no networks, because an unread result would keep unloaded weights alive.
 
     Args:
-        residency: the cache that loads them.
+        model_cache: the cache that loads them.
         on_change: called after every load of networks, from the loading thread.
     """
 
-    def __init__(self, residency: ModelCache, on_change: Callable[[], None] = lambda: None) -> None:
-        self.residency = residency
+    def __init__(
+        self, model_cache: ModelCache, on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        self.model_cache = model_cache
         self._on_change = on_change
         self._pool = _single_threaded_pool()
         self._lock = threading.Lock()
@@ -65,9 +67,9 @@ class BackgroundLoader:
             future = self._estimators.get(name)
             if future is not None and not future.done():
                 return future
-            if name in self.residency.estimators:
+            if name in self.model_cache.estimators:
                 # A resident estimator must not wait for other loads.
-                self.residency.touch_estimator(name)
+                self.model_cache.touch_estimator(name)
                 return _DONE
             future = self._estimators[name] = self._pool.submit(self._load_estimator, name)
             return future
@@ -86,7 +88,7 @@ class BackgroundLoader:
             LoadError: the load of an earlier call failed; the next call retries.
         """
         key = (model, controlnet, tuple(loras))
-        variant, network = self.residency.touch(model, controlnet, loras)
+        variant, network = self.model_cache.touch(model, controlnet, loras)
         if variant is not None and network is not None:
             self._awaited.pop(key, None)
             return variant, network
@@ -102,11 +104,11 @@ class BackgroundLoader:
     @property
     def is_waiting_for_eviction(self) -> bool:
         """Whether a load waits for running requests to end; later requests must not start then."""
-        return self.residency.eviction_blocked
+        return self.model_cache.eviction_blocked
 
     def release_memory(self) -> None:
         """Free the variants' rebuildable caches; for the device thread."""
-        self.residency.release_lora_sets()
+        self.model_cache.release_lora_sets()
 
     def close(self) -> None:
         """Cancel queued loads and wait for the current one."""
@@ -114,16 +116,16 @@ class BackgroundLoader:
 
     def _load(self, model: str, controlnet: str, loras: tuple[str, ...]) -> None:
         try:
-            self.residency.load_variant(model, beside=[controlnet])
-            self.residency.load_controlnet(controlnet, beside=[model])
-            self.residency.load_loras(model, loras, beside=[controlnet])
+            self.model_cache.load_variant(model, beside=[controlnet])
+            self.model_cache.load_controlnet(controlnet, beside=[model])
+            self.model_cache.load_loras(model, loras, beside=[controlnet])
         except LoadError as error:
             log.exception("load failed", model=model, controlnet=controlnet, reason=str(error))
             raise
 
     def _load_estimator(self, name: str) -> None:
         try:
-            self.residency.load_estimator(name)
+            self.model_cache.load_estimator(name)
         except LoadError as error:
             log.exception("load failed", depth_estimator=name, reason=str(error))
             raise

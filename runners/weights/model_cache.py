@@ -40,7 +40,7 @@ class ModelCache:
 
     Args:
         catalog: the catalog of models.
-        shelf: the store's entries.
+        live_inventory: the store's entries.
         device: device of the weights.
         budget: byte budget; measured if None.
         compiler: compiler of loaded networks; inactive if None.
@@ -51,7 +51,7 @@ class ModelCache:
     def __init__(
         self,
         catalog: Catalog,
-        shelf: LiveInventory,
+        live_inventory: LiveInventory,
         device: Device,
         budget: VramBudget | None = None,
         compiler: Compiler | None = None,
@@ -61,7 +61,7 @@ class ModelCache:
         self.compiler = compiler or Compiler()
         self._evictor = Evictor(self.budget, in_use)
         self._catalog = catalog
-        self._shelf = shelf
+        self._live_inventory = live_inventory
         self._device = device
         self._variants: dict[str, SdxlModel] = {}
         self._controlnets: dict[str, ControlNet] = {}
@@ -137,7 +137,7 @@ class ModelCache:
         """
         with self._loading:
             if name not in self._variants:
-                entry = self._entry("model", name, self._shelf.inventory.models)
+                entry = self._entry("model", name, self._live_inventory.inventory.models)
                 self._make_room(
                     "model", name, partial(self._components.missing_bytes, entry), {name, *beside}
                 )
@@ -147,7 +147,7 @@ class ModelCache:
                 variant = SdxlModel.from_components(name, spec, parts, text_key)
                 if self.compiler.active:
                     # All LoRAs load first, because a later one would trigger a recompilation.
-                    for lora in self._shelf.inventory.loras:
+                    for lora in self._live_inventory.inventory.loras:
                         self._read_lora(variant, lora, self._lora_file(lora))
                     self.compiler.compile_unet(variant, self._device)
                 self._variants[name] = variant
@@ -161,7 +161,7 @@ class ModelCache:
         """
         with self._loading:
             if name not in self._controlnets:
-                entry = self._entry("controlnet", name, self._shelf.inventory.controlnets)
+                entry = self._entry("controlnet", name, self._live_inventory.inventory.controlnets)
                 self._make_room(
                     "controlnet",
                     name,
@@ -183,7 +183,9 @@ class ModelCache:
         self.touch_estimator(name)
         with self._loading:
             if name not in self._estimators:
-                entry = self._entry(_ESTIMATOR, name, self._shelf.inventory.depth_estimators)
+                entry = self._entry(
+                    _ESTIMATOR, name, self._live_inventory.inventory.depth_estimators
+                )
                 self._make_room(
                     _ESTIMATOR, name, partial(self._components.missing_bytes, entry), ()
                 )
@@ -237,7 +239,7 @@ class ModelCache:
             return was_resident
 
     def _lora_file(self, name: str) -> Path:
-        entry = self._entry("lora", name, self._shelf.inventory.loras)
+        entry = self._entry("lora", name, self._live_inventory.inventory.loras)
         (path,) = entry.components["lora"].path.glob("*.safetensors")
         return path
 
@@ -269,7 +271,7 @@ class ModelCache:
             LoadError: the entry exceeds the budget alone.
         """
         if self.budget.bytes is not None:
-            self._components.pin_if_larger(self._shelf.inventory, self.budget.bytes)
+            self._components.pin_if_larger(self._live_inventory.inventory, self.budget.bytes)
             if self.used_bytes + needed() > self.budget.bytes:
                 self.release_lora_sets()
         try:
@@ -325,7 +327,7 @@ class ModelCache:
         return parts
 
     def _free_unused_components(self) -> None:
-        found = self._shelf.inventory
+        found = self._live_inventory.inventory
         self._components.keep_only(
             entries[name]
             for names, entries in (

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from testing.server import started_reference
+from tests.support.calls import wait_until_idle
 
 
 @pytest.fixture
@@ -18,6 +19,7 @@ def background(
     client: httpx.Client,
 ) -> Iterator[Callable[[dict[str, Any]], Future[httpx.Response]]]:
     """Posts to /generate from other threads."""
+    wait_until_idle(client)
     with ThreadPoolExecutor(4) as pool:
         yield lambda body: pool.submit(client.post, "/generate", json=body)
         client.post("/cancel", json={"all": True})

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.support.waiting import wait_until
+
+PATIENCE = 600.0
+"""Seconds that a call may take; the limit only ends a hang."""
 
 SLOW: dict[str, Any] = {
     "prompt": "future",
@@ -16,6 +22,8 @@ SLOW: dict[str, Any] = {
     "steps": 50,
     "width": 512,
 }
+# So long that it has not ended before a test ends it. Nobody waits for its picture.
+ENDLESS: dict[str, Any] = {**SLOW, "height": 512, "num_images": 4}
 QUICK: dict[str, Any] = {
     "prompt": "untouched wilderness",
     "mock_depth": True,
@@ -26,8 +34,36 @@ QUICK: dict[str, Any] = {
 Post = Callable[[dict[str, Any]], Future[httpx.Response]]
 
 
-def wait_until_running(client: httpx.Client, count: int = 1) -> None:
-    deadline = time.monotonic() + 20
-    while client.get("/healthcheck").json()["queue"]["running"] < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+class ServiceLog:
+    """What a service logs from the moment on at which this is made.
+
+    /healthcheck may tell of a queue that was a moment ago; the log's lines are in order.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._start = path.stat().st_size
+
+    @property
+    def text(self) -> str:
+        return self._path.read_bytes()[self._start :].decode(errors="replace")
+
+    def events(self, request_id: str = r"\S+") -> list[str]:
+        """What became of a request, or of all: `started`, then `finished` or `ended`."""
+        line = rf"\] (started|finished|ended) .*\brequest_id={request_id}(?:\s|$)"
+        return re.findall(line, self.text, re.MULTILINE)
+
+    def wait_for(self, event: str, request_id: str = r"\S+") -> None:
+        """Wait until an event of a request, or of any, has been logged."""
+        wait_until(lambda: event in self.events(request_id), PATIENCE)
+
+
+def under_way(client: httpx.Client) -> float:
+    """How many requests wait or run, as of the last time that the runner had a moment to tell."""
+    queue = client.get("/healthcheck").json()["queue"]
+    return float(queue["waiting"] + queue["running"])
+
+
+def wait_until_idle(client: httpx.Client) -> None:
+    """Wait for the end of all requests; what is under way later has then come later."""
+    wait_until(lambda: not under_way(client), PATIENCE)

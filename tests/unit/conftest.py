@@ -1,4 +1,4 @@
-"""Engines that tests tick themselves."""
+"""Engines that tests tick themselves, and examples that may take any time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 import runners.engine.engine
 from runners.device import Device
@@ -14,11 +15,15 @@ from runners.diffusion.denoise import predict_noise
 from runners.diffusion.sample import Sample
 from runners.engine.engine import Engine
 from testing.workbench import make_engine
+from tests.support.runner.jobs import TickingClock
+
+settings.register_profile("any time", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any time")
 
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    made = make_engine()
+    made = make_engine(clock=TickingClock())
     yield made
     made.close()
 

@@ -16,7 +16,7 @@ LAYERS = (
     {"service"},
     {"api.handlers"},
     {"api.http", "api.images", "api.runner_client"},
-    {"api.observability"},
+    {"api.request_metrics", "api.runner_gauges"},
     {"api.errors"},
     {"api.schemas"},
     {"runners.server"},

@@ -1,10 +1,9 @@
-"""Hostile images: rejected within seconds or decoded normally."""
+"""Hostile images: rejected or decoded normally; `make bench-abuse` measures what they cost."""
 
 from __future__ import annotations
 
 import base64
 import pickle
-import time
 from pathlib import Path
 
 import httpx
@@ -20,11 +19,9 @@ from tests.support.images.damaged_pictures import HILL, PICTURES
 def test_hostile_images_are_rejected(client: httpx.Client, name: str) -> None:
     content, statuses = PICTURES[name]
     text = base64.b64encode(content).decode()
-    started = time.monotonic()
     for fields in ({"depth_map_b64": text}, {"image_b64": text, "strength": 0.5}):
         body = {"prompt": "x", "steps": 1, "cfg": 1, **fields}
         refused(client.post("/generate", json=body), *statuses)
-    assert time.monotonic() - started < 10
 
 
 def test_extra_frames_and_trailing_bytes_are_ignored(client: httpx.Client, canary: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
+from tests.support.calls import ServiceLog, wait_until_idle
 from tests.support.images.pictures import encoded, hill
 
 VALID: dict[str, Any] = {"prompt": "untouched wilderness", "mock_depth": True, "steps": 1, "cfg": 1}
@@ -91,7 +93,10 @@ GOOD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize(("field", "value", "accepted"), BAD)
-def test_out_of_bounds(client: httpx.Client, field: str, value: Any, accepted: str) -> None:
+def test_out_of_bounds(
+    client: httpx.Client, service_log: Path, field: str, value: Any, accepted: str
+) -> None:
+    log = ServiceLog(service_log)
     response = client.post("/generate", json={**VALID, field: value})
     body = response.json()
     assert response.status_code == 400, body
@@ -99,8 +104,8 @@ def test_out_of_bounds(client: httpx.Client, field: str, value: Any, accepted: s
     assert body["error"] == "invalid_request" or body["error"].startswith("unknown_")
     assert any(problem["field"].startswith(field) for problem in body["detail"]), body
     assert accepted in body["error_message"]
-    queue = client.get("/healthcheck").json()["queue"]
-    assert (queue["waiting"], queue["running"]) == (0, 0)
+    wait_until_idle(client)
+    assert log.events() == [], "nothing has been started"
 
 
 @pytest.mark.parametrize("fields", GOOD, ids=lambda fields: ",".join(fields))

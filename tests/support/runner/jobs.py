@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import time
+import itertools
 import weakref
 from typing import Any
 
@@ -13,6 +13,7 @@ from PIL import Image
 from common.protocol import GenerateJob, JobDone, JobFailed
 from runners.engine.engine import Engine
 from testing.workbench import Listener, drain, make_engine, make_job
+from tests.support.waiting import wait_until
 
 DEPTH = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))
 
@@ -27,6 +28,16 @@ class Clock:
         return self.now
 
 
+class TickingClock:
+    """A clock that advances by a millisecond at every look."""
+
+    def __init__(self) -> None:
+        self._looks = itertools.count(100_000)
+
+    def __call__(self) -> float:
+        return next(self._looks) / 1000
+
+
 def job(name: str, **changes: Any) -> GenerateJob:
     settings: dict[str, Any] = {"steps": 2, "guidance_scale": 1.0, "scheduler": "euler"}
     return make_job(DEPTH, request_id=name, **{**settings, **changes})
@@ -39,18 +50,12 @@ def finish(engine: Engine) -> None:
 
 def await_end(listener: Listener) -> None:
     """Pictures are encoded on other threads, after the last tick."""
-    deadline = time.monotonic() + 20
-    while not isinstance(listener.events[-1], JobDone | JobFailed):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: isinstance(listener.events[-1], JobDone | JobFailed))
 
 
 def await_freed(*references: weakref.ref[Any]) -> None:
     """Threads that encode pictures drop a request shortly after its last event."""
-    deadline = time.monotonic() + 20
-    while any(reference() is not None for reference in references):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: all(reference() is None for reference in references))
 
 
 def pictures(listener: Listener) -> list[np.ndarray[Any, Any]]:

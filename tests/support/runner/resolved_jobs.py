@@ -13,7 +13,7 @@ from models.store.store import CatalogEntry
 CATALOG = load_catalog("experimance")
 
 
-def shelf(found: Inventory, fetching: bool = False) -> LiveInventory:
+def live_inventory(found: Inventory, fetching: bool = False) -> LiveInventory:
     return LiveInventory(CATALOG, fetching, found)
 
 
@@ -34,5 +34,5 @@ def inventory(
 
 def resolved(resolver: RequestResolver | None = None, **fields: Any) -> ResolvedRequest:
     request = GenerateRequest(**{"prompt": "hills", "mock_depth": True, **fields})
-    resolver = resolver or RequestResolver(CATALOG, shelf(inventory()))
+    resolver = resolver or RequestResolver(CATALOG, live_inventory(inventory()))
     return resolver.resolve(request, "id", arrived=100.0, previews=False)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
 from api.errors import ApiError, Conflict, Overloaded, Unavailable
-from api.runner_client import RunnerClient
+from api.runner_client import FULL_TRUSTED_SECONDS, RunnerClient
 from common.protocol import (
     CancelCommand,
     JobDone,
@@ -19,6 +18,7 @@ from common.protocol import (
     Step,
 )
 from tests.support.runner.fake_runner import JOB, PHOTOGRAPH, FakeRunner, stays
+from tests.support.virtual_time import in_virtual_time
 
 DONE = JobDone((b"picture",), "png", "EulerDiscreteScheduler", {})
 
@@ -63,6 +63,7 @@ async def test_lost_runner_raises_unavailable(runner: FakeRunner) -> None:
     assert caught.value.retry_after
 
 
+@in_virtual_time
 async def test_client_disconnect_cancels_the_job() -> None:
     runner = FakeRunner(Started(), hangs=True)
 
@@ -75,6 +76,7 @@ async def test_client_disconnect_cancels_the_job() -> None:
     assert runner.orders == [CancelCommand(request_id="r", subscriber="s")]
 
 
+@in_virtual_time
 async def test_the_depth_of_a_photograph() -> None:
     runner = FakeRunner()
     assert await RunnerClient(runner).estimate(PHOTOGRAPH, stays) == b"abcd"
@@ -100,6 +102,7 @@ async def test_an_estimate_that_fails(runner: FakeRunner, status: int, code: str
 
 
 @pytest.mark.parametrize("by_task", [True, False])
+@in_virtual_time
 async def test_cancelled_estimate_frees_the_runner_and_awaits_its_end(by_task: bool) -> None:
     runner = FakeRunner(hangs=True)
     gateway = RunnerClient(runner)
@@ -122,6 +125,7 @@ async def test_cancelled_estimate_frees_the_runner_and_awaits_its_end(by_task: b
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+@in_virtual_time
 async def test_closed_stream_cancels_the_job() -> None:
     runner = FakeRunner(Queued(0), Started(), hangs=True)
     events = RunnerClient(runner).events(JOB)
@@ -131,6 +135,7 @@ async def test_closed_stream_cancels_the_job() -> None:
     assert runner.orders == [CancelCommand(request_id="r", subscriber="s")]
 
 
+@in_virtual_time
 async def test_a_finished_stream_cancels_nothing() -> None:
     runner = FakeRunner(Queued(0), DONE)
     assert [event async for event in RunnerClient(runner).events(JOB)] == [Queued(0), DONE]
@@ -138,23 +143,21 @@ async def test_a_finished_stream_cancels_nothing() -> None:
     assert runner.orders == []
 
 
+@in_virtual_time
 async def test_status_never_waits_for_a_busy_runner() -> None:
     runner = FakeRunner()
     gateway = RunnerClient(runner)
     assert (await gateway.status()).waiting == 3
     runner.status_delay = 0.4
-    started = time.monotonic()
-    assert (await gateway.status()).waiting == 3
-    assert time.monotonic() - started < 0.1
+    async with asyncio.timeout(0.1):
+        assert (await gateway.status()).waiting == 3
     runner.dies = True
     await asyncio.sleep(0.5)
     assert (await gateway.status()).state == "starting"
 
 
-async def test_full_runner_rejects_until_its_status_expires(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("api.runner_client.FULL_TRUSTED_SECONDS", 0.5)
+@in_virtual_time
+async def test_full_runner_rejects_until_its_status_expires() -> None:
     runner = FakeRunner()
     gateway = RunnerClient(runner)
     await gateway.raise_if_overloaded()
@@ -164,10 +167,10 @@ async def test_full_runner_rejects_until_its_status_expires(
         await gateway.raise_if_overloaded()
     assert refused.value.retry_after == 7.0
     runner.status_delay = 60
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(FULL_TRUSTED_SECONDS - 0.1)
     with pytest.raises(Overloaded):
         await gateway.raise_if_overloaded()
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.1)
     await gateway.raise_if_overloaded()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from msgspec.structs import replace
 
@@ -12,6 +13,8 @@ from benchmarks.syncs import LAUNCH_BAR, per_step
 from testing.flop_count import CountedEngine, counted, sdxl
 from testing.live_bytes import peak_bytes
 from testing.op_count import OperatorCount
+
+pytestmark = pytest.mark.slow
 
 JOB = replace(installation_job(256), steps=2, control_guidance_end=0.5)
 

@@ -10,11 +10,11 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks.support import crowd
-from benchmarks.support.crowd import Turn, closed_loop
+from benchmarks.support.crowd import PATIENCE_SECONDS, Turn, closed_loop
 from benchmarks.support.rivals import REFERENCE, SERVICE, in_turn
 from benchmarks.switching import Visit, losses, row, session
 from benchmarks.throughput import SCENARIOS, figures_of, missed, rate_ratio
+from tests.support.virtual_time import in_virtual_time
 
 
 class Desk:
@@ -43,24 +43,24 @@ async def _crowd(desk: Any, requests: int, clients: int, abandon_every: int | No
         return await closed_loop(client, bodies, clients, abandon_every)
 
 
+@in_virtual_time
 async def test_clients_run_concurrently_and_send_requests_in_order() -> None:
     desk = Desk(0.02)
     turn = await _crowd(desk, requests=10, clients=4)
     assert desk.most == 4
     assert desk.asked == list(range(10))
     assert len(turn.latencies) == 10
-    assert min(turn.latencies) >= 0.02
+    assert turn.latencies == pytest.approx([0.02] * 10)
     # Three waves: 4, 4 and 2.
-    assert turn.seconds >= 0.06
+    assert turn.seconds == pytest.approx(0.06)
     assert turn.rate == 10 / turn.seconds
 
 
-async def test_every_fourth_client_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crowd, "PATIENCE_SECONDS", 0.02)
-    slow = await _crowd(Desk(0.1), requests=8, clients=8, abandon_every=4)
+@in_virtual_time
+async def test_every_fourth_client_hangs_up() -> None:
+    slow = await _crowd(Desk(2 * PATIENCE_SECONDS), requests=8, clients=8, abandon_every=4)
     assert (len(slow.latencies), slow.abandoned) == (6, 2)
-    monkeypatch.setattr(crowd, "PATIENCE_SECONDS", 5.0)
-    quick = await _crowd(Desk(0.01), requests=8, clients=8, abandon_every=4)
+    quick = await _crowd(Desk(PATIENCE_SECONDS / 2), requests=8, clients=8, abandon_every=4)
     assert (len(quick.latencies), quick.abandoned) == (8, 0)
 
 

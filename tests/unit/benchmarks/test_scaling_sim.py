@@ -210,6 +210,7 @@ def run(*options: str) -> tuple[int, list[str], dict[str, Any]]:
     return done.returncode, lines, json.loads(lines[-1])
 
 
+@pytest.mark.slow
 def test_document_contains_the_command_output() -> None:
     status, lines, result = run()
     assert status == 0
@@ -219,6 +220,7 @@ def test_document_contains_the_command_output() -> None:
     assert "python -m benchmarks.scaling_sim" in document
 
 
+@pytest.mark.slow
 def test_a_slow_gpu_fails_the_bar() -> None:
     status, _, result = run("--scenario", "installation", "--efficiency", "0.01")
     assert status == 1

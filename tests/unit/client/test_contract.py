@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from api.errors import CODES_BY_STATUS
-from api.handlers.image_metadata import build_image_metadata
+from api.handlers.job_parameters import build_job_parameters
 from api.http.middleware import ApiMiddleware
 from api.schemas.requests import GenerateRequest
 from experimance import AsyncClient, errors
@@ -70,7 +70,7 @@ def test_every_option_is_a_field() -> None:
 def test_parameters_of_a_picture_are_fields_again() -> None:
     request = GenerateRequest(prompt="hills", mock_depth=True)
     about = resolved()
-    written = build_image_metadata(request, about, about.job, "", "")
+    written = build_job_parameters(request, about, about.job, "", "")
     assert written.keys() - GenerateRequest.model_fields.keys() == NOT_FIELDS
     assert written.keys() - NOT_FIELDS <= FIELDS
     assert request_fields(written).keys() == written.keys() - NOT_FIELDS

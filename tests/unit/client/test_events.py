@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import itertools
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from experimance import AsyncClient, Client, Done, Queued, Started, Step, errors
 from tests.support.client_service import Answers, Asker, events, painted, picture_file
+from tests.support.waiting import eventually
 
 PREVIEW = base64.b64encode(picture_file("blue", "JPEG")).decode()
 NAMED: list[tuple[str, dict[str, Any]]] = [
@@ -69,7 +69,7 @@ def test_events_come_as_they_are(asker: Asker) -> None:
     assert heard[4].picture.seed == 7
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     cuts=st.lists(st.integers(0, len(WHOLE)), max_size=12),
     end=st.integers(0, len(WHOLE)) | st.just(len(WHOLE)),
@@ -172,5 +172,4 @@ async def test_leaving_the_loop_closes_the_async_connection() -> None:
         async for _ in client.stream("hills", "mock"):
             break
         # The event loop closes what nobody refers to any more.
-        await asyncio.sleep(0.01)
-        assert body.closed
+        await eventually(lambda: body.closed)

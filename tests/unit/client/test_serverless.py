@@ -11,6 +11,7 @@ import pytest
 from experimance import AsyncServerlessClient, Client, Done, Queued, Started, Step, errors
 from experimance.serverless import ServerlessClient
 from tests.support.client_service import painted
+from tests.support.virtual_time import in_virtual_time
 
 ERROR = {"success": False, "error": "unknown_model", "error_message": "model: no", "detail": []}
 
@@ -104,9 +105,10 @@ def test_unknown_event_types_are_skipped(unknown: Any, index: int) -> None:
         ("never", errors.TimedOut),
     ],
 )  # fmt: skip
+@in_virtual_time
 async def test_platform_failures_raise_package_errors(outcome: Any, kind: type[Exception]) -> None:
     platform = Platform(outcome)
-    async with AsyncServerlessClient("terrain", "key", timeout=0.2, platform=platform) as client:
+    async with AsyncServerlessClient("terrain", "key", timeout=9, platform=platform) as client:
         with pytest.raises(kind):
             await client.generate("hills", "mock")
 

@@ -85,11 +85,12 @@ def test_a_file_has_a_bound(tmp_path: Path) -> None:
 def test_files_of_processes_that_ended_are_few(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
+    now = time.time()
     for age in range(20):
         for kind in ("counter", "gauge_mostrecent"):
             file = tmp_path / f"{kind}_{ended.pid + age * 4_194_304}.db"
             file.write_bytes(bytes(4096))
-            os.utime(file, (time.time() - age,) * 2)
+            os.utime(file, (now - age,) * 2)
     own = tmp_path / f"counter_{os.getpid()}.db"
     own.write_bytes(bytes(4096))
     count_exported_series(tmp_path, 1)

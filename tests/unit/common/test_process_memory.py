@@ -7,7 +7,6 @@ import platform
 import subprocess
 import sys
 import threading
-import time
 
 import httpx
 import pytest
@@ -20,13 +19,17 @@ import common.process_memory
 import runners.engine.engine
 import runners.server.app
 from api.http.middleware import ApiMiddleware
+from common.process_memory import IDLE_TRIM_SECONDS
 from common.protocol import LoadCommand
 from common.settings import Settings
 from runners.engine.engine import Engine
+from runners.engine.request_queue import RequestQueue
 from runners.server.app import RunnerApp
 from runners.server.startup_timer import StartupTimer
 from testing.workbench import DEVICE, Listener, demo_catalog
 from tests.support.runner.jobs import job
+from tests.support.virtual_time import in_virtual_time
+from tests.support.waiting import wait_until
 
 _FRAGMENTS = """
 import psutil
@@ -49,20 +52,27 @@ def test_trim_releases_memory_between_live_blocks() -> None:
 
 def test_idle_engine_trims_heap_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[str] = []
-    monkeypatch.setattr(runners.engine.engine, "IDLE_TRIM_SECONDS", 0.2)
+    waits: list[float | None] = []
+    wait = RequestQueue.wait
+
+    def wait_for_no_timer(self: RequestQueue, timeout: float | None) -> bool:
+        waits.append(timeout)
+        return wait(self, None if timeout is None else 0)
+
+    monkeypatch.setattr(RequestQueue, "wait", wait_for_no_timer)
     monkeypatch.setattr(
         runners.engine.engine, "trim_heap", lambda: trims.append(threading.current_thread().name)
     )
+    engine.submit(job("request-1", steps=2), Listener())
     engine.start()
     try:
         for count in (1, 2):
-            listener = Listener()
-            engine.submit(job(f"request-{count}", steps=2), listener)
-            until = time.monotonic() + 20
-            while len(trims) < count and time.monotonic() < until:
-                time.sleep(0.02)
-            time.sleep(0.5)
+            # Without a limit it waits for the next request, and so trims no more.
+            wait_until(lambda: waits[-1:] == [None] or len(trims) > 2)
             assert trims == ["engine"] * count
+            assert waits[-2:] == [IDLE_TRIM_SECONDS, None]
+            waits.clear()
+            engine.submit(job(f"request-{count + 1}", steps=2), Listener())
     finally:
         engine.close()
 
@@ -72,8 +82,8 @@ def test_unloading_weights_trims_heap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runners.server.app, "trim_heap", lambda: trims.append(True))
     host = RunnerApp(demo_catalog(), Settings(), [DEVICE], StartupTimer())
     try:
-        residency = host.pool.stations[0].residency
-        monkeypatch.setattr(residency, "unload_variant", lambda name: name == "lightning")
+        model_cache = host.pool.workers[0].model_cache
+        monkeypatch.setattr(model_cache, "unload_variant", lambda name: name == "lightning")
         assert host.unload(LoadCommand(model="hyper", controlnet=None)) == ()
         assert trims == []
         assert host.unload(LoadCommand(model="lightning", controlnet=None)) == ("lightning",)
@@ -82,11 +92,11 @@ def test_unloading_weights_trims_heap(monkeypatch: pytest.MonkeyPatch) -> None:
         host.close()
 
 
+@in_virtual_time
 async def test_idle_public_process_trims_heap_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trims: list[bool] = []
-    monkeypatch.setattr(common.process_memory, "IDLE_TRIM_SECONDS", 0.2)
     monkeypatch.setattr(common.process_memory, "trim_heap", lambda: trims.append(True))
 
     async def answer(request: Request) -> Response:
@@ -96,13 +106,13 @@ async def test_idle_public_process_trims_heap_once(
     routes = [Route("/generate", answer, methods=["POST"]), Route("/healthcheck", answer)]
     transport = httpx.ASGITransport(ApiMiddleware(Starlette(routes=routes)))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as web:
-        long = asyncio.create_task(web.post("/generate?seconds=1.5"))
+        long = asyncio.create_task(web.post("/generate?seconds=100"))
         assert (await web.post("/generate")).status_code == 200
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(50)
         assert not long.done()
         assert not trims
         await long
-        for _ in range(10):
-            await asyncio.sleep(0.1)
+        for _ in range(100):
+            await asyncio.sleep(1)
             assert (await web.get("/healthcheck")).status_code == 200
         assert len(trims) == 1

@@ -92,7 +92,8 @@ def test_embeddings_equal_compel() -> None:
     torch.testing.assert_close(ours.negative_embeds, theirs.negative_embeds, atol=1e-5, rtol=0)
 
 
-@settings(max_examples=30, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=30)
 @given(
     st.lists(
         st.tuples(st.lists(st.sampled_from(PHRASES), min_size=1, max_size=5), st.floats(0, 2)),

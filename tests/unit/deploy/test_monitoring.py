@@ -21,6 +21,8 @@ from tests.support.metric_table import (
     series_of,
 )
 
+pytestmark = pytest.mark.slow
+
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 CASES = [case for test in read("rules_test.yml")["tests"] for case in test["alert_rule_test"]]
 

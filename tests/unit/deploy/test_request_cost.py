@@ -13,6 +13,8 @@ from deploy.vast.price_table import GPUS, known_gpu
 from deploy.vast.price_table import main as cost_table
 from deploy.vast.request_cost import Workload
 
+pytestmark = pytest.mark.slow
+
 REQUEST: dict[str, Any] = {"prompt": "hills", "mock_depth": True}
 # The rest take minutes: python -m benchmarks.workload.
 _QUICK = [case for case in CASES if case.catalog == "demo" or case.body.get("steps", 9) <= 2]

@@ -19,6 +19,8 @@ from deploy.setup.lockfile import ROOT, SERVING, downloads
 from deploy.setup.pip_settings import parse_pip_settings, uv_environment
 from deploy.setup.problems import SetupError, explain
 
+pytestmark = pytest.mark.slow
+
 FIND_PYTHON = ROOT / "deploy" / "setup" / "find_python.sh"
 WANTED = Contents("lock", "", "3.13.5", "default", "")
 

@@ -34,6 +34,8 @@ from deploy.supply.lock import PLATFORMS, TARGETS, LockError, Target, resolve
 from models.catalog import load_catalog
 from models.catalog.schema import SECTIONS
 
+pytestmark = pytest.mark.slow
+
 LOCKS = [SERVING, DEVELOPMENT]
 SILENT_REGISTRY = ("dns error", "error sending request", "tcp connect error", "timed out")
 

@@ -197,6 +197,7 @@ def list_packages(base: Path) -> set[str]:
     return {line.partition(" ")[0].partition("==")[0] for line in said.splitlines()}
 
 
+@pytest.mark.slow
 def test_install_keeps_torch_and_skips_incompatible_xformers(base: Path) -> None:
     done = install(base, "bentoml==1.0\ndiffusers\ntransformers\n", "0.0.35")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import psutil
@@ -10,6 +9,7 @@ import pytest
 
 from docs_build.run_code_blocks import PAGES, CodeBlockRunner, lint_blocks, parse_blocks
 from testing.server import ROOT
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -99,10 +99,7 @@ def test_background_processes_of_a_page_are_ended(tmp_path: Path, page: Path) ->
         reader.read(page)
         pid = int((reader.folder / "pid").read_text(encoding="utf-8"))
         assert runs(pid)
-    deadline = time.monotonic() + 10
-    while runs(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not runs(pid))
 
 
 @pytest.mark.parametrize(

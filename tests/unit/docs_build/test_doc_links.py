@@ -151,6 +151,7 @@ def refusal(tmp_path: Path, **settings: str) -> tuple[int, str]:
     return done.returncode, done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{"MODEL_SERVER_PORT": "99999"}, {"CATALOG": "nowhere"}, {"CATALOG": "experimance"}],

@@ -24,6 +24,8 @@ from docs_build.mkdocs_hooks import EXTERNAL_PAGES, repository_path, rewrite_lin
 from docs_build.run_code_blocks import PAGES
 from testing.server import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("markdown", "page", "expected"),

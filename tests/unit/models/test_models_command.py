@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import bentoml
 import pytest
@@ -105,7 +107,10 @@ def test_a_model_appears_whole_or_not_at_all(own_store: Path) -> None:
     assert not list(own_store.glob(".staging/*"))
 
 
-def test_progress_without_terminal_is_json_lines() -> None:
+def test_progress_without_terminal_is_json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Between two looks at it 0.4 s pass.
+    clock = SimpleNamespace(monotonic=itertools.count(100, 0.4).__next__)
+    monkeypatch.setattr("models.sources.progress.time", clock)
     stream = io.StringIO()
     with progress_display(stream) as (progress, say):
         progress.begin("gs://b/x", 4000, 1000)
@@ -121,6 +126,13 @@ def test_progress_without_terminal_is_json_lines() -> None:
             "bytes_downloaded": 1000,
             "total_bytes": 4000,
             "percent": 25.0,
+        },
+        {
+            "file": "gs://b/x",
+            "status": "downloading",
+            "bytes_downloaded": 4000,
+            "total_bytes": 4000,
+            "percent": 100.0,
         },
         {
             "file": "gs://b/x",

@@ -31,7 +31,7 @@ def entry(kind: str, name: str, folders: dict[str, Path]) -> CatalogEntry:
 
 
 @pytest.fixture
-def residency(tmp_path: Path) -> ModelCache:
+def model_cache(tmp_path: Path) -> ModelCache:
     catalog = demo_catalog()
     models = {n: entry("models", n, component_folders(catalog, n)) for n in ("base", "lightning")}
     controlnets = {
@@ -41,43 +41,43 @@ def residency(tmp_path: Path) -> ModelCache:
     (tmp_path / file.name).symlink_to(file)
     loras = {"drone": entry("loras", "drone", {"lora": tmp_path})}
     inventory = Inventory(models, controlnets, loras)
-    shelf: Any = SimpleNamespace(inventory=inventory)
-    return ModelCache(catalog, shelf, DEVICE)
+    live_inventory: Any = SimpleNamespace(inventory=inventory)
+    return ModelCache(catalog, live_inventory, DEVICE)
 
 
 def test_resident_bytes_count_shared_weights_once(
-    residency: ModelCache,
+    model_cache: ModelCache,
 ) -> None:
-    assert residency.resident_bytes == {}
-    variant = residency.load_variant("base")
+    assert model_cache.resident_bytes == {}
+    variant = model_cache.load_variant("base")
     unet = sum(p.nbytes for p in variant.unet.parameters())
-    first = residency.resident_bytes
+    first = model_cache.resident_bytes
     assert first["unet"] == unet
-    other = residency.load_variant("lightning")
+    other = model_cache.load_variant("lightning")
     assert variant.text_encoders[0] is other.text_encoders[0]
-    second = residency.resident_bytes
+    second = model_cache.resident_bytes
     assert second["unet"] == unet + sum(p.nbytes for p in other.unet.parameters())
     assert second["text_encoder"] == first["text_encoder"]
-    residency.load_loras("base", ["drone"])
-    assert 0 < residency.resident_bytes["lora"] < unet
-    residency.unload_variant("lightning")
-    residency.unload_variant("base")
-    assert residency.resident_bytes == {}
+    model_cache.load_loras("base", ["drone"])
+    assert 0 < model_cache.resident_bytes["lora"] < unet
+    model_cache.unload_variant("lightning")
+    model_cache.unload_variant("base")
+    assert model_cache.resident_bytes == {}
 
 
-def test_a_load_is_timed_once(residency: ModelCache) -> None:
+def test_a_load_is_timed_once(model_cache: ModelCache) -> None:
     grown = Growth()
     for _ in range(2):
-        residency.load_variant("base")
-        residency.load_controlnet(CONTROLNET)
-        residency.load_loras("base", ["drone"])
+        model_cache.load_variant("base")
+        model_cache.load_controlnet(CONTROLNET)
+        model_cache.load_loras("base", ["drone"])
     for kind, name in (("model", "base"), ("controlnet", CONTROLNET), ("lora", "drone")):
         assert grown.of("load_seconds_count", kind=kind, name=name) == 1
         assert grown.of("load_seconds_sum", kind=kind, name=name) > 0
 
 
 def test_a_failed_load_is_counted_and_not_timed(
-    residency: ModelCache, monkeypatch: pytest.MonkeyPatch
+    model_cache: ModelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> Any:
         raise OSError("the disk")
@@ -85,10 +85,10 @@ def test_a_failed_load_is_counted_and_not_timed(
     monkeypatch.setattr("runners.weights.component_cache.load_component", broken)
     grown = Growth()
     with pytest.raises(LoadError):
-        residency.load_variant("base")
+        model_cache.load_variant("base")
     assert grown.of("load_failures_total", kind="model", name="base") == 1
     assert grown.of("load_seconds_count", kind="model", name="base") == 0
-    assert residency.resident_bytes == {}
+    assert model_cache.resident_bytes == {}
 
 
 def test_download_counts_bytes_and_times_whole_files() -> None:

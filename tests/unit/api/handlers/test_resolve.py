@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from api.errors import InvalidRequest, Unavailable, UnknownName
-from api.handlers.image_metadata import build_image_metadata
+from api.handlers.job_parameters import build_job_parameters
 from api.handlers.resolve import RequestResolver
 from api.schemas.requests import GenerateRequest
 from common.protocol import LoadCommand, LoraWeight
@@ -18,7 +18,7 @@ from common.scheduler_table import SCHEDULER_NAMES, SCHEDULERS, has_karras_sigma
 from models.store.inventory import LiveInventory
 from models.store.store import Component
 from runners.diffusion.schedulers import build_scheduler
-from tests.support.runner.resolved_jobs import CATALOG, inventory, resolved, shelf
+from tests.support.runner.resolved_jobs import CATALOG, inventory, live_inventory, resolved
 
 
 def test_defaults_are_the_variants() -> None:
@@ -69,7 +69,7 @@ def test_the_depth_of_a_photograph_is_estimated_by_the_default() -> None:
     assert resolved(**photograph).depth_estimator == "depth_anything"
     assert resolved(**photograph).job.controlnet_strength == 0.8
     assert resolved(**photograph, depth_estimator="zoe").depth_estimator == "zoe"
-    only = RequestResolver(CATALOG, shelf(inventory(estimators=("zoe",))))
+    only = RequestResolver(CATALOG, live_inventory(inventory(estimators=("zoe",))))
     assert resolved(only, **photograph).depth_estimator == "zoe"
     assert only.default_depth_estimator == "zoe"
     unnamed = CATALOG.model_copy(update={"default_depth_estimator": None})
@@ -85,18 +85,18 @@ def test_without_estimators_the_message_names_the_field() -> None:
         resolved(without, **photograph)
     assert (caught.value.status, caught.value.detail[0].field) == (400, "depth_estimator")
     assert without.default_depth_estimator is None
-    empty = RequestResolver(CATALOG, shelf(inventory(estimators=())))
+    empty = RequestResolver(CATALOG, live_inventory(inventory(estimators=())))
     with pytest.raises(UnknownName, match="none, for no depth_estimator is in the store"):
         resolved(empty, **photograph)
     assert empty.default_depth_estimator is None
-    fetching = RequestResolver(CATALOG, shelf(inventory(estimators=()), fetching=True))
+    fetching = RequestResolver(CATALOG, live_inventory(inventory(estimators=()), fetching=True))
     with pytest.raises(Unavailable, match="depth_estimator is still being fetched"):
         fetching.depth_estimator(None)
 
 
 def test_unknown_lora_error_states_that_none_exist() -> None:
     with pytest.raises(UnknownName, match="none, for no lora"):
-        resolved(RequestResolver(CATALOG, shelf(inventory(()))), loras=[{"name": "drone"}])
+        resolved(RequestResolver(CATALOG, live_inventory(inventory(()))), loras=[{"name": "drone"}])
 
 
 def weights(**fields: Any) -> tuple[LoraWeight, ...]:
@@ -120,7 +120,9 @@ def test_loras_replace_the_eras_also_when_empty() -> None:
 
 
 def test_era_with_missing_loras_gives_a_warning() -> None:
-    partly = resolved(RequestResolver(CATALOG, shelf(inventory(("drone",)))), era="wilderness")
+    partly = resolved(
+        RequestResolver(CATALOG, live_inventory(inventory(("drone",)))), era="wilderness"
+    )
     assert partly.job.loras == (LoraWeight("drone", 0.8),)
     assert "experimance" in partly.warnings[0]
     assert resolved(era="wilderness").warnings == ()
@@ -151,7 +153,7 @@ def test_the_tiny_decoder_only_where_the_variant_has_one() -> None:
     there = inventory()
     decoder = Component("tiny_decoder", "sdxl-tiny_decoder:1", Path(), 1)
     entry = replace(there.models["lightning"], components={"tiny_decoder": decoder})
-    resolver = RequestResolver(CATALOG, shelf(replace(there, models={"lightning": entry})))
+    resolver = RequestResolver(CATALOG, live_inventory(replace(there, models={"lightning": entry})))
     assert resolved(resolver, decoder="tiny").job.decoder == "tiny"
 
 
@@ -187,7 +189,7 @@ def test_parameters_suffice_to_paint_again() -> None:
     fields = {"prompt": "x", "seed": 5, "era": "ruins", "negative_prompt": "y", "mock_depth": True}
     request = GenerateRequest(**fields)
     first = resolved(**fields)
-    written = build_image_metadata(request, first, first.job, "", "")
+    written = build_job_parameters(request, first, first.job, "", "")
     assert written["loras"][0] == {"name": "drone", "strength": 0.8}
     assert written["digests"] == {
         "lightning": "1",
@@ -201,7 +203,7 @@ def test_parameters_suffice_to_paint_again() -> None:
 
 
 def test_load_orders() -> None:
-    resolver = RequestResolver(CATALOG, shelf(inventory()))
+    resolver = RequestResolver(CATALOG, live_inventory(inventory()))
     assert resolver.resolve_load(LoadCommand()) == LoadCommand("lightning", "sdxl_small")
     assert resolver.resolve_unload(LoadCommand("base")) == LoadCommand("base")
     with pytest.raises(InvalidRequest, match="one of model, controlnet"):

@@ -16,6 +16,8 @@ from starlette.routing import Route
 from api.errors import Overloaded
 from api.http.body_budget import SMALL_BODY, BodyBudget
 from api.http.middleware import MAX_BODY_BYTES, ApiMiddleware
+from tests.support.virtual_time import in_virtual_time
+from tests.support.waiting import eventually
 
 MIB = 2**20
 JSON = {"Content-Type": "application/json"}
@@ -54,6 +56,8 @@ def test_body_without_length_counts_as_it_arrives() -> None:
     budget.open(None).grow(10)
 
 
+@pytest.mark.slow
+@in_virtual_time
 async def test_fifty_bodies_of_31_mib() -> None:
     """Those beyond the bound are refused before they are read, and a small one gets through."""
     ready = asyncio.Event()
@@ -97,7 +101,7 @@ async def test_discarding_is_paced(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_rejected_sender_receives_the_error() -> None:
     """The body is received to its end: a connection that is closed before loses the answer."""
     app = ApiMiddleware(Starlette())
-    left, answers = 40, list[Any]()
+    left, answers, stalls = 40, list[Any](), 0
 
     def post(length: int) -> dict[str, Any]:
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % length)]
@@ -105,6 +109,8 @@ async def test_rejected_sender_receives_the_error() -> None:
                 "query_string": b""}  # fmt: skip
 
     async def stall() -> Any:
+        nonlocal stalls
+        stalls += 1
         await asyncio.Event().wait()
 
     async def receive() -> Any:
@@ -116,7 +122,7 @@ async def test_rejected_sender_receives_the_error() -> None:
         answers.append(message)
 
     stalled = [asyncio.create_task(app(post(MAX_BODY_BYTES), stall, send)) for _ in range(3)]
-    await asyncio.sleep(0.01)
+    await eventually(lambda: stalls == len(stalled) or answers)
     assert not answers
     await app(post(5 * MIB), receive, send)
     assert answers[0]["status"] == 429

@@ -16,7 +16,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from api.errors import Overloaded
-from api.http.middleware import MAX_BODY_BYTES, ApiMiddleware, current_request
+from api.http.middleware import BODY_SECONDS, MAX_BODY_BYTES, ApiMiddleware, current_request
+from tests.support.virtual_time import in_virtual_time
 
 JSON = {"Content-Type": "application/json"}
 
@@ -34,9 +35,9 @@ async def echo(request: Request) -> Response:
 async def slow(request: Request) -> Response:
     await request.body()
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(0.2):
-            await request.is_disconnected()
-            await asyncio.sleep(1)
+        async with asyncio.timeout(2 * BODY_SECONDS):
+            # Waits for the client to leave.
+            await request.receive()
     return JSONResponse({"late": await request.is_disconnected()})
 
 
@@ -201,12 +202,12 @@ async def test_headers_are_limited(web: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
 
+@in_virtual_time
 async def test_a_body_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.http.middleware.BODY_SECONDS", 0.2)
-
     async def trickle() -> AsyncIterator[bytes]:
-        yield b"{"
-        await asyncio.sleep(10)
+        for piece in (b"{", b" ", b"}"):
+            yield piece
+            await asyncio.sleep(0.6 * BODY_SECONDS)
 
     async with make_client(monkeypatch) as web:
         answer = await web.post("/echo", content=trickle(), headers=JSON)
@@ -214,8 +215,8 @@ async def test_a_body_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> No
     assert "not complete within" in answer.json()["error_message"]
 
 
+@in_virtual_time
 async def test_body_timeout_does_not_limit_processing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.http.middleware.BODY_SECONDS", 0.05)
     async with make_client(monkeypatch) as web:
         assert (await web.post("/slow", content=b"{}", headers=JSON)).status_code == 200
 

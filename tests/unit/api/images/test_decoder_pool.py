@@ -15,16 +15,25 @@ from PIL import Image
 
 from api.errors import InvalidDepthMap, InvalidImage, Overloaded, TooLarge
 from api.images.decoder_pool import LABORIOUS, ORDINARY, DecoderPool, Limits
+from common.framing import Frame, next_frame
 from testing.hostile_pictures import progressive
 from tests.support.images.pictures import encoded, hill
+from tests.support.waiting import eventually
 
 HILL = hill()
 SMALL = encoded(Image.fromarray(HILL))
 
 
+# A busy machine gives a process of low priority hardly any of its time.
+PATIENT = {
+    "ordinary": replace(ORDINARY, seconds=60, niceness=0),
+    "laborious": replace(LABORIOUS, seconds=60, niceness=0),
+}
+
+
 @contextlib.asynccontextmanager
 async def open_pool(most: int = 8, **limits: Limits) -> AsyncIterator[DecoderPool]:
-    pool = DecoderPool(most, **limits)
+    pool = DecoderPool(most, **(PATIENT | limits))
     try:
         yield pool
     finally:
@@ -39,12 +48,13 @@ async def pool() -> AsyncIterator[DecoderPool]:
 
 def decoders() -> list[psutil.Process]:
     """The living processes that decode for this one."""
-    return [
-        child
-        for child in psutil.Process().children()
-        if child.status() != psutil.STATUS_ZOMBIE
-        and "api.images.decoder_process" in child.cmdline()
-    ]
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            # What has ended has no command line any more.
+            if "api.images.decoder_process" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def laborious() -> str:
@@ -73,41 +83,51 @@ async def test_invalid_image_error_lists_accepted_formats(pool: DecoderPool) -> 
         assert image.value.detail[0].field == "image_b64"
 
 
+@pytest.mark.slow
 async def test_large_pictures_are_decoded_too(pool: DecoderPool) -> None:
     depth = await pool.decode_depth(encoded(Image.new("L", (4000, 4000), 99)), 256, 256)
     assert set(depth.pixels) == {99}
 
 
 async def test_image_over_time_limit_is_rejected_and_next_decoded() -> None:
-    hasty = {
-        "ordinary": replace(ORDINARY, seconds=0.2),
-        "laborious": replace(LABORIOUS, seconds=0.2),
-    }
-    async with open_pool(**hasty) as pool:
+    hasty = replace(PATIENT["laborious"], seconds=0.2)
+    async with open_pool(laborious=hasty) as pool:
         with pytest.raises(TooLarge, match=r"depth_map_b64: .* more time or memory"):
             await pool.decode_depth(laborious(), 256, 256)
         assert (await pool.decode_depth(SMALL, 64, 48)).digest
 
 
+@pytest.mark.slow
 async def test_image_over_memory_limit_is_rejected_and_next_decoded() -> None:
-    tight = replace(LABORIOUS, megabytes=100)
+    tight = replace(PATIENT["laborious"], megabytes=100)
     async with open_pool(laborious=tight) as pool:
         with pytest.raises(TooLarge, match=r"more time or memory"):
             await pool.decode_depth(encoded(Image.new("RGB", (7000, 7000))), 256, 256)
         assert (await pool.decode_depth(encoded(Image.new("L", (3000, 3000))), 64, 48)).digest
 
 
-async def test_cancelled_decode_frees_the_decoder(pool: DecoderPool) -> None:
+async def test_cancelled_decode_frees_the_decoder(
+    pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader) -> Frame:
+        asked.set()
+        return await next_frame(reader)
+
+    monkeypatch.setattr("api.images.decoder_pool.next_frame", answer)
     before = {decoder.pid for decoder in decoders()}
     for decoder in decoders():
         decoder.suspend()
     work = asyncio.ensure_future(pool.decode_depth(SMALL, 64, 48))
-    await asyncio.sleep(0.1)
+    await asked.wait()
     assert pool.waiting == 1
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
     assert pool.waiting == 0
+    # The killed one takes a moment to end.
+    await eventually(lambda: not before <= {decoder.pid for decoder in decoders()})
     after = {decoder.pid for decoder in decoders()}
     assert len(after) == len(before)
     assert len(before - after) == 1

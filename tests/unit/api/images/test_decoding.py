@@ -147,7 +147,7 @@ def test_invalid_images_are_rejected(text: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.binary(max_size=300), st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF"]), st.integers(0, 10**6)
 )
@@ -206,7 +206,7 @@ def test_damaged_exif_is_an_unreadable_image() -> None:
         decode_image(base64.b64encode(broken).decode(), 64, 48)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=200))
 def test_any_text_is_decoded_or_refused(text: str) -> None:
     with pytest.raises(UnreadablePictureError):

@@ -104,6 +104,7 @@ def test_any_beginning_of_a_picture_is_a_picture_or_unreadable(kind: str) -> Non
             continue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_hostile_images_are_decoded_or_rejected(name: str) -> None:
     content = HOSTILE[name]()

@@ -171,7 +171,7 @@ async def test_stop_waits_and_abort_does_not() -> None:
 RESPONSES = st.sampled_from(["ok", "refused", "failed", "slow", "broken", "raises"])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(RESPONSES, min_size=1, max_size=30), st.booleans(), st.integers(1, 5))
 def test_no_outcome_is_lost(kinds: list[str], retry: bool, most: int) -> None:
     answered = 0

@@ -116,7 +116,10 @@ def test_cut_file_is_reported_as_truncated(tmp_path: Path) -> None:
             read_header(cut)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=200,
+)
 @given(st.binary(max_size=400), st.booleans())
 def test_no_content_breaks_the_reader(tmp_path: Path, content: bytes, framed: bool) -> None:
     path = tmp_path / "any.safetensors"

@@ -18,6 +18,8 @@ from models.demo.training.plan import MINIATURE
 from models.demo.training.pools import PoolSpec, open_pool
 from models.demo.training.train import run
 
+pytestmark = pytest.mark.slow
+
 PARTS = {
     "unet", "controlnet", "vae", "lightning", "hyper", "tiny_decoder", "loras", "depth_estimator",
 }  # fmt: skip

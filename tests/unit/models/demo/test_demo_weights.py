@@ -18,6 +18,8 @@ from testing.heldout import heldout
 from testing.server import ROOT
 from testing.workbench import component_folders
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = ROOT / "models" / "demo" / "weights"
 
 

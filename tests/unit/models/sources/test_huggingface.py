@@ -156,6 +156,7 @@ def test_a_commit_pins_a_repository(hub: str, tmp_path: Path) -> None:
     assert all(f"/revision/{COMMIT}" in path for path in listed)
 
 
+@pytest.mark.slow
 def test_serving_runner_never_contacts_the_hub(hub: str, tmp_path: Path) -> None:
     code = """
 from huggingface_hub import hf_hub_download
@@ -196,6 +197,7 @@ def test_missing_hub_files_are_reported(hub: str, tmp_path: Path, source: str, s
     assert source in done.stderr
 
 
+@pytest.mark.slow
 def test_no_hub_at_all(tmp_path: Path) -> None:
     done = bring("http://127.0.0.1:9", tmp_path, "hf://owner/repo")
     assert done.returncode == 1

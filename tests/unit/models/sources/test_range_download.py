@@ -53,7 +53,7 @@ def fetch(server: Server, target: Path, file: SourceFile | None = None) -> Progr
     return progress
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 9), max_size=4))
 def test_after_any_deaths_no_range_is_fetched_twice(
     tmp_path_factory: pytest.TempPathFactory, deaths: list[int]

@@ -1,4 +1,4 @@
-"""Importing, the store and residency, in a store of their own."""
+"""Importing, the store and model_cache, in a store of their own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from models.catalog import SHIPPED
 from testing.server import ROOT
 from testing.workbench import DEVICE, WEIGHTS, demo_networks
 from tests.support.files.lora_files import lora_file
+
+pytestmark = pytest.mark.slow
 
 WEIGHT_FILE = "diffusion_pytorch_model.safetensors"
 
@@ -74,8 +76,10 @@ def test_a_damaged_file_is_found(home: Path, tmp_path: Path) -> None:
     assert "sdxl-vae" in found.stdout
 
 
-@pytest.mark.parametrize("content", [None, b"", b"name: [", b"name: sdxl-vae\n"])
-@pytest.mark.parametrize("command", ["import", "verify", "list"])
+@pytest.mark.parametrize(
+    ("command", "content"),
+    [("import", b""), ("verify", None), ("list", b"name: ["), ("import", b"name: sdxl-vae\n")],
+)
 def test_unreadable_model_is_reported_not_taken_as_missing(
     home: Path, tmp_path: Path, command: str, content: bytes | None
 ) -> None:
@@ -141,7 +145,7 @@ def test_a_source_that_cannot_be_imported_is_named(
     assert "Traceback" not in done.stderr
 
 
-RESIDENCY = f"""
+MODEL_CACHE = f"""
 from models.catalog import load_catalog
 from models.store.inventory import LiveInventory, require_servable
 from runners.device import Device
@@ -151,37 +155,37 @@ import torch
 catalog = load_catalog("demo")
 found = require_servable(catalog)
 device = Device(torch.device("cpu"), torch.{str(DEVICE.dtype)[6:]})
-residency = ModelCache(catalog, LiveInventory(catalog), device)
-first = residency.load_variant("base")
-assert residency.load_variant("base") is first
-residency.load_controlnet("sdxl_small")
-assert list(residency.variants) == ["base"]
-assert residency.unload_variant("base") and not residency.unload_variant("base")
-assert set(residency.resident_bytes) == {{"controlnet"}}, "the variant's components stayed"
-again = residency.load_variant("base")
+model_cache = ModelCache(catalog, LiveInventory(catalog), device)
+first = model_cache.load_variant("base")
+assert model_cache.load_variant("base") is first
+model_cache.load_controlnet("sdxl_small")
+assert list(model_cache.variants) == ["base"]
+assert model_cache.unload_variant("base") and not model_cache.unload_variant("base")
+assert set(model_cache.resident_bytes) == {{"controlnet"}}, "the variant's components stayed"
+again = model_cache.load_variant("base")
 assert again.unet is not first.unet
 assert all(torch.equal(a, b) for a, b in zip(again.unet.parameters(), first.unet.parameters()))
-student = residency.load_variant("hyper")
+student = model_cache.load_variant("hyper")
 assert student.unet is not again.unet
 assert student.vae is again.vae and student.tiny_decoder is again.tiny_decoder
 assert student.text_encoders == again.text_encoders
 assert student.text_encoder_key == again.text_encoder_key
-residency.unload_variant("hyper")
+model_cache.unload_variant("hyper")
 try:
-    residency.load_variant("turbo")
+    model_cache.load_variant("turbo")
 except LoadError as error:
     assert "turbo" in str(error)
 else:
     raise AssertionError
-residency.unload_variant("base")
+model_cache.unload_variant("base")
 path = found.models["base"].components["unet"].path / "diffusion_pytorch_model.safetensors"
 path.write_bytes(b"junk")
 try:
-    residency.load_variant("base")
+    model_cache.load_variant("base")
 except LoadError as error:
     assert str(error) == "model base: its unet could not be loaded", error
-assert residency.errors
-assert not residency.variants
+assert model_cache.errors
+assert not model_cache.variants
 """
 
 
@@ -195,18 +199,18 @@ from runners.errors import LoadError
 from runners.weights.model_cache import ModelCache
 catalog = load_catalog("{catalog}")
 device = Device(torch.device("cpu"), torch.float32)
-residency = ModelCache(catalog, LiveInventory(catalog), device)
-variant = residency.load_variant("base")
-residency.load_loras("base", ["own"])
+model_cache = ModelCache(catalog, LiveInventory(catalog), device)
+variant = model_cache.load_variant("base")
+model_cache.load_loras("base", ["own"])
 assert variant.loras.names == ("own",)
 for name in ("broken", "absent"):
     try:
-        residency.load_loras("base", [name])
+        model_cache.load_loras("base", [name])
     except LoadError as error:
         assert name in str(error) and "/" not in str(error), error
     else:
         raise AssertionError(name)
-assert residency.errors
+assert model_cache.errors
 """
 
 
@@ -225,12 +229,10 @@ def test_loras_are_imported_and_read(tmp_path: Path) -> None:
 
 
 HOST = """
-import time
 from runners.server.app import RunnerApp
+from tests.support.waiting import wait_until
 host = RunnerApp.start()
-deadline = time.monotonic() + 60
-while host.status().state == "loading_models" and time.monotonic() < deadline:
-    time.sleep(0.05)
+wait_until(lambda: host.status().state != "loading_models", seconds=300)
 status = host.status()
 assert (status.state, status.loaded_models) == ("ready", ("lightning",)), status
 host.close()
@@ -250,8 +252,8 @@ def test_missing_default_model_does_not_stop_the_start(home: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
 
 
-def test_residency_loads_once_shares_and_reports_failures(home: Path, tmp_path: Path) -> None:
+def test_model_cache_loads_once_shares_and_reports_failures(home: Path, tmp_path: Path) -> None:
     copy = tmp_path / "home"
     shutil.copytree(home, copy)
-    done = run(copy, RESIDENCY)
+    done = run(copy, MODEL_CACHE)
     assert done.returncode == 0, done.stderr

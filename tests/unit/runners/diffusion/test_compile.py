@@ -34,6 +34,8 @@ from testing.workbench import (
     make_job,
 )
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 SETS = [
     (),
@@ -162,14 +164,14 @@ def test_device_worker_configures_dynamo_on_engine_thread(tmp_path: Path) -> Non
     # The public torch.compiler.config has neither option.
     options = torch._dynamo.config  # noqa: SLF001
     with store_at(tmp_path):
-        station = DeviceWorker(demo_catalog(), LiveInventory(demo_catalog()), DEVICE, Settings())
-    station.residency.compiler.active = True
+        worker = DeviceWorker(demo_catalog(), LiveInventory(demo_catalog()), DEVICE, Settings())
+    worker.model_cache.compiler.active = True
 
     def look() -> tuple[bool, bool]:
-        station.engine.tick()
+        worker.engine.tick()
         return options.suppress_errors, options.skip_nnmodule_hook_guards
 
     try:
         assert elsewhere(look) == (True, False)
     finally:
-        station.close()
+        worker.close()

@@ -118,6 +118,7 @@ def test_a_unet_of_another_shape_is_refused_by_name() -> None:
     check_supported(demo_networks("base")[0].unet, "base")
 
 
+@pytest.mark.slow
 def test_deepcache_saves_operations_at_sdxl_size() -> None:
     engine = CountedEngine(*sdxl("lightning", "small"))
     plain = replace(installation_job(256), steps=3, guidance_scale=1.0)

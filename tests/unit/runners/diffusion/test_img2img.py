@@ -27,6 +27,7 @@ def job(**changes: object) -> GenerateJob:
     return make_job(DEPTH, **fields)
 
 
+@pytest.mark.slow
 def test_img2img_equals_diffusers_with_every_scheduler() -> None:
     jobs = list(cases())[1::3]
     assert len({each.scheduler for each in jobs}) == 9

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.parity import cases, compare
 
 
+@pytest.mark.slow
 def test_the_engine_equals_the_reference_with_every_scheduler() -> None:
     jobs = [job for job in cases() if job.steps <= 4][::2]
     assert {job.scheduler for job in jobs} >= {"auto", "euler_a", "dpm_sde", "lcm", "unipc"}

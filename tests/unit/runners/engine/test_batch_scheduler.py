@@ -10,8 +10,6 @@ import pytest
 from runners.diffusion.sample import Sample
 from runners.engine.batch_scheduler import effective_arrival, next_batch
 
-QUANTUM = 2.0
-
 
 @dataclass(eq=False)
 class FakeSample:
@@ -27,7 +25,7 @@ class FakeSample:
 
 
 def pick_batch(pending: list[FakeSample], max_batch_rows: int = 1) -> list[FakeSample]:
-    line = {each: effective_arrival(each.arrived, each.worked, QUANTUM) for each in pending}
+    line = {each: effective_arrival(each.arrived, each.worked) for each in pending}
     return cast("list[FakeSample]", next_batch(cast("dict[Sample, float]", line), max_batch_rows))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from testing.imports import store_at
 from testing.workbench import DEVICE, Listener, demo_catalog
 from tests.support.metric_delta import Growth
 from tests.support.runner.jobs import await_end, job, paint, pictures
+from tests.support.waiting import wait_until
 
 PICTURE = render(make_terrain(9_100_002, (256, 256), "craters").height, "modern", 4)
 PHOTOGRAPH = EstimateJob("photo", "s", "relief", PICTURE.tobytes(), 256, 256)
@@ -42,7 +42,7 @@ class Answers:
         self._there.set()
 
     def one(self) -> Any:
-        assert self._there.wait(30)
+        assert self._there.wait(60)
         assert len(self.all) == 1
         return self.all[0]
 
@@ -62,27 +62,29 @@ class Device:
 
 @pytest.fixture
 def pool(demo_home: Path) -> Iterator[EngineRouter]:
-    """Two stations whose engines nobody runs until `start`."""
+    """Two workers whose engines nobody runs until `start`."""
     with store_at(demo_home):
-        catalog, shelf = demo_catalog(), LiveInventory(demo_catalog())
+        catalog, live_inventory = demo_catalog(), LiveInventory(demo_catalog())
         settings = Settings(max_queue=4)
-        made = EngineRouter([DeviceWorker(catalog, shelf, DEVICE, settings, 2) for _ in range(2)])
+        made = EngineRouter(
+            [DeviceWorker(catalog, live_inventory, DEVICE, settings, 2) for _ in range(2)]
+        )
         yield made
         made.close()
 
 
 @pytest.fixture
 def estimator(pool: EngineRouter, monkeypatch: pytest.MonkeyPatch) -> Device:
-    """Such an estimator in the first station's memory, where photographs then go."""
+    """Such an estimator in the first worker's memory, where photographs then go."""
     made = Device()
     monkeypatch.setattr("runners.weights.component_cache.load_estimator", lambda *_: made)
-    pool.stations[0].residency.load_estimator("relief")
+    pool.workers[0].model_cache.load_estimator("relief")
     return made
 
 
 def start(pool: EngineRouter) -> None:
-    for station in pool.stations:
-        station.engine.start()
+    for worker in pool.workers:
+        worker.engine.start()
 
 
 def ask(pool: EngineRouter, **changes: Any) -> Answers:
@@ -92,41 +94,38 @@ def ask(pool: EngineRouter, **changes: Any) -> Answers:
 
 
 def await_none(pool: EngineRouter) -> None:
-    deadline = time.monotonic() + 20
-    while any(station.estimates.waiting() for station in pool.stations):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not any(worker.estimates.waiting() for worker in pool.workers))
 
 
 def test_estimates_run_between_steps_and_change_no_image(pool: EngineRouter) -> None:
     start(pool)
-    station = pool.stations[0]
+    worker = pool.workers[0]
     listener = Listener()
     painted = job("a", steps=6)
-    station.ensure_loaded("base", "sdxl_small")
-    station.engine.submit(painted, listener)
+    worker.ensure_loaded("base", "sdxl_small")
+    worker.engine.submit(painted, listener)
     answers = [Answers() for _ in range(2)]
     for each in answers:
-        station.estimates.submit(PHOTOGRAPH, each)
+        worker.estimates.submit(PHOTOGRAPH, each)
     depths = {each.one().depth for each in answers}
     await_end(listener)
     assert len(depths) == 1
     assert len(depths.pop()) == 256 * 256
     (alone,) = paint(painted)
     assert np.abs(pictures(listener)[0].astype(int) - alone.astype(int)).max() <= 1
-    assert station.estimates.waiting() == 0
-    assert station.residency.resident_bytes["depth_estimator"] > 0
-    assert not station.weights_in_use()
+    assert worker.estimates.waiting() == 0
+    assert worker.model_cache.resident_bytes["depth_estimator"] > 0
+    assert not worker.weights_in_use()
 
 
 def test_estimates_go_to_the_device_with_the_estimator(pool: EngineRouter) -> None:
     start(pool)
     ask(pool).one()
-    holders = [bool(station.residency.estimators) for station in pool.stations]
+    holders = [bool(worker.model_cache.estimators) for worker in pool.workers]
     assert sorted(holders) == [False, True]
     for turn in range(3):
         ask(pool, request_id=str(turn)).one()
-    assert [bool(station.residency.estimators) for station in pool.stations] == holders
+    assert [bool(worker.model_cache.estimators) for worker in pool.workers] == holders
 
 
 def test_out_of_memory_estimate_is_retried_once(pool: EngineRouter, estimator: Device) -> None:
@@ -176,7 +175,7 @@ def test_cancelled_estimate_releases_everything(pool: EngineRouter, order: Cance
     assert pool.cancel(order) == ("photo",)
     assert waiting.one().error == "cancelled"
     assert pool.snapshot()[0] == 0
-    assert not any(station.weights_in_use() for station in pool.stations)
+    assert not any(worker.weights_in_use() for worker in pool.workers)
     start(pool)
     ask(pool).one()
     assert len(waiting.all) == 1
@@ -200,16 +199,16 @@ def test_more_than_the_queue_holds_are_refused(pool: EngineRouter) -> None:
 
 
 def test_estimates_are_rejected_while_requests_are(pool: EngineRouter) -> None:
-    for number, station in enumerate(pool.stations * 2):
-        station.engine.submit(job(str(number)), Listener())
+    for number, worker in enumerate(pool.workers * 2):
+        worker.engine.submit(job(str(number)), Listener())
     assert pool.retry_after() is not None
     assert ask(pool).one().error == "overloaded"
 
 
 def test_close_ends_waiting_estimates(demo_home: Path) -> None:
     with store_at(demo_home):
-        catalog, shelf = demo_catalog(), LiveInventory(demo_catalog())
-        pool = EngineRouter([DeviceWorker(catalog, shelf, DEVICE, Settings())])
+        catalog, live_inventory = demo_catalog(), LiveInventory(demo_catalog())
+        pool = EngineRouter([DeviceWorker(catalog, live_inventory, DEVICE, Settings())])
         waiting = ask(pool)
         pool.close()
         assert waiting.one().error == "runner_lost"

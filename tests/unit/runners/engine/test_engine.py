@@ -144,7 +144,7 @@ def test_the_loop_runs_in_its_own_thread_and_closes() -> None:
     engine.start()
     listener = Listener()
     engine.submit(job("threaded"), listener)
-    assert engine.run_on_device_thread(lambda: None).result(timeout=20) is None
+    assert engine.run_on_device_thread(lambda: None).result(timeout=60) is None
     await_end(listener)
     engine.close()
     assert pictures(listener)

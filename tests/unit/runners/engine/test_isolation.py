@@ -26,7 +26,7 @@ from testing.workbench import (
     demo_networks,
     make_job,
 )
-from tests.support.runner.jobs import await_end, drain, pictures
+from tests.support.runner.jobs import TickingClock, await_end, drain, pictures
 
 Networks = dict[str, tuple[SdxlModel, ControlNet]]
 
@@ -107,7 +107,7 @@ def shared_engine(shared_networks: Networks) -> Iterator[Engine]:
 
 def _engine(networks: Networks) -> Engine:
     loader: Any = ResidentLoader(networks)
-    engine = Engine(loader, DEVICE)
+    engine = Engine(loader, DEVICE, clock=TickingClock())
     engine.cost.max_batch_rows = 8
     return engine
 
@@ -121,9 +121,9 @@ def _alone(job: GenerateJob) -> list[np.ndarray[Any, Any]]:
     return pictures(listener)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=12,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(sequence=st.lists(jobs(), min_size=2, max_size=6), data=st.data())

@@ -217,6 +217,7 @@ def test_detector_output_is_read_before_quantisation() -> None:
     assert not DetectorEstimator(flat, lambda output: output).estimate(PICTURE).any()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_detector_of_controlnet_aux(tmp_path: Path) -> None:
     """Its MiDaS at full size with random weights: the library has no smaller one."""

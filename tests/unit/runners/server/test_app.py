@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -49,8 +50,9 @@ def test_phases_are_sequential_and_sum_to_the_total() -> None:
 
 
 def test_the_first_phase_begins_with_the_process() -> None:
-    lived = time.time() - psutil.Process().create_time()
-    assert StartupTimer().end_phase("imports") == pytest.approx(lived, abs=0.5)
+    seconds = Seconds()
+    seconds.now += psutil.Process().create_time()
+    assert StartupTimer(clock=seconds).end_phase("imports") == pytest.approx(1000.0)
 
 
 def test_a_clock_that_is_set_back_exports_no_negative_time() -> None:
@@ -92,8 +94,18 @@ def test_a_cancelled_warm_up_picture_is_left_out(
     submit = loop.submit
 
     def submit_and_cancel(job: Any, emit: Callable[[Any], None]) -> None:
+        held, cancelled = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            held.set()
+            assert cancelled.wait(60)
+
+        # The device is held up, so that the picture does not end first.
+        loop.run_on_device_thread(hold)
+        assert held.wait(60)
         submit(job, emit)
         loop.cancel(CancelCommand(request_id=job.request_id))
+        cancelled.set()
 
     monkeypatch.setattr(loop, "submit", submit_and_cancel)
     assert generate_one_per_size(loop, *demo_networks("lightning"), [128]) == {}
@@ -152,8 +164,8 @@ def demo_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunnerAp
     def make(clock: StartupTimer | None = None, **settings: Any) -> RunnerApp:
         clock = clock or StartupTimer(time.time())
         host = RunnerApp(demo_catalog(), Settings(**settings), [DEVICE], clock)
-        for station in host.pool.stations:
-            station.engine.start()
+        for worker in host.pool.workers:
+            worker.engine.start()
         hosts.append(host)
         return host
 

@@ -40,7 +40,7 @@ class FakeModelCache:
         return variant, self.controlnets.get(controlnet)
 
     def load_variant(self, name: str, beside: Sequence[str]) -> Any:
-        self.gate.wait(10)
+        assert self.gate.wait(60)
         self.loads += 1
         if self.broken:
             raise LoadError(f"model {name}: its unet could not be loaded")
@@ -54,70 +54,70 @@ class FakeModelCache:
 
 
 @pytest.fixture
-def residency() -> FakeModelCache:
+def model_cache() -> FakeModelCache:
     return FakeModelCache()
 
 
 @pytest.fixture
-def loader(residency: FakeModelCache) -> BackgroundLoader:
-    fake: Any = residency
+def loader(model_cache: FakeModelCache) -> BackgroundLoader:
+    fake: Any = model_cache
     return BackgroundLoader(fake)
 
 
 def test_request_starts_one_load_and_reports_its_end(
-    residency: FakeModelCache,
+    model_cache: FakeModelCache,
 ) -> None:
     changed = threading.Event()
-    fake: Any = residency
+    fake: Any = model_cache
     loader = BackgroundLoader(fake, changed.set)
     assert loader.get_or_start_load("base", "depth") is None
     assert loader.get_or_start_load("base", "depth") is None
     joined = loader.load("base", "depth")
-    residency.gate.set()
-    assert changed.wait(10)
-    joined.result(10)
+    model_cache.gate.set()
+    assert changed.wait(60)
+    joined.result(60)
     assert loader.get_or_start_load("base", "depth") is not None
-    assert residency.loads == 1
+    assert model_cache.loads == 1
 
 
 def test_loras_are_read_before_a_request_that_names_them_starts(
-    loader: BackgroundLoader, residency: FakeModelCache
+    loader: BackgroundLoader, model_cache: FakeModelCache
 ) -> None:
-    residency.gate.set()
-    loader.load("base", "depth").result(10)
+    model_cache.gate.set()
+    loader.load("base", "depth").result(60)
     assert loader.get_or_start_load("base", "depth") is not None
     assert loader.get_or_start_load("base", "depth", ["drone"]) is None
-    loader.load("base", "depth", ["drone"]).result(10)
+    loader.load("base", "depth", ["drone"]).result(60)
     assert loader.get_or_start_load("base", "depth", ["drone"]) is not None
-    assert residency.variants["base"].names == ["drone"]
+    assert model_cache.variants["base"].names == ["drone"]
 
 
 def test_load_failure_is_raised_once_then_retried(
-    loader: BackgroundLoader, residency: FakeModelCache
+    loader: BackgroundLoader, model_cache: FakeModelCache
 ) -> None:
-    residency.gate.set()
-    residency.broken = True
+    model_cache.gate.set()
+    model_cache.broken = True
     assert loader.get_or_start_load("base", "depth") is None
     with pytest.raises(LoadError):
-        loader.load("base", "depth").result(10)
+        loader.load("base", "depth").result(60)
     with pytest.raises(LoadError, match="unet"):
         loader.get_or_start_load("base", "depth")
-    residency.broken = False
+    model_cache.broken = False
     assert loader.get_or_start_load("base", "depth") is None
-    loader.load("base", "depth").result(10)
+    loader.load("base", "depth").result(60)
     assert loader.get_or_start_load("base", "depth") is not None
 
 
 def test_unloaded_variant_is_freed_and_can_be_reloaded(
-    loader: BackgroundLoader, residency: FakeModelCache
+    loader: BackgroundLoader, model_cache: FakeModelCache
 ) -> None:
-    residency.gate.set()
+    model_cache.gate.set()
     assert loader.get_or_start_load("base", "depth") is None
-    loader.load("base", "depth").result(10)
-    held = weakref.ref(residency.variants["base"])
-    residency.variants.clear()
+    loader.load("base", "depth").result(60)
+    held = weakref.ref(model_cache.variants["base"])
+    model_cache.variants.clear()
     gc.collect()
     assert held() is None
     assert loader.get_or_start_load("base", "depth") is None
-    loader.load("base", "depth").result(10)
+    loader.load("base", "depth").result(60)
     assert loader.get_or_start_load("base", "depth") is not None

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Iterable
 from typing import TypeVar
 
 import structlog
-from prometheus_client import Counter, Histogram, Metric, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.errors import CODES_BY_STATUS, ApiError, Internal
 from common.metrics_files import keep_metrics_files_bounded
-from common.protocol import RunnerStatus
 from common.tracing import RequestSpan
 
 log = structlog.get_logger(__name__)
@@ -27,7 +25,6 @@ _FAULTS = {code for status, codes in CODES_BY_STATUS.items() if status >= 500 fo
 SUCCESS = "success"
 NO_MODEL = "none"
 """Label of requests that ended before their model was resolved."""
-_MEGABYTE = 1e6
 _REQUEST_SECONDS = (
     0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 60.0, 120.0,
 )  # fmt: skip
@@ -49,7 +46,6 @@ RUNNER_RESTARTS = Counter(
     "experimance_runner_restarts",
     "Runner restarts, detected by a later start time of its process",
 )
-_READY = {"ready", "degraded"}
 
 
 class RequestRecorder:
@@ -120,62 +116,3 @@ def initialize_labels(models: Iterable[str]) -> None:
     for model in (*names, NO_MODEL):
         for outcome in outcomes:
             REQUESTS.labels(outcome, model)
-
-
-def render_runner_gauges(status: RunnerStatus) -> str:
-    """Return the runner's state in the Prometheus text format.
-
-    Each scrape builds new gauges, so that values of a killed runner are not repeated.
-    """
-    return generate_latest(_StatusCollector(status)).decode()
-
-
-class _StatusCollector:
-    """Prometheus collector for one runner status; generate_latest takes it as a registry."""
-
-    def __init__(self, status: RunnerStatus) -> None:
-        self._status = status
-
-    def collect(self) -> Iterator[Metric]:
-        status = self._status
-        yield _gauge("ready", "1 if requests start immediately, else 0", status.state in _READY)
-        yield _gauge("queue_waiting", "Requests waiting for the device", status.waiting)
-        yield _gauge("queue_running", "Requests in progress on the device", status.running)
-        yield _gauge(
-            "queue_estimated_seconds",
-            "Estimated seconds until all waiting and running requests are done",
-            status.estimated_seconds,
-        )
-        yield _gauge(
-            "load_errors", "Weights that failed to load or download", len(status.load_errors)
-        )
-        unfinished = sum(
-            float(file["bytes_downloaded"]) < float(file["total_bytes"])
-            for file in status.downloads.values()
-        )
-        yield _gauge("downloads_unfinished", "Files whose download is not complete", unfinished)
-        yield _gauge(
-            "runner_memory_bytes", "Resident memory of the runner", status.ram_mb * _MEGABYTE
-        )
-        resident = GaugeMetricFamily(
-            "experimance_resident_bytes", "Bytes of loaded weights, by kind", labels=["kind"]
-        )
-        for kind, size in sorted(status.resident_bytes.items()):
-            resident.add_metric([kind], size)
-        yield resident
-        yield from self._device()
-
-    def _device(self) -> Iterator[Metric]:
-        memory = self._status.gpu_memory
-        if memory:
-            total = memory["total_mb"] * _MEGABYTE
-            used = total - memory["free_mb"] * _MEGABYTE
-            yield _gauge("device_memory_used_bytes", "GPU memory in use by all processes", used)
-            yield _gauge("device_memory_total_bytes", "Total GPU memory", total)
-        if self._status.gpu_utilization is not None:
-            utilization = self._status.gpu_utilization
-            yield _gauge("device_utilization_ratio", "GPU utilization, 0 to 1", utilization)
-
-
-def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"experimance_{name}", meaning, value=float(value))

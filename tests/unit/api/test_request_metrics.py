@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
@@ -14,12 +15,14 @@ from starlette.routing import Route
 
 from api.errors import CODES_BY_STATUS, ApiError, Overloaded
 from api.http.middleware import ApiMiddleware, current_request
-from api.observability import REQUESTS, initialize_labels, render_runner_gauges
+from api.request_metrics import REQUESTS, initialize_labels
 from api.runner_client import RunnerClient
+from api.runner_gauges import render_runner_gauges
 from common.framing import pack
 from common.protocol import RunnerStatus
 from tests.support.metric_delta import Growth
 from tests.support.runner.fake_runner import JOB, FakeRunner, stays
+from tests.support.virtual_time import in_virtual_time
 
 
 async def paint(request: Request) -> Response:
@@ -131,6 +134,7 @@ async def test_a_lost_runner_is_counted() -> None:
     assert grown.of("runner_lost_total") == 1
 
 
+@in_virtual_time
 async def test_replaced_runner_counts_as_one_restart() -> None:
     class Runner(FakeRunner):
         began = 100.0
@@ -149,6 +153,7 @@ async def test_replaced_runner_counts_as_one_restart() -> None:
     assert grown.of("runner_restarts_total") == 1
 
 
+@in_virtual_time
 async def test_recent_status_is_reused() -> None:
     class Runner(FakeRunner):
         asked = 0
@@ -162,8 +167,11 @@ async def test_recent_status_is_reused() -> None:
     assert (await gateway.status(max_age=60)).waiting == 3
     assert (await gateway.status(max_age=60)).waiting == 3
     assert runner.asked == 1
-    await gateway.status()
+    await asyncio.sleep(61)
+    await gateway.status(max_age=60)
     assert runner.asked == 2
+    await gateway.status()
+    assert runner.asked == 3
 
 
 def samples(status: RunnerStatus) -> dict[str, float]:

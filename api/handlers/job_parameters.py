@@ -12,7 +12,7 @@ from common.protocol import GenerateJob
 SOFTWARE = f"experimance-controlnet {__version__}"
 
 
-def build_image_metadata(
+def build_job_parameters(
     request: GenerateRequest,
     resolved: ResolvedRequest,
     job: GenerateJob,
