@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parent.parent
-_START_SECONDS = 120
+_START_SECONDS, _STOP_SECONDS = 600, 120
 _PORTS = range(10_000, 32_000)
 
 
@@ -116,7 +116,7 @@ def _run_process(
     finally:
         process.terminate()
         try:
-            process.wait(30)
+            process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

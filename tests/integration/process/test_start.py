@@ -58,22 +58,22 @@ def test_stop_finishes_work_with_token_and_json_logs(demo_home: Path, tmp_path: 
     with started_service(demo_home, log, settings) as url:
         body = {"prompt": "x", "mock_depth": True, "steps": 12, "request_id": "last-words"}
         body["session"] = "table"
-        assert httpx.get(f"{url}/healthcheck").status_code == 200
-        assert httpx.post(f"{url}/generate", json=body).status_code == 401
-        assert httpx.get(f"{url}/models").status_code == 401
+        client = pool.enter_context(httpx.Client(base_url=url, timeout=PATIENCE))
+        assert client.get("/healthcheck").status_code == 200
+        assert client.post("/generate", json=body).status_code == 401
+        assert client.get("/models").status_code == 401
         bearer = {"Authorization": "Bearer s3cret"}
 
         def paint() -> None:
-            answers.append(httpx.post(f"{url}/generate", json=body, headers=bearer, timeout=60))
+            answers.append(httpx.post(f"{url}/generate", json=body, headers=bearer, timeout=PATIENCE))
 
         thread = threading.Thread(target=paint)
         thread.start()
-        while not httpx.get(f"{url}/healthcheck").json()["queue"]["running"]:
-            pass
+        wait_until(lambda: client.get("/healthcheck").json()["queue"]["running"], PATIENCE)
         # Ids and sessions are those of the token that made them.
         stranger = {"Authorization": "Bearer another"}
         for named in ({"request_id": "last-words"}, {"session": "table"}):
-            answer = httpx.post(f"{url}/cancel", json=named, headers=stranger)
+            answer = client.post("/cancel", json=named, headers=stranger)
             assert answer.json() == {"cancelled": []}
     thread.join()
     assert [answer.status_code for answer in answers] == [200]
