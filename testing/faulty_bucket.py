@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import re
 import socket
 import struct
@@ -24,6 +25,7 @@ from google.cloud import storage
 from testing.server import free_port
 
 BUCKET = "weights"
+_POLL_SECONDS = 0.01
 Kind = Literal["status", "truncate", "reset", "flip", "whole", "replace"]
 
 
@@ -60,8 +62,8 @@ class FaultyBucket:
         self.url = f"http://127.0.0.1:{port}"
         self.faults: list[Fault] = []
         self.bytes_sent = 0
-        self.delay = 0.0
-        """Delay of every download, in seconds."""
+        self.most_bytes = math.inf
+        """Number of sent bytes at which further downloads wait until it is raised."""
 
     @classmethod
     @contextlib.contextmanager
@@ -120,6 +122,11 @@ class FaultyBucket:
         path = f"/download/storage/v1/b/{BUCKET}/o/{quote(name, safe='')}?alt=media"
         return self.ask("GET", path, {})[2]
 
+    def wait_for_turn(self) -> None:
+        """Wait while as many bytes have been sent as may be."""
+        while self.bytes_sent >= self.most_bytes:
+            time.sleep(_POLL_SECONDS)
+
     def next_fault(self, name: str) -> Fault | None:
         """Return the fault of this download, if any, and count it as used."""
         with self._lock:
@@ -159,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "alt=media" not in self.path:
             self._answer(*self.bucket.ask("GET", self.path, {}))
             return
-        time.sleep(self.bucket.delay)
+        self.bucket.wait_for_turn()
         fault = self.bucket.next_fault(unquote(self._object()))
         if fault is not None and fault.kind == "status":
             self._answer(fault.status, {}, b"{}")

@@ -22,7 +22,7 @@ from models.store.inventory import find_corrupt, inventory, missing_entries
 from testing.faulty_bucket import BUCKET, FaultyBucket
 from testing.server import ROOT
 
-TRANSFER = TransferOptions(workers=4, range_bytes=256 << 10, retry_seconds=20.0)
+TRANSFER = TransferOptions(workers=4, range_bytes=256 << 10)
 _WEIGHTS = SHIPPED.parent / "demo" / "weights"
 
 _CATALOG = f"""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 ROUTES = [
     "/generate", "/generate_stream", "/estimate_depth", "/cancel", "/preload", "/unload",
@@ -47,6 +50,15 @@ class Bomb:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self.canary,)
+
+
+@contextlib.contextmanager
+def costing_at_most(seconds: float, process: psutil.Process) -> Iterator[None]:
+    """Bound the processor time of a block, which does not depend on what else the machine does."""
+    before = process.cpu_times()
+    yield
+    after = process.cpu_times()
+    assert after.user + after.system - before.user - before.system < seconds
 
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))

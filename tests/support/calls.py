@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -31,6 +32,8 @@ QUICK: dict[str, Any] = {
     "seed": 5,
 }
 
+_EVENTS = {"started", "finished", "ended"}
+
 Post = Callable[[dict[str, Any]], Future[httpx.Response]]
 
 
@@ -48,14 +51,27 @@ class ServiceLog:
     def text(self) -> str:
         return self._path.read_bytes()[self._start :].decode(errors="replace")
 
-    def events(self, request_id: str = r"\S+") -> list[str]:
+    def events(self, request_id: str | None = None) -> list[str]:
         """What became of a request, or of all: `started`, then `finished` or `ended`."""
-        line = rf"\] (started|finished|ended) .*\brequest_id={request_id}(?:\s|$)"
-        return re.findall(line, self.text, re.MULTILINE)
+        found = filter(None, map(_event, self.text.splitlines(keepends=True)))
+        return [event for event, name in found if request_id in {None, name}]
 
-    def wait_for(self, event: str, request_id: str = r"\S+") -> None:
+    def wait_for(self, event: str, request_id: str | None = None) -> None:
         """Wait until an event of a request, or of any, has been logged."""
         wait_until(lambda: event in self.events(request_id), PATIENCE)
+
+
+def _event(line: str) -> tuple[str, str] | None:
+    """The engine's event and the request's id of a whole line, as text or as JSON."""
+    if not line.endswith("\n"):
+        return None
+    if line.startswith("{"):
+        fields = json.loads(line)
+        event, request_id = fields["event"], fields.get("request_id", "")
+    else:
+        match = re.search(r"\] (\w+) .*\brequest_id=(\S+)", line)
+        event, request_id = match.groups() if match else ("", "")
+    return (event, request_id) if event in _EVENTS else None
 
 
 def under_way(client: httpx.Client) -> float:

@@ -8,8 +8,6 @@ import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-_SECONDS = 30
-
 
 @contextlib.contextmanager
 def passing_on(port: int, url: str) -> Iterator[None]:
@@ -22,7 +20,7 @@ def passing_on(port: int, url: str) -> Iterator[None]:
             listener.accept()[0].close()
             while True:
                 caller, _ = listener.accept()
-                service = socket.create_connection(target, _SECONDS)
+                service = socket.create_connection(target)
                 for one, other in ((caller, service), (service, caller)):
                     threading.Thread(target=_pour, args=(one, other), daemon=True).start()
 

@@ -67,6 +67,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._jumping.threads -= 1
 
 
+def running_virtual_loop() -> VirtualTimeLoop:
+    """The loop of the test that runs."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    return loop
+
+
 def run_in_virtual_time(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in a loop of its own; `time` tells the loop's time meanwhile."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:

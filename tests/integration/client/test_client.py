@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,27 +14,22 @@ from PIL import Image
 
 from experimance import AsyncClient, Client, Done, Picture, Queued, Started, Step, errors
 from testing.server import free_port
-from tests.support.calls import QUICK, SLOW
+from tests.support.calls import ENDLESS, PATIENCE, QUICK, ServiceLog
 from tests.support.images.pictures import hill
 
 TWO_STEPS: dict[str, Any] = {"steps": 2, "seed": 5}
-LONG = {name: value for name, value in SLOW.items() if name != "mock_depth"} | {
-    "depth": "mock",
-    "height": 512,
-}
+LONG = {name: value for name, value in ENDLESS.items() if name != "mock_depth"} | {"depth": "mock"}
 
 
 @pytest.fixture(scope="module")
 def service(service_url: str) -> Iterator[Client]:
-    with Client(service_url) as made:
+    with Client(service_url, timeout=PATIENCE) as made:
         yield made
 
 
-def await_running(service: Client, count: int) -> None:
-    deadline = time.monotonic() + 20
-    while service.health().running != count:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+@pytest.fixture
+def log(service_url: str, service_log: Path) -> ServiceLog:
+    return ServiceLog(service_log)
 
 
 def difference(one: Picture, other: Picture) -> int:
@@ -99,45 +93,45 @@ def test_events(service: Client) -> None:
     assert heard[-1].picture.seed == 5
 
 
-def test_closing_a_stream_cancels_its_request(service: Client) -> None:
-    for event in service.stream(**LONG):
+def test_closing_a_stream_cancels_its_request(service: Client, log: ServiceLog) -> None:
+    for event in service.stream(request_id="closed", **LONG):
         if isinstance(event, Step):
             break
-    await_running(service, 0)
+    log.wait_for("ended", "closed")
+    assert log.events("closed") == ["started", "ended"]
 
 
-def test_cancel_ends_only_the_matching_request(service: Client) -> None:
+def test_cancel_ends_only_the_matching_request(service: Client, log: ServiceLog) -> None:
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(service.generate, request_id="table-7", **LONG)
-        await_running(service, 1)
+        log.wait_for("started", "table-7")
+        assert service.cancel(session="nobody") == ()
         assert service.cancel("table-7") == ("table-7",)
         with pytest.raises(errors.Cancelled):
-            call.result(20)
-    assert service.cancel(session="nobody") == ()
+            call.result()
+    assert log.events("table-7") == ["started", "ended"]
 
 
-def test_the_latest_of_a_session_wins(service: Client) -> None:
+def test_the_latest_of_a_session_wins(service: Client, log: ServiceLog) -> None:
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(service.generate, session="table", **LONG)
-        await_running(service, 1)
+        first = pool.submit(service.generate, session="table", request_id="earlier", **LONG)
+        log.wait_for("started", "earlier")
         latest = service.generate("hills", "mock", session="table", **TWO_STEPS)
         with pytest.raises(errors.Superseded):
-            first.result(20)
+            first.result()
     assert latest.seed == 5
+    assert log.events("earlier") == ["started", "ended"]
 
 
-def test_a_second_try_joins_the_first(service: Client) -> None:
+def test_a_second_try_joins_the_first(service: Client, log: ServiceLog) -> None:
     """Without a seed each picture would be another one."""
-    asked: dict[str, Any] = {"model": "base", "steps": 8, "request_id": "once"}
-    together = threading.Barrier(2)
-
-    def ask() -> Picture:
-        together.wait()
-        return service.generate("hills", "mock", **asked)
-
+    asked: dict[str, Any] = {"model": "base", "steps": 20, "request_id": "once"}
     with ThreadPoolExecutor(2) as pool:
-        one, other = [call.result() for call in [pool.submit(ask) for _ in range(2)]]
-    assert one.data == other.data
+        first = pool.submit(service.generate, "hills", "mock", **asked)
+        log.wait_for("started", "once")
+        second = pool.submit(service.generate, "hills", "mock", **asked)
+    assert first.result().data == second.result().data
+    assert log.events("once") == ["started", "finished"]
 
 
 def test_rejected_requests_raise_typed_errors(service: Client) -> None:
@@ -164,8 +158,8 @@ def test_models_health_preload_and_unload(service: Client) -> None:
     assert info.default_model in health.models_available
 
 
-async def test_asynchronously(service_url: str, service: Client) -> None:
-    async with AsyncClient(service_url) as client:
+async def test_asynchronously(service_url: str, service: Client, log: ServiceLog) -> None:
+    async with AsyncClient(service_url, timeout=PATIENCE) as client:
         fields: dict[str, Any] = {"prompt": QUICK["prompt"], "depth": "mock", "steps": 2}
         fields["output_format"] = "png"
         pictures = await asyncio.gather(
@@ -181,15 +175,17 @@ async def test_asynchronously(service_url: str, service: Client) -> None:
         assert isinstance(heard[-1], Done)
         assert heard[-1].picture.data == alone.data
 
-        async for event in client.stream(**LONG):
+        async for event in client.stream(request_id="left", **LONG):
             if isinstance(event, Step):
                 break
-        task = asyncio.create_task(client.generate(**LONG))
-        await asyncio.to_thread(await_running, service, 1)
+        task = asyncio.create_task(client.generate(request_id="dropped", **LONG))
+        await asyncio.to_thread(log.wait_for, "started", "dropped")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.to_thread(await_running, service, 0)
+        for name in ("left", "dropped"):
+            await asyncio.to_thread(log.wait_for, "ended", name)
+            assert log.events(name) == ["started", "ended"]
 
 
 def test_unreachable_service_raises_connection_failed(unused_port: int) -> None:

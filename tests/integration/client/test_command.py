@@ -6,22 +6,27 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner, Result
 
 from experimance import Client
 from experimance.cli import app
 from testing.server import ROOT, free_port
+from tests.support.calls import PATIENCE, ServiceLog
 from tests.support.forwarding_proxy import passing_on
 from tests.support.images.pictures import hill
+from tests.support.waiting import wait_until
 
 DEPTH = ROOT / "docs" / "img" / "depth.png"
 Run = Callable[..., Result]
@@ -53,10 +58,12 @@ def start(service_url: str, folder: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
     def begin(*words: object, **environment: str) -> subprocess.Popen[str]:
-        path = {"PYTHONPATH": str(ROOT / "client"), "MODEL_SERVER_URL": service_url}
+        # In so many columns no message is broken into lines.
+        own = {"PYTHONPATH": str(ROOT / "client"), "COLUMNS": "1000"}
+        own["MODEL_SERVER_URL"] = service_url
         process = subprocess.Popen(
             [sys.executable, "-m", "experimance", *map(str, words)], text=True, cwd=folder,
-            env={**os.environ, **path, **environment}, stdout=subprocess.PIPE,
+            env={**os.environ, **own, **environment}, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )  # fmt: skip
         started.append(process)
@@ -74,16 +81,48 @@ def service(service_url: str) -> Iterator[Client]:
         yield made
 
 
-def await_condition(holds: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+@pytest.fixture
+def log(service_url: str, service_log: Path) -> ServiceLog:
+    return ServiceLog(service_log)
+
+
+class Output:
+    """The lines of a process's stream, read as they come."""
+
+    def __init__(self, process: subprocess.Popen[str], stream: IO[str] | None) -> None:
+        assert stream is not None
+        self.lines: list[str] = []
+        self._process, self._stream = process, stream
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self._stream:
+            self.lines.append(line)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, part: str) -> None:
+        """Wait until the process has said something."""
+        wait_until(lambda: part in self.text or self._process.poll() is not None, PATIENCE)
+        assert part in self.text, self.text
+
+    def to_the_end(self) -> str:
+        self._thread.join()
+        return self.text
+
+
+def interrupt(process: subprocess.Popen[str]) -> int:
+    """Press Ctrl-C, and wait for the status."""
+    process.send_signal(signal.SIGINT)
+    return process.wait(PATIENCE)
 
 
 def test_generate_as_a_process(start: Start, folder: Path) -> None:
     process = start("generate", DEPTH, "-e", "ruins", "-s", 3, "--steps", 2, "-N", 2, "--json")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     told = [json.loads(line) for line in out.splitlines()]
     assert [each["file"] for each in told] == ["depth-ruins-3.png", "depth-ruins-4.png"]
@@ -227,56 +266,64 @@ def test_command_errors_explain_the_remedy(run: Run) -> None:
     assert "not http" in run("health", url="somewhere", status=1).stderr
 
 
-def test_ctrl_c_cancels(start: Start, service: Client, folder: Path) -> None:
+def test_ctrl_c_cancels(start: Start, log: ServiceLog, folder: Path) -> None:
     process = start("generate", "--mock-depth", "-p", "hills", "-m", "base", "--steps", 50,
-                    "--width", 512, "--height", 512)  # fmt: skip
-    await_condition(lambda: service.health().running == 1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "Traceback" not in err
-    await_condition(lambda: service.health().running == 0)
+                    "--width", 1024, "--height", 1024)  # fmt: skip
+    err = Output(process, process.stderr)
+    log.wait_for("started")
+    assert interrupt(process) == 130
+    assert "Traceback" not in err.to_the_end()
+    log.wait_for("ended")
+    assert log.events() == ["started", "ended"]
     assert list(folder.iterdir()) == []
 
 
-def test_watch_follows_a_file(start: Start, service: Client, folder: Path) -> None:
+def test_watch_follows_a_file(start: Start, service: Client, log: ServiceLog, folder: Path) -> None:
     """Not there at first, written in pieces, renamed, overtaken by a newer one, removed."""
     depth, picture = folder / "depth.png", folder / "out.png"
     process = start("watch", depth, picture, "-p", "hills", "-s", 1, "--interval", "0.05",
                     "--json", "--steps", 3)  # fmt: skip
-    assert process.stdout is not None
+    out, err = Output(process, process.stdout), Output(process, process.stderr)
     maps = [Image.fromarray(np.roll(hill(256, 256), 64 * turn, 1)) for turn in range(4)]
     last = service.generate("hills", maps[3], seed=1, steps=3, output_format="png")
+    log.wait_for("finished")
+    err.wait_for("the file does not exist yet")
     maps[0].save(folder / "whole.png")
     content = (folder / "whole.png").read_bytes()
     depth.write_bytes(content[: len(content) // 2])
-    time.sleep(0.3)
+    err.wait_for("not a complete image")
+    assert log.events() == ["started", "finished"], "the last one alone"
     assert not picture.exists()
-    depth.write_bytes(content)
-    first = json.loads(process.stdout.readline())
-    assert first["seed"] == 1
-    painted = [np.asarray(Image.open(picture))]
-    maps[1].save(folder / "next.png")
-    (folder / "next.png").replace(depth)
-    assert json.loads(process.stdout.readline())["request_id"] != first["request_id"]
-    painted.append(np.asarray(Image.open(picture)))
-    depth.unlink()
-    for turn in (2, 3):
-        maps[turn].save(folder / "next.png")
+
+    def put(number: int) -> None:
+        maps[number].save(folder / "next.png")
         (folder / "next.png").replace(depth)
-        time.sleep(0.12)
+
+    def painted(count: int) -> NDArray[np.int_]:
+        wait_until(lambda: len(out.lines) == count, PATIENCE)
+        return np.asarray(Image.open(picture)).astype(int)
+
+    depth.write_bytes(content)
+    first = painted(1)
+    put(1)
+    second = painted(2)
+    told = [json.loads(line) for line in out.lines]
+    assert [each["seed"] for each in told] == [1, 1]
+    assert told[0]["request_id"] != told[1]["request_id"]
+    depth.unlink()
+    put(2)
+    # Once the watcher has seen it.
+    wait_until(lambda: log.events().count("started") == 4, PATIENCE)
+    put(3)
 
     def follows_the_last() -> bool:
-        difference = np.asarray(Image.open(picture)).astype(int) - np.asarray(last.image)
-        return bool(np.abs(difference).max() <= 1)
+        now = np.asarray(Image.open(picture)).astype(int)
+        return bool(np.abs(now - np.asarray(last.image)).max() <= 1)
 
-    await_condition(follows_the_last)
-    painted.append(np.asarray(Image.open(picture)))
-    assert len({each.tobytes() for each in painted}) == 3
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "Traceback" not in err
+    wait_until(follows_the_last, PATIENCE)
+    assert len({each.tobytes() for each in (first, second, np.asarray(last.image, int))}) == 3
+    assert interrupt(process) == 130
+    assert "Traceback" not in err.to_the_end()
     assert {path.name for path in folder.iterdir()} == {"whole.png", "depth.png", "out.png"}
 
 
@@ -288,36 +335,37 @@ def test_watch_retries_until_the_service_answers(
     Image.fromarray(hill(64, 64)).save(folder / "d.png")
     process = start("watch", "d.png", "o.png", "-e", "ruins", "--steps", 1, "--retries", 0,
                     MODEL_SERVER_URL=f"http://127.0.0.1:{port}")  # fmt: skip
-    assert process.stderr is not None
-    while "retrying" not in process.stderr.readline():
-        assert process.poll() is None
+    Output(process, process.stderr).wait_for("retrying")
     with passing_on(port, service_url):
-        await_condition((folder / "o.png").exists)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+        wait_until((folder / "o.png").exists, PATIENCE)
+    assert interrupt(process) == 130
 
 
 def test_watch_gives_up_where_no_depth_map_would_help(start: Start, folder: Path) -> None:
     Image.fromarray(hill(64, 64)).save(folder / "d.png")
     process = start("watch", "d.png", "o.png", "-p", "x", "-m", "none")
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "accepted: lightning" in err
 
 
 def test_the_shell_completes_names_of_the_service(start: Start) -> None:
     words = {"_EXPERIMANCE_COMPLETE": "complete_bash", "COMP_CWORD": "3"}
-    process = start(COMP_WORDS="experimance generate --era pre", **words)
-    out, _ = process.communicate(timeout=20)
-    assert out.split() == ["pre_industrial"]
-    started = time.monotonic()
-    nobody = f"http://127.0.0.1:{free_port()}"
-    process = start(COMP_WORDS="experimance generate --era pre", MODEL_SERVER_URL=nobody, **words)
-    out, err = process.communicate(timeout=20)
-    assert (out.split(), err) == ([], "")
-    assert time.monotonic() - started < 10
+    words["COMP_WORDS"] = "experimance generate --era pre"
+
+    def completes() -> bool:
+        return start(**words).communicate(timeout=PATIENCE)[0].split() == ["pre_industrial"]
+
+    # A service that does not answer within a second offers nothing.
+    wait_until(completes, PATIENCE)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for port in (free_port(), silent.getsockname()[1]):
+            process = start(MODEL_SERVER_URL=f"http://127.0.0.1:{port}", **words)
+            # The client's own patience is longer.
+            out, err = process.communicate(timeout=100)
+            assert (out.split(), err) == ([], "")
 
 
 def test_the_version(start: Start) -> None:
-    out, _ = start("--version").communicate(timeout=20)
+    out, _ = start("--version").communicate(timeout=PATIENCE)
     assert re.fullmatch(r"experimance \d+\.\d+\.\d+\n", out)

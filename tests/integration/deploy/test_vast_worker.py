@@ -9,10 +9,10 @@ import json
 import os
 import re
 import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -22,11 +22,13 @@ from PIL import Image
 from deploy.vast.boot_test.instance import worker_environment
 from deploy.vast.request_cost import Workload
 from testing.server import ROOT, import_demo, started_service
-from tests.support.calls import QUICK
+from tests.support.attack_helpers import costing_at_most
+from tests.support.calls import PATIENCE, QUICK, ServiceLog
 from tests.support.documents import PAGES, commands
 from tests.support.images.pictures import encoded, hill, opened
 from tests.support.vast.vast_chain import TOKEN, Chain, client_packages, started_worker
 from tests.support.vast.vast_platform import Platform
+from tests.support.waiting import wait_until
 
 # So heavy that whoever comes next would wait for longer than the worker lets them.
 HEAVY = {**QUICK, "model": "base", "steps": 50, "width": 512, "height": 512, "num_images": 4}
@@ -55,22 +57,24 @@ def chain(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cha
         started_service(home, log, settings) as service,
         started_worker(python, folder, platform, MODEL_SERVER_URL=service, MODEL_LOG=str(log)) as (
             worker,
-            _,
+            process,
         ),
     ):
+        served = ServiceLog(log)
         try:
-            platform.await_report(lambda report: report["max_perf"] > 0, 90)
+            platform.await_report(lambda report: report["max_perf"] > 0)
         except AssertionError:
             raise AssertionError((folder / "log").read_text()[-3000:]) from None
-        yield Chain(platform, service, worker, folder / "log")
+        yield Chain(platform, service, worker, process, folder / "log", served)
     platform.close()
 
 
 def test_worker_reports_its_measured_throughput(chain: Chain) -> None:
     report = chain.platform.await_report(lambda report: report["max_perf"] > 0)
-    # Thirteen pictures were painted to find out; a picture of the demo takes 0.1 to 3 s.
+    # Thirteen pictures were painted to find out, each for longer than 0.05 s.
+    assert chain.served.events().count("finished") == 13
     one = Workload.of_catalog("demo").tflop(QUICK | {"steps": 6})
-    assert one / 3 < report["max_perf"] < one / 0.05
+    assert report["max_perf"] < one / 0.05
     assert report["url"] == chain.worker
     assert report["loadtime"] > 0
     assert report["error_msg"] == ""
@@ -95,7 +99,7 @@ def test_worker_returns_an_image_and_reports_its_cost(chain: Chain) -> None:
 
 def test_the_same_picture_as_from_the_service(chain: Chain) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    direct = httpx.post(f"{chain.service}/generate", json=QUICK, headers=headers, timeout=60)
+    direct = httpx.post(f"{chain.service}/generate", json=QUICK, headers=headers, timeout=PATIENCE)
     through = chain.post("/generate", QUICK)
     assert through.json()["image_b64"] == direct.json()["image_b64"]
 
@@ -114,15 +118,21 @@ def test_binary_images_pass_through_unchanged(chain: Chain) -> None:
 
 def test_events_are_forwarded_as_they_arrive(chain: Chain) -> None:
     body = chain.platform.enveloped(chain.worker, {**QUICK, "steps": 6})
-    arrivals: list[tuple[str, float]] = []
-    with httpx.stream("POST", f"{chain.worker}/generate_stream", json=body, timeout=60) as answer:
-        for line in answer.iter_lines():
-            if line.startswith("event: "):
-                arrivals.append((line.removeprefix("event: "), time.monotonic()))
-    names = [name for name, _ in arrivals]
-    assert names.count("step") == 6
-    assert names[-1] == "done"
-    assert arrivals[-1][1] - arrivals[0][1] > 0.02
+    names = [line for line in stream_lines(chain, body) if line.startswith("event: ")]
+    assert names.count("event: step") == 6
+    assert names[-1] == "event: done"
+    body = chain.platform.enveloped(chain.worker, {**HEAVY, "request_id": "forwarded"})
+    lines = stream_lines(chain, body)
+    assert any(line == "event: step" for line in lines)
+    assert chain.served.events("forwarded") == ["started"]
+    lines.close()
+    chain.served.wait_for("ended", "forwarded")
+
+
+def stream_lines(chain: Chain, body: dict[str, Any]) -> Generator[str]:
+    url = f"{chain.worker}/generate_stream"
+    with httpx.stream("POST", url, json=body, timeout=PATIENCE) as answer:
+        yield from answer.iter_lines()
 
 
 def test_errors_of_the_caller_are_the_services(chain: Chain) -> None:
@@ -153,7 +163,8 @@ def test_preload(chain: Chain) -> None:
 def test_a_request_that_the_router_did_not_sign(chain: Chain) -> None:
     assert chain.post("/generate", QUICK, signature="bm9ib2R5").status_code == 401
     assert chain.post("/generate", QUICK, url="http://127.0.0.2:1").status_code == 401
-    assert httpx.post(f"{chain.worker}/generate", json=QUICK).status_code == 422
+    unsigned = httpx.post(f"{chain.worker}/generate", json=QUICK, timeout=PATIENCE)
+    assert unsigned.status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -162,8 +173,9 @@ def test_a_request_that_the_router_did_not_sign(chain: Chain) -> None:
 )
 def test_routes_of_the_worker_package_return_404(chain: Chain, route: str) -> None:
     body = {"auth_data": {}, "payload": {"on_close_route": chain.platform.url}}
-    assert httpx.post(f"{chain.worker}{route}", json=body).status_code == 404
-    assert httpx.post(f"{chain.worker}{route}", content=b"[" * 10**7).status_code == 404
+    for sent in (json.dumps(body).encode(), b"[" * 10**7):
+        answer = httpx.post(f"{chain.worker}{route}", content=sent, timeout=PATIENCE)
+        assert answer.status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -180,11 +192,10 @@ def test_routes_of_the_worker_package_return_404(chain: Chain, route: str) -> No
 )  # fmt: skip
 def test_unsigned_request_costs_little_time_and_log(chain: Chain, said: bytes) -> None:
     before = chain.log.stat().st_size
-    began = time.monotonic()
-    answer = httpx.post(f"{chain.worker}/generate", content=said, timeout=60)
+    with costing_at_most(10, psutil.Process(chain.process.pid)):
+        answer = httpx.post(f"{chain.worker}/generate", content=said, timeout=PATIENCE)
     assert answer.status_code in {401, 422}
     assert len(answer.content) < 200
-    assert time.monotonic() - began < 10
     logged = chain.log.read_bytes()[before:]
     assert len(logged) < 10_000
     assert b"\nforged" not in logged
@@ -209,10 +220,7 @@ def test_overload_returns_429_and_disconnect_cancels_request(chain: Chain) -> No
         assert chain.post("/preload", {"model": "hyper"}).status_code == 200
     chain.await_queue(running=0)
     number = body["auth_data"]["request_idx"]
-    deadline = time.monotonic() + 10
-    while number not in chain.platform.ended:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: number in chain.platform.ended, PATIENCE)
     assert chain.platform.ended[number]["status"] == "Cancelled"
     assert chain.post("/generate", QUICK).status_code == 200
 
@@ -226,7 +234,7 @@ def test_project_client_reaches_the_worker(python: str, chain: Chain, tmp_path: 
         tmp_path / "p.png",
     )
     done = subprocess.run(
-        [python, caller, chain.platform.url, picture], capture_output=True, text=True, timeout=120,
+        [python, caller, chain.platform.url, picture], capture_output=True, text=True, timeout=PATIENCE,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT / 'client'}{os.pathsep}{packages}"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -291,7 +299,7 @@ def test_invalid_setting_stops_the_worker(
     python: str, tmp_path: Path, platform: Platform, settings: dict[str, str], named: str
 ) -> None:
     with started_worker(python, tmp_path, platform, **settings) as (_, process):
-        assert process.wait(30) == 78
+        assert process.wait(PATIENCE) == 78
     said = (tmp_path / "log").read_text()
     assert said.startswith("cannot start: ")
     assert named in said
@@ -309,5 +317,5 @@ def test_a_killed_model_server_is_reported(chain: Chain) -> None:
     assert killed >= 2
     failed = chain.post("/generate", QUICK)
     assert failed.status_code == 500
-    report = chain.platform.await_report(lambda report: report["error_msg"], 30)
+    report = chain.platform.await_report(lambda report: report["error_msg"])
     assert "Cannot connect" in report["error_msg"]

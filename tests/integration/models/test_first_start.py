@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import pytest
 from testing.faulty_bucket import Fault, FaultyBucket
 from testing.imports import Site, publish
 from testing.server import started_service
+from tests.support.calls import PATIENCE
+from tests.support.waiting import wait_until
 
 PICTURE = {"prompt": "hills", "mock_depth": True, "steps": 2}
 
@@ -34,34 +36,44 @@ def settings(bucket: FaultyBucket, site: Site) -> dict[str, str]:
     }
 
 
-def until(url: str, states: set[str], seconds: float = 60) -> dict[str, Any]:
-    deadline = time.monotonic() + seconds
-    while True:
-        health: dict[str, Any] = httpx.get(f"{url}/healthcheck").json()
-        if health["status"] in states or time.monotonic() > deadline:
-            return health
-        time.sleep(0.05)
+def get(url: str) -> httpx.Response:
+    return httpx.get(url, timeout=PATIENCE)
+
+
+def ended_start(url: str) -> dict[str, Any]:
+    """What /healthcheck tells once the start has succeeded or failed."""
+    told: list[dict[str, Any]] = []
+
+    def has_ended() -> bool:
+        told.append(get(f"{url}/healthcheck").json())
+        return told[-1]["status"] in {"ready", "error"}
+
+    wait_until(has_ended, PATIENCE)
+    return told[-1]
 
 
 def test_service_answers_during_download_then_generates(
-    bucket: FaultyBucket, tmp_path: Path
+    bucket: FaultyBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = Site(tmp_path / "site")
-    bucket.delay = 0.15
+    monkeypatch.setattr(bucket, "most_bytes", 1)
     log = tmp_path / "log"
     with started_service(site.folder, log, settings(bucket, site), ready=False) as url:
-        seen: list[dict[str, Any]] = []
-        while not (health := until(url, {"loading_models"}))["startup_status"]["download_progress"]:
-            pass
-        seen.append(health)
-        assert httpx.get(f"{url}/readyz").status_code == 503
-        refused = httpx.post(f"{url}/generate", json=PICTURE)
+
+        def is_downloading() -> bool:
+            health = get(f"{url}/healthcheck").json()
+            loading = health["status"] == "loading_models"
+            return loading and bool(health["startup_status"]["download_progress"])
+
+        wait_until(is_downloading, PATIENCE)
+        assert get(f"{url}/readyz").status_code == 503
+        refused = httpx.post(f"{url}/generate", json=PICTURE, timeout=PATIENCE)
         assert refused.status_code == 503, refused.text
         assert refused.json()["error"] == "not_ready"
         assert int(refused.headers["Retry-After"]) > 0
-        assert httpx.get(f"{url}/models").json()["available_models"] == []
-        bucket.delay = 0.0
-        health = until(url, {"ready", "error"})
+        assert get(f"{url}/models").json()["available_models"] == []
+        bucket.most_bytes = math.inf
+        health = ended_start(url)
         assert health["status"] == "ready", log.read_text(errors="replace")[-2000:]
         progress = health["startup_status"]["download_progress"]
         unet = progress["gs://weights/demo/unet/diffusion_pytorch_model.safetensors"]
@@ -71,9 +83,8 @@ def test_service_answers_during_download_then_generates(
             "total_bytes": unet["total_bytes"],
             "percent": 100.0,
         }
-        time.sleep(1.1)
-        assert httpx.get(f"{url}/models").json()["available_models"] == ["base"]
-        painted = httpx.post(f"{url}/generate", json=PICTURE, timeout=60)
+        wait_until(lambda: get(f"{url}/models").json()["available_models"] == ["base"])
+        painted = httpx.post(f"{url}/generate", json=PICTURE, timeout=PATIENCE)
         assert painted.status_code == 200, painted.text
     assert site.problems() == []
 
@@ -85,12 +96,12 @@ def test_failed_download_is_reported(bucket: FaultyBucket, tmp_path: Path) -> No
         with started_service(
             site.folder, tmp_path / "log", settings(bucket, site), ready=False
         ) as url:
-            health = until(url, {"error"})
+            health = ended_start(url)
             error = health["startup_status"]["startup_error"]
             assert "the bucket refuses access (403)" in error
             assert str(tmp_path) not in error
-            assert httpx.get(f"{url}/healthcheck").status_code == 503
-            assert httpx.get(f"{url}/readyz").status_code == 503
+            assert get(f"{url}/healthcheck").status_code == 503
+            assert get(f"{url}/readyz").status_code == 503
     finally:
         bucket.faults = []
 
@@ -101,7 +112,7 @@ def test_unpinned_weights_are_not_fetched_without_opt_in(
     site = Site(tmp_path / "site")
     careful = {**settings(bucket, site), "TRUST_FIRST_USE": "0"}
     with started_service(site.folder, tmp_path / "log", careful, ready=False) as url:
-        health = until(url, {"ready", "error"})
+        health = ended_start(url)
     assert health["status"] == "error"
     said = (tmp_path / "log").read_text()
     assert "is pinned by neither" in said

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from models.importer import ImportingError
 from testing.faulty_bucket import BUCKET, Fault, FaultyBucket
 from testing.imports import TRANSFER, Site, publish
+from tests.support.calls import PATIENCE
+from tests.support.waiting import wait_until
 
 LORA = "demo/loras/drone.safetensors"
 
@@ -35,6 +36,7 @@ def bucket(shared_bucket: FaultyBucket, monkeypatch: pytest.MonkeyPatch) -> Iter
     shared_bucket.bytes_sent = 0
     yield shared_bucket
     shared_bucket.faults = []
+    shared_bucket.most_bytes = math.inf
     for name, content in kept.items():
         shared_bucket.put(name, content)
 
@@ -208,7 +210,7 @@ def test_damaged_components_are_replaced(bucket: FaultyBucket, site: Site) -> No
 def test_two_imports_at_once_do_the_work_once(bucket: FaultyBucket, site: Site) -> None:
     assert site.catalog.name == "bucket"
     both = [site.start_import(bucket.url) for _ in range(2)]
-    outputs = [process.communicate(timeout=120) for process in both]
+    outputs = [process.communicate(timeout=PATIENCE) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert site.problems() == []
     said = sorted(line.split()[0] for output, _ in outputs for line in output.splitlines())
@@ -220,25 +222,26 @@ def test_two_imports_at_once_do_the_work_once(bucket: FaultyBucket, site: Site) 
 def test_killed_import_resumes(bucket: FaultyBucket, site: Site) -> None:
     assert site.catalog.name == "bucket"
     for share in (0.2, 0.5, 0.8):
-        process = site.start_import(bucket.url)
-        wait_for_bytes(bucket, int(share * 24_000_000), process)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        bucket.most_bytes = share * 24_000_000
+        kill_once_it_waits(site.start_import(bucket.url), bucket)
         assert site.problems(complete=False) == []
+    bucket.most_bytes = math.inf
     process = site.start_import(bucket.url)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert site.problems() == []
     again = bucket.bytes_sent - site_bytes(site)
     assert again <= 3 * TRANSFER.workers * TRANSFER.range_bytes
 
 
-def wait_for_bytes(
-    bucket: FaultyBucket, count: int, process: subprocess.Popen[Any], seconds: float = 60
-) -> None:
-    deadline = time.monotonic() + seconds
-    while bucket.bytes_sent < count and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
+def kill_once_it_waits(process: subprocess.Popen[str], bucket: FaultyBucket) -> None:
+    """End an import when the bucket has sent as many bytes as it may."""
+    wait_until(
+        lambda: bucket.bytes_sent >= bucket.most_bytes or process.poll() is not None, PATIENCE
+    )
+    process.kill()
+    output = process.communicate()
+    assert process.returncode == -signal.SIGKILL, output
 
 
 def site_bytes(site: Site) -> int:

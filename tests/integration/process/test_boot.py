@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from common.lifecycle import CONFIGURATION_ERROR, READY_LINE
+from testing.process_state import processes_of
 from testing.server import started_service
 from tests.support.calls import PATIENCE
 from tests.support.service_process import serve
@@ -69,14 +67,9 @@ def test_start_logs_ready_once_and_the_time_of_each_phase(demo_home: Path, tmp_p
 def test_killed_runner_restarts_and_is_counted(demo_home: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with started_service(demo_home, log) as url:
-        (runner,) = (
-            process
-            for process in psutil.Process().children(recursive=True)
-            if "SDXLRunner" in " ".join(process.cmdline())
-            and url.endswith(f":{process.environ().get('MODEL_SERVER_PORT')}")
-        )
+        runner = processes_of(int(url.rsplit(":", 1)[1]))["runner"]
         assert read_metric(url, "experimance_runner_restarts_total") == 0
-        os.kill(runner.pid, signal.SIGKILL)
+        runner.kill()
         wait_until(lambda: not read_metric(url, "experimance_ready"))
         wait_until(
             lambda: log.read_text(errors="replace").splitlines().count(READY_LINE) == 2, PATIENCE

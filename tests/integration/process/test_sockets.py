@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import stat
 from pathlib import Path
@@ -17,8 +18,10 @@ def service_processes(port: int) -> list[psutil.Process]:
     """The supervisor of the service on a port, and all that it has started."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or ()
-        if "serve" in words and process.environ().get("MODEL_SERVER_PORT") == str(port):
-            return [process, *process.children(recursive=True)]
+        # Others may end while they are looked at.
+        with contextlib.suppress(psutil.Error):
+            if "serve" in words and process.environ().get("MODEL_SERVER_PORT") == str(port):
+                return [process, *process.children(recursive=True)]
     raise AssertionError("no supervisor found")
 
 

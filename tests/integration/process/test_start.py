@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
 from testing.server import ROOT, started_service
+from tests.support.calls import PATIENCE, ServiceLog
 from tests.support.service_process import serve
 
 
@@ -54,29 +55,29 @@ def test_importing_the_service_needs_neither_torch_nor_weights(tmp_path: Path) -
 def test_stop_finishes_work_with_token_and_json_logs(demo_home: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     settings = {"API_TOKEN": "s3cret,another", "LOG_FORMAT": "json"}
-    answers: list[httpx.Response] = []
-    with started_service(demo_home, log, settings) as url:
-        body = {"prompt": "x", "mock_depth": True, "steps": 12, "request_id": "last-words"}
+    with (
+        ThreadPoolExecutor(1) as pool,
+        started_service(demo_home, log, settings) as url,
+        httpx.Client(base_url=url, timeout=PATIENCE) as client,
+    ):
+        body = {"prompt": "x", "mock_depth": True, "steps": 50, "request_id": "last-words"}
         body["session"] = "table"
-        client = pool.enter_context(httpx.Client(base_url=url, timeout=PATIENCE))
         assert client.get("/healthcheck").status_code == 200
         assert client.post("/generate", json=body).status_code == 401
         assert client.get("/models").status_code == 401
         bearer = {"Authorization": "Bearer s3cret"}
-
-        def paint() -> None:
-            answers.append(httpx.post(f"{url}/generate", json=body, headers=bearer, timeout=PATIENCE))
-
-        thread = threading.Thread(target=paint)
-        thread.start()
-        wait_until(lambda: client.get("/healthcheck").json()["queue"]["running"], PATIENCE)
+        seen = ServiceLog(log)
+        call = pool.submit(
+            httpx.post, f"{url}/generate", json=body, headers=bearer, timeout=PATIENCE
+        )
+        seen.wait_for("started", "last-words")
         # Ids and sessions are those of the token that made them.
         stranger = {"Authorization": "Bearer another"}
         for named in ({"request_id": "last-words"}, {"session": "table"}):
             answer = client.post("/cancel", json=named, headers=stranger)
             assert answer.json() == {"cancelled": []}
-    thread.join()
-    assert [answer.status_code for answer in answers] == [200]
+        assert seen.events("last-words") == ["started"]
+    assert call.result().status_code == 200
     text = log.read_text(errors="replace")
     assert '"request_id": "last-words"' in text
     assert "s3cret" not in text

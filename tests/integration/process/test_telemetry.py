@@ -13,7 +13,7 @@ import pytest
 
 from common.lifecycle import READY_LINE
 from testing.server import started_service
-from tests.support.calls import QUICK
+from tests.support.calls import PATIENCE, QUICK
 from tests.support.trace_collector import Collector, Received, collecting
 
 CALLER = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
@@ -38,7 +38,7 @@ def traced_requests(demo_home: Path, log: Path) -> Iterator[Collector]:
             "OTEL_SERVICE_NAME": "sandbox",
         }
         with started_service(demo_home, log, settings) as url:
-            client = httpx.Client(base_url=url, timeout=60)
+            client = httpx.Client(base_url=url, timeout=PATIENCE)
             headers = {"traceparent": CALLER}
             assert client.post("/generate", json=PAINTED, headers=headers).status_code == 200
             assert client.post("/generate_stream", json=STREAMED).status_code == 200

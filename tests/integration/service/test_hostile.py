@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.server
 import json
 import os
@@ -19,7 +18,7 @@ import pytest
 
 from common.lifecycle import READY_LINE
 from testing.process_state import processes_of
-from tests.support.attack_helpers import JSON, ROUTES, VALID, Bomb, refused
+from tests.support.attack_helpers import JSON, ROUTES, VALID, Bomb, costing_at_most, refused
 from tests.support.calls import PATIENCE
 
 
@@ -27,15 +26,6 @@ from tests.support.calls import PATIENCE
 def api(service_url: str) -> psutil.Process:
     """The process that reads what callers send."""
     return processes_of(int(service_url.rsplit(":", 1)[1]))["api"]
-
-
-@contextlib.contextmanager
-def costing_at_most(seconds: float, process: psutil.Process) -> Iterator[None]:
-    """Bound the processor time, which does not depend on what else the machine does."""
-    before = process.cpu_times()
-    yield
-    after = process.cpu_times()
-    assert after.user + after.system - before.user - before.system < seconds
 
 
 def test_canary_detects_unpickling(tmp_path: Path) -> None:
@@ -273,14 +263,9 @@ def test_paths_and_headers_do_not_write_lines(client: httpx.Client, service_log:
 
 def test_runner_socket_is_private_to_its_user(service_url: str) -> None:
     """It lies in a folder that others cannot enter; pickles are read on it."""
-    port = int(service_url.rsplit(":", 1)[1])
+    runner = processes_of(int(service_url.rsplit(":", 1)[1]))["runner"]
     sockets = {
-        Path(connection.laddr)
-        for process in psutil.process_iter(["pid", "cmdline"])
-        if "SDXLRunner" in " ".join(process.info["cmdline"] or ())
-        and process.environ().get("MODEL_SERVER_PORT") == str(port)
-        for connection in process.net_connections("unix")
-        if connection.laddr
+        Path(connection.laddr) for connection in runner.net_connections("unix") if connection.laddr
     }
     assert sockets
     for each in sockets:

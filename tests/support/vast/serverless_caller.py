@@ -22,7 +22,7 @@ def main(platform: str, picture: str) -> None:
     told: dict[str, Any] = {"pillow": PIL.__version__}
     fields: dict[str, Any] = {"prompt": "hills", "depth": "mock", "steps": 2, "seed": 5}
     vast = CoroutineServerless("key", **addresses)
-    with ServerlessClient("terrain", timeout=60, platform=vast) as client:
+    with ServerlessClient("terrain", timeout=600, platform=vast) as client:
         client.generate(**fields, output_format="png").save(picture)
         heard = list(client.stream(**fields))
         told["events"] = [type(event).__name__ for event in heard]
@@ -35,7 +35,7 @@ def main(platform: str, picture: str) -> None:
             told["refused"] = error.message
     try:
         nowhere = CoroutineServerless("key", **addresses)
-        with ServerlessClient("sea", timeout=60, platform=nowhere) as client:
+        with ServerlessClient("sea", timeout=600, platform=nowhere) as client:
             client.generate(**fields)
     except errors.ConnectionFailed as error:
         told["nowhere"] = str(error)

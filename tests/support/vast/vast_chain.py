@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ import httpx
 
 from deploy.vast.build_context import copy_worker
 from testing.server import ROOT, free_port
+from tests.support.calls import PATIENCE, ServiceLog
 from tests.support.vast.vast_platform import MASTER_TOKEN, Platform
+from tests.support.waiting import wait_until
 
 TOKEN = "the-services-token"
 
@@ -71,25 +72,25 @@ def started_worker(
 
 @dataclass(frozen=True)
 class Chain:
-    """A running service behind a running worker."""
+    """A running service behind a running worker; `log` is the worker's, `served` the service's."""
 
     platform: Platform
     service: str
     worker: str
+    process: subprocess.Popen[bytes]
     log: Path
+    served: ServiceLog
 
     def post(
         self, route: str, payload: Any, headers: dict[str, str] | None = None, **auth: Any
     ) -> httpx.Response:
         body = self.platform.enveloped(self.worker, payload, **auth)
-        return httpx.post(self.worker + route, json=body, headers=headers, timeout=120)
+        return httpx.post(self.worker + route, json=body, headers=headers, timeout=PATIENCE)
 
     def queue(self) -> dict[str, Any]:
-        answer: dict[str, Any] = httpx.get(f"{self.service}/healthcheck").json()["queue"]
+        health = httpx.get(f"{self.service}/healthcheck", timeout=PATIENCE)
+        answer: dict[str, Any] = health.json()["queue"]
         return answer
 
     def await_queue(self, running: int) -> None:
-        deadline = time.monotonic() + 20
-        while self.queue()["running"] != running:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: self.queue()["running"] == running, PATIENCE)

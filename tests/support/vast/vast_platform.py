@@ -7,7 +7,6 @@ import datetime
 import itertools
 import json
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,6 +14,9 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from tests.support.calls import PATIENCE
+from tests.support.waiting import wait_until
 
 MASTER_TOKEN = "master"
 _ENDPOINT = {"id": 1, "endpoint_name": "terrain", "api_key": "k", "user_id": 1, "created_at": 0.0}
@@ -71,17 +73,14 @@ class Platform:
         made = builder.sign(self._key, hashes.SHA256())
         return made.public_bytes(serialization.Encoding.PEM)
 
-    def await_report(
-        self, holds: Callable[[dict[str, Any]], object], seconds: float = 60
-    ) -> dict[str, Any]:
+    def await_report(self, holds: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """The first report, of those already there too, of which something holds."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for report in list(self.reports):
-                if holds(report):
-                    return report
-            time.sleep(0.1)
-        raise AssertionError(f"no such report in {seconds:.0f} s: {self.reports[-3:]}")
+
+        def found() -> list[dict[str, Any]]:
+            return [report for report in list(self.reports) if holds(report)]
+
+        wait_until(found, PATIENCE)
+        return found()[0]
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         platform = self

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.support.openapi_contract import CONTRACT, document, without_texts
 
 
+@pytest.mark.slow
 def test_the_document_keeps_the_contract() -> None:
     """On purpose: `python -m tests.support.openapi_contract`, and a line in CHANGELOG.md."""
     assert without_texts(document()) == json.loads(CONTRACT.read_text(encoding="utf-8"))

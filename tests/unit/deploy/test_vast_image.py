@@ -206,6 +206,7 @@ def test_install_keeps_torch_and_skips_incompatible_xformers(base: Path) -> None
     assert "xformers" not in list_packages(base)
 
 
+@pytest.mark.slow
 def test_a_requirement_of_another_torch_fails_the_build(base: Path) -> None:
     done = install(base, "greedy\n")
     assert done.returncode != 0

@@ -71,6 +71,7 @@ def test_expensive_json_is_rejected(kind: str) -> None:
         check_json(make())
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner)

@@ -20,6 +20,7 @@ from tests.support.load_runs import (
     stream,
     traffic,
 )
+from tests.support.virtual_time import in_virtual_time
 
 STREAMED = PLAIN.replace("[[scenario]]", "[[scenario]]\nstream = true")
 
@@ -49,6 +50,7 @@ async def outcome(
         (504, "deadline_exceeded", OutcomeGroup.FAILED),
     ],
 )
+@in_virtual_time
 async def test_codes_of_the_contract(status: int, code: str, ending: OutcomeGroup) -> None:
     async def handler(request: httpx2.Request) -> httpx2.Response:
         return refusal(status, code)
@@ -73,6 +75,7 @@ async def test_codes_of_the_contract(status: int, code: str, ending: OutcomeGrou
         (stream(("done", {"success": True})), "bad_answer"),
     ],
 )
+@in_virtual_time
 async def test_responses_outside_the_contract(response: httpx2.Response, code: str) -> None:
     async def handler(request: httpx2.Request) -> httpx2.Response:
         return response
@@ -92,6 +95,7 @@ async def test_responses_outside_the_contract(response: httpx2.Response, code: s
         (httpx2.ReadTimeout("slow"), "timeout"),
     ],
 )
+@in_virtual_time
 async def test_transport_errors(error: Exception, code: str) -> None:
     async def handler(request: httpx2.Request) -> httpx2.Response:
         raise error
@@ -101,6 +105,7 @@ async def test_transport_errors(error: Exception, code: str) -> None:
     assert message == f"{type(error).__name__}: {error}"
 
 
+@in_virtual_time
 async def test_timeouts_and_disconnects() -> None:
     async def handler(request: httpx2.Request) -> httpx2.Response:
         await asyncio.sleep(10)
@@ -115,6 +120,7 @@ async def test_timeouts_and_disconnects() -> None:
     assert left[:2] == ("left", OutcomeGroup.STOPPED)
 
 
+@in_virtual_time
 async def test_intended_cancellations_are_not_errors() -> None:
     cancelled: list[bytes] = []
     names: list[str] = []
@@ -140,6 +146,7 @@ async def test_intended_cancellations_are_not_errors() -> None:
     assert (await outcome(superseding, text))[:2] == ("superseded", OutcomeGroup.STOPPED)
 
 
+@in_virtual_time
 async def test_streams_report_first_step_timings_and_errors() -> None:
     done = {"image_b64": "AAAA", "metadata": {"timings": TIMINGS}}
 
@@ -161,6 +168,7 @@ async def test_streams_report_first_step_timings_and_errors() -> None:
     assert await outcome(failing, STREAMED) == ("overloaded", OutcomeGroup.REFUSED, "full")
 
 
+@in_virtual_time
 async def test_image_responses_have_timings_in_a_header() -> None:
     async def handler(request: httpx2.Request) -> httpx2.Response:
         assert request.headers["accept"] == "image/png"

@@ -132,6 +132,7 @@ def test_a_folder_of_a_repository(hub: str, tmp_path: Path) -> None:
     assert pinned == {"sha256": hashlib.sha256(WEIGHTS).hexdigest(), "size": 300_000}
 
 
+@pytest.mark.slow
 def test_unpinned_source_requires_trust_on_first_use(hub: str, tmp_path: Path) -> None:
     source, name = "hf://owner/repo/vae", "model.safetensors"
     refused = bring(hub, tmp_path, source, name, trusting=False)

@@ -142,6 +142,7 @@ def test_a_picture_does_not_depend_on_other_requests(
             assert np.abs(mine.astype(int) - theirs).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_networks_are_as_they_were(shared_networks: Networks, pristine: Networks) -> None:
     """After everything that the shared engine has painted, its weights are the files' still."""
     for name, (variant, controlnet) in shared_networks.items():

@@ -58,6 +58,7 @@ def test_a_device_that_lacks_an_operation_is_refused() -> None:
     assert not paints_like_the_cpu(MPS, paint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("candidate", "chosen"), [(TWIN, TWIN), (COARSE, CPU)])
 def test_the_default_variant_is_the_probe(
     on_a_mac: None, demo_home: Path, candidate: Device, chosen: Device

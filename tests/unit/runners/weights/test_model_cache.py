@@ -182,6 +182,7 @@ def test_lora_larger_than_the_budget_is_reported(live_inventory: LiveInventory) 
     assert model_cache.variants["base"].loras.names == ()
 
 
+@pytest.mark.slow
 def test_pictures_are_the_same_where_one_lora_fits(live_inventory: LiveInventory) -> None:
     """Requests with two LoRAs take turns; one that runs never loses a LoRA."""
     sizes = [lora_bytes(live_inventory, name) for name in ("drone", "experimance")]
@@ -191,6 +192,7 @@ def test_pictures_are_the_same_where_one_lora_fits(live_inventory: LiveInventory
     check_pictures(live_inventory, bound, jobs)
 
 
+@pytest.mark.slow
 def test_pictures_under_a_tight_budget_are_the_same(live_inventory: LiveInventory) -> None:
     """Three variants take turns where one fits; nobody waits for ever, nothing changes."""
     bound = sum_device_bytes(live_inventory, "base") + 2_000_000
