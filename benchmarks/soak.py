@@ -50,15 +50,27 @@ _SMOKE_SETTINGS = {"MAX_QUEUE_SECONDS": "5"}
 _WARM_UP_SHARE = 0.2
 # The server closes idle connections after 15 s.
 _SETTLE_SECONDS = 20.0
+_COUNT_SECONDS = 60.0
 
 
-async def counted(client: httpx.AsyncClient) -> Counter[str]:
-    """Return the service's own count of generation requests by outcome."""
-    text = (await client.get("/metrics")).text
-    counts: Counter[str] = Counter()
-    for outcome, number in _COUNTED.findall(text):
-        counts[outcome] += int(float(number))
-    return counts
+async def counted(client: httpx.AsyncClient, total: int) -> Counter[str]:
+    """Return the service's own count of generation requests by outcome.
+
+    The service counts a request that its client left a moment later, so wait for the last one.
+
+    Args:
+        client: HTTP client of the service.
+        total: number of requests that were sent.
+    """
+    until = time.monotonic() + _COUNT_SECONDS
+    while True:
+        text = (await client.get("/metrics")).text
+        counts: Counter[str] = Counter()
+        for outcome, number in _COUNTED.findall(text):
+            counts[outcome] += int(float(number))
+        if counts.total() >= total or time.monotonic() > until:
+            return counts
+        await asyncio.sleep(0.2)
 
 
 async def ready(client: httpx.AsyncClient) -> None:
@@ -133,6 +145,8 @@ async def soak(url: str, minutes: float, seed: int, folder: Path, smoke: bool) -
         api = processes_of(port)["api"].pid
         growth: dict[str, dict[str, float]] = {}
         if smoke:
+            # However slow the machine is, one request succeeds before the first kill.
+            await callers.paint_once()
             kills = await under_fire()
         else:
             # Fill the prompt caches up to their bounds.
@@ -142,8 +156,8 @@ async def soak(url: str, minutes: float, seed: int, folder: Path, smoke: bool) -
             growth = {name: state.growth(before[name]) for name, state in (await measure()).items()}
             left = files_in(folder)
             growth["service"] = {"temporary files": round((left + 1) / (files + 1), 4)}
-        theirs = await counted(client)
-    ours = callers.ledger.outcomes
+        ours = callers.ledger.outcomes
+        theirs = await counted(client, ours.total())
     faults = [*callers.ledger.faults, *(f"{name}: no outcome" for name in callers.ledger.unheard)]
     faults += [f"outcome {name}" for name in ours.keys() - ALLOWED]
     faults += ["the API process ended"] * (processes_of(port)["api"].pid != api)

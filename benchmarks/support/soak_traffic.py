@@ -85,6 +85,10 @@ class Callers:
             self.crowd, self.operator,
         ]  # fmt: skip
 
+    async def paint_once(self) -> None:
+        """Request one image."""
+        await self._paint(self._body(np.random.default_rng(0)))
+
     async def painter(self) -> None:
         """Request one image after another."""
         async for rng in self._turns(0.0):

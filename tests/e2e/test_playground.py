@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
-import httpx
 import numpy as np
 
 from tests.support.browser import Visit, pixels, refusal
+from tests.support.calls import ServiceLog
 
 Start = Callable[..., Visit]
 
 
 def test_painting_requests_an_image_and_shows_previews(visit: Start) -> None:
-    here = visit().open("?model=base&steps=8&seed=5")
+    # In so many steps there is time for previews.
+    here = visit().open("?model=base&steps=30&seed=5")
     first = here.asked[-1]
     assert first["model"] == "base"
     assert first["era"] in first["prompt"]
     before = here.shown()
-    here.stroke()
-    here.page.wait_for_selector("#picture.preview.painting", state="attached")
-    here.finished()
+    here.page.evaluate(
+        """() => new MutationObserver(([{ target }]) => {
+            window.previewed ||= target.matches(".preview.painting");
+        }).observe(document.querySelector("#picture"), { attributeFilter: ["class"] })"""
+    )
+    painted = here.next_picture(here.stroke)
+    assert here.page.evaluate("window.previewed")
     assert here.shown() != before
-    painted = here.asked[-1]
     old, new = pixels(first["depth_map_b64"]), pixels(painted["depth_map_b64"])
     assert old.shape == new.shape == (512, 512)
     middle = np.s_[250:262, 140:360]
@@ -35,32 +41,46 @@ def test_painting_requests_an_image_and_shows_previews(visit: Start) -> None:
 
 
 def test_further_painting_supersedes_the_running_request(
-    visit: Start, client: httpx.Client
+    visit: Start, service_url: str, service_log: Path
 ) -> None:
-    here = visit().open("?model=base&steps=4&seed=5")
+    """The page's clock goes on with the hand alone, by 2.4 s in all."""
+    here = visit()
+    here.page.clock.install()
+    here.open("?model=base&steps=4&seed=5")
+    log = ServiceLog(service_log)
     asked = len(here.asked)
-    under_way: list[int] = []
     here.page.click("#more summary")
-    here.page.fill("[name=steps]", "50")
+    for name, value in (("width", "512"), ("height", "512"), ("steps", "50")):
+        here.page.fill(f"[name={name}]", value)
+    log.wait_for("started")
+    here.page.clock.pause_at(here.page.evaluate("Date.now() / 1000 + 1"))
     box = here.page.locator("#sand").bounding_box()
     assert box is not None
     here.page.mouse.move(box["x"] + 60, box["y"] + 60)
     here.page.mouse.down()
     for step in range(40):
         here.page.mouse.move(box["x"] + 60 + 8 * step, box["y"] + 60 + 5 * step)
-        here.page.wait_for_timeout(60)
-        queue = client.get("/healthcheck").json()["queue"]
-        under_way.append(queue["waiting"] + queue["running"])
+        here.page.clock.run_for(60)
     here.page.mouse.up()
+    here.page.clock.resume()
     here.until(lambda: len(here.asked) - asked >= 3)
     assert len(here.asked) - asked < 40
     assert len({body["session"] for body in here.asked}) == 1
-    # Each of them alone would take seconds, so those that were replaced have ended.
-    assert max(under_way) <= 2
+    log.wait_for("ended")
     here.page.keyboard.press("Escape")
     here.until(lambda: here.state == "Stopped.")
-    here.until(lambda: client.get("/healthcheck").json()["queue"]["running"] == 0)
+    here.until(lambda: running(log) == set())
+    # Those that were replaced have ended before the next began.
+    assert max(len(running(log, count)) for count in range(len(log.history))) <= 1
     here.check()
+
+
+def running(log: ServiceLog, count: int | None = None) -> set[str]:
+    """The requests that run after so many of the log's events, or after all."""
+    found: set[str] = set()
+    for event, name in log.history[:count]:
+        (found.add if event == "started" else found.discard)(name)
+    return found
 
 
 def test_error_names_the_field_and_clears_once_corrected(visit: Start) -> None:
@@ -80,17 +100,21 @@ def test_error_names_the_field_and_clears_once_corrected(visit: Start) -> None:
 
 
 def test_busy_or_lost_service_is_retried(visit: Start) -> None:
-    here = visit().open("?steps=1")
-    full = refusal(429, "overloaded", "the queue is full", **{"Retry-After": "2"})
+    here = visit()
+    here.page.clock.install()
+    here.open("?steps=1")
+    full = refusal(429, "overloaded", "the queue is full", **{"Retry-After": "3600"})
     here.page.route("**/generate_stream", full)
     here.page.click("#paint")
     here.until(lambda: "Busy at the moment" in here.notice)
     asked = len(here.asked)
     here.stroke(steps=2)
-    here.until(lambda: "in 1 s" in here.notice)
+    here.page.clock.fast_forward("30:00")
+    here.until(lambda: re.search(r"or in 1[78]\d\d s", here.notice))
     assert len(here.asked) == asked, "a change does not ask before its time"
     here.page.unroute("**/generate_stream")
     here.page.route("**/generate_stream", lambda route: route.abort())
+    here.page.clock.fast_forward("30:00")
     here.until(lambda: "Connection lost" in here.notice)
     here.page.unroute("**/generate_stream")
     here.until(lambda: here.page.is_hidden("#notice"))
@@ -101,8 +125,7 @@ def test_busy_or_lost_service_is_retried(visit: Start) -> None:
 def test_history_restores_sand_settings_and_image(visit: Start) -> None:
     here = visit().open("?era=ruins&seed=11&steps=1")
     first, picture = here.asked[-1], here.shown()
-    here.page.fill("#prompt", "somebody's own words")
-    here.next_picture(lambda: None)
+    here.next_picture(lambda: here.page.fill("#prompt", "somebody's own words"))
     second = here.next_picture(lambda: here.page.get_by_label("future").check(force=True))
     assert second["prompt"] == "somebody's own words", "an edited prompt stays"
     here.next_picture(here.stroke)
@@ -134,7 +157,7 @@ def test_kiosk_shows_only_the_image_and_recovers(visit: Start) -> None:
         "navigator.wakeLock.request = async (kind) => { window.awake = kind; }"
     )
     here.page.goto(f"{here.url}/playground?kiosk=1&era=ruins&steps=2")
-    here.page.wait_for_selector("#picture.shown:not(.painting)")
+    here.finished()
     box = here.page.locator("#picture").bounding_box()
     assert box == {"x": 0, "y": 0, "width": 960, "height": 540}
     for part in (".bar", "#sand", "#form", ".history", "#paint"):

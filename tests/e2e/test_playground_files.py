@@ -27,7 +27,7 @@ def test_shown_image_is_reproduced_by_the_copied_commands(visit: Start, tmp_path
     copies = (("#curl", "curl", "bash"), ("#python", "Python", sys.executable))
     for button, told, command in copies:
         here.page.click(button)
-        here.until(lambda told=told: here.page.inner_text("#toast") == f"Copied as {told}.")
+        here.until(lambda told=told: here.page.text_content("#toast") == f"Copied as {told}.")
         text = here.page.evaluate("navigator.clipboard.readText()")
         folder = tmp_path / told
         folder.mkdir()

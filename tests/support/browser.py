@@ -23,8 +23,10 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-FINISHED = "#picture.shown:not(.painting)"
-_SECONDS = 30
+FINISHED = "#picture.shown:not(.painting, .preview)"
+# What is finished is kept, unless it is the kiosk's, and marked once it is shown.
+_KEPT = "#history [aria-current]"
+_SECONDS = 120
 
 
 class Visit:
@@ -59,8 +61,9 @@ class Visit:
         self.page.goto(f"{self.url}/playground{query}")
         return self.finished()
 
-    def until(self, holds: Callable[[], Any], seconds: float = _SECONDS) -> Any:
-        deadline = time.monotonic() + seconds
+    def until(self, holds: Callable[[], Any]) -> Any:
+        """Wait until something holds; the limit only ends a hang."""
+        deadline = time.monotonic() + _SECONDS
         while not (found := holds()):
             assert time.monotonic() < deadline, (self.state, self.notice, self.complaints)
             self.page.wait_for_timeout(20)
@@ -68,9 +71,10 @@ class Visit:
 
     def finished(self) -> Visit:
         """Wait until a picture is there and nothing is under way."""
-        self.page.wait_for_selector(FINISHED, timeout=_SECONDS * 1000)
         if self.page.locator(".kiosk").count() == 0:
+            self.page.wait_for_selector(_KEPT, state="attached")
             self.until(lambda: " · seed " in self.state)
+        self.page.wait_for_selector(FINISHED)
         return self
 
     def next_picture(self, action: Callable[[], object]) -> dict[str, Any]:
@@ -118,6 +122,7 @@ def visiting(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
     """A context of its own for one visit; `options` are Playwright's."""
     settings = {"viewport": {"width": 1366, "height": 850}, **options}
     context: BrowserContext = browser.new_context(**settings)
+    context.set_default_timeout(_SECONDS * 1000)
     try:
         yield Visit(context.new_page(), url)
     finally:

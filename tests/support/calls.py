@@ -51,10 +51,14 @@ class ServiceLog:
     def text(self) -> str:
         return self._path.read_bytes()[self._start :].decode(errors="replace")
 
+    @property
+    def history(self) -> list[tuple[str, str]]:
+        """The engine's events, each with the id of its request."""
+        return list(filter(None, map(_event, self.text.splitlines(keepends=True))))
+
     def events(self, request_id: str | None = None) -> list[str]:
         """What became of a request, or of all: `started`, then `finished` or `ended`."""
-        found = filter(None, map(_event, self.text.splitlines(keepends=True)))
-        return [event for event, name in found if request_id in {None, name}]
+        return [event for event, name in self.history if request_id in {None, name}]
 
     def wait_for(self, event: str, request_id: str | None = None) -> None:
         """Wait until an event of a request, or of any, has been logged."""

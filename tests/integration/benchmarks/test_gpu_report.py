@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.gpu_report import CASES
 from testing.server import ROOT
+from tests.support.calls import PATIENCE
 
 _RUN = """
 import sys
@@ -25,7 +26,7 @@ def test_the_miniature_measures_everything(tmp_path: Path) -> None:
     output = tmp_path / "report.md"
     code = _RUN.format(output=str(output))
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.calls import PATIENCE
 from tests.support.images.pictures import encoded, hill, opened
 
 _DEPTH = encoded(Image.fromarray(hill(256, 320)))
@@ -27,7 +28,7 @@ _REQUESTS: list[dict[str, Any]] = [
 
 @pytest.fixture
 def reference(reference_url: str) -> httpx.Client:
-    return httpx.Client(base_url=reference_url, timeout=120)
+    return httpx.Client(base_url=reference_url, timeout=PATIENCE)
 
 
 def _pixels(answer: httpx.Response) -> np.ndarray[Any, np.dtype[np.int_]]:

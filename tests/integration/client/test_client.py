@@ -131,6 +131,7 @@ def test_a_second_try_joins_the_first(service: Client, log: ServiceLog) -> None:
         log.wait_for("started", "once")
         second = pool.submit(service.generate, "hills", "mock", **asked)
     assert first.result().data == second.result().data
+    log.wait_for("finished", "once")
     assert log.events("once") == ["started", "finished"]
 
 

@@ -22,6 +22,7 @@ from models.catalog import SHIPPED
 from models.store.atomic_write import commit, staging_dir
 from testing.imports import store_at
 from testing.server import ROOT, started_service
+from tests.support.calls import PATIENCE
 
 MINE = """
 name = "mine"
@@ -167,11 +168,11 @@ def test_bento_serves_its_catalog_from_an_empty_folder(built: Built, tmp_path: P
     with started_service(
         built.home, tmp_path / "log", {"CATALOG": ""}, bento=built.tag, folder=empty
     ) as url:
-        details = httpx.get(f"{url}/models").json()["details"]
+        details = httpx.get(f"{url}/models", timeout=PATIENCE).json()["details"]
         assert {name: each["digest"] for name, each in details.items()} == {"only": pinned.name}
         body = {"prompt": "hills", "mock_depth": True, "output_format": "png"}
         answer = httpx.post(
-            f"{url}/generate", json=body, headers={"Accept": "image/png"}, timeout=120
+            f"{url}/generate", json=body, headers={"Accept": "image/png"}, timeout=PATIENCE
         )
     assert answer.status_code == 200, answer.text
     picture = Image.open(io.BytesIO(answer.content))

@@ -72,7 +72,7 @@ def chain(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cha
 def test_worker_reports_its_measured_throughput(chain: Chain) -> None:
     report = chain.platform.await_report(lambda report: report["max_perf"] > 0)
     # Thirteen pictures were painted to find out, each for longer than 0.05 s.
-    assert chain.served.events().count("finished") == 13
+    wait_until(lambda: chain.served.events().count("finished") == 13)
     one = Workload.of_catalog("demo").tflop(QUICK | {"steps": 6})
     assert report["max_perf"] < one / 0.05
     assert report["url"] == chain.worker
@@ -234,7 +234,8 @@ def test_project_client_reaches_the_worker(python: str, chain: Chain, tmp_path: 
         tmp_path / "p.png",
     )
     done = subprocess.run(
-        [python, caller, chain.platform.url, picture], capture_output=True, text=True, timeout=PATIENCE,
+        [python, caller, chain.platform.url, picture],
+        capture_output=True, text=True, timeout=PATIENCE,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT / 'client'}{os.pathsep}{packages}"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

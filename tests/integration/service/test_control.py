@@ -120,6 +120,7 @@ def test_equal_ids_share_the_work(background: Post, log: ServiceLog) -> None:
     one, other = (call.result(PATIENCE).json() for call in (first, second))
     assert one["image_b64"] == other["image_b64"]
     assert one["seed_used"] == other["seed_used"]
+    log.wait_for("finished", "shared")
     assert log.events("shared") == ["started", "finished"]
 
 
@@ -134,6 +135,7 @@ def test_joined_request_gets_the_format_of_the_first(
     assert second.headers["content-type"] == "image/jpeg"
     assert Image.open(io.BytesIO(second.content)).format == "JPEG"
     assert second.headers["x-request-id"] == "formats"
+    log.wait_for("finished", "formats")
     assert log.events("formats") == ["started", "finished"]
 
 

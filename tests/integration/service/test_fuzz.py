@@ -19,6 +19,7 @@ from PIL import Image
 from schemathesis import GenerationMode
 
 from tests.support.attack_helpers import BUSY, EXAMPLES, check_form
+from tests.support.calls import PATIENCE
 from tests.support.images.pictures import encoded, hill
 
 FOUND = json.loads(Path(__file__).with_name("fuzz_regressions.json").read_text())
@@ -71,7 +72,7 @@ def test_every_answer_keeps_the_contract(
                 case.body = {**case.body, **cheaper(case.body)}
             # Somebody else's work is under way on the same service.
             case.body.pop("all", None)
-        answer = case.call(timeout=60)
+        answer = case.call(timeout=PATIENCE)
         assert answer.status_code < 500 or answer.status_code in BUSY, answer.text
         check_form(answer.status_code, answer.text, answer.headers)
         statuses.add(answer.status_code)

@@ -105,7 +105,7 @@ def test_out_of_bounds(
     assert any(problem["field"].startswith(field) for problem in body["detail"]), body
     assert accepted in body["error_message"]
     wait_until_idle(client)
-    assert log.events() == [], "nothing has been started"
+    assert "started" not in log.events()
 
 
 @pytest.mark.parametrize("fields", GOOD, ids=lambda fields: ",".join(fields))

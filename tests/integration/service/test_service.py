@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from tests.support.calls import QUICK
+from tests.support.calls import PATIENCE, QUICK
 from tests.support.images.pictures import encoded, hill, opened
 
 
@@ -104,7 +104,7 @@ def test_unloading_and_loading(client: httpx.Client) -> None:
 
 
 def test_the_python_client(service_url: str) -> None:
-    with bentoml.SyncHTTPClient(service_url) as python:
+    with bentoml.SyncHTTPClient(service_url, timeout=PATIENCE) as python:
         answer = python.generate(prompt="wilderness", mock_depth=True, steps=1, seed=3)
         assert answer["seed_used"] == 3
         assert python.healthcheck()["ready_for_inference"] is True

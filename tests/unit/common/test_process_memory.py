@@ -112,6 +112,10 @@ async def test_idle_public_process_trims_heap_once(
         assert not long.done()
         assert not trims
         await long
+        await asyncio.sleep(0.8 * IDLE_TRIM_SECONDS)
+        assert (await web.post("/generate")).status_code == 200
+        await asyncio.sleep(0.8 * IDLE_TRIM_SECONDS)
+        assert not trims
         for _ in range(100):
             await asyncio.sleep(1)
             assert (await web.get("/healthcheck")).status_code == 200
