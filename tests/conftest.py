@@ -34,6 +34,7 @@ structlog.configure(
 _QUICK_INTEGRATION = {"test_service.py", "test_requests.py", "test_hostile.py", "test_control.py"}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what starts further processes than the one service, or a browser, as slow.
 
