@@ -91,7 +91,7 @@ fresh-test: develop
 	@$(BIN)/python -m deploy.fresh $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
 
 # Two processes with a thread each: teams of threads that share cores wait for one another.
-SUITE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+SUITE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test: develop
 	$(SUITE) -m "not slow"

@@ -34,19 +34,12 @@ structlog.configure(
 _QUICK_INTEGRATION = {"test_service.py", "test_requests.py", "test_hostile.py", "test_control.py"}
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts further processes than the one service, or a browser, as slow.
-
-    A file's tests run in one worker, and so do all that use the one service.
-    """
+    """Mark what starts further processes than the one service, or a browser, as slow."""
     for item in items:
-        path = item.path.relative_to(ROOT)
-        _, tier, *rest = path.parts
-        uses_service = tier == "integration" and rest[-1] in _QUICK_INTEGRATION
-        if tier in {"e2e", "integration"} and not uses_service:
+        _, tier, *rest = item.path.relative_to(ROOT).parts
+        if tier == "e2e" or (tier == "integration" and rest[-1] not in _QUICK_INTEGRATION):
             item.add_marker("slow")
-        item.add_marker(pytest.mark.xdist_group("service" if uses_service else str(path)))
 
 
 @pytest.fixture(autouse=True)
