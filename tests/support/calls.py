@@ -32,6 +32,7 @@ QUICK: dict[str, Any] = {
     "seed": 5,
 }
 
+_LAST = (["finished"], ["ended"])
 _EVENTS = {"started", "finished", "ended"}
 
 Post = Callable[[dict[str, Any]], Future[httpx.Response]]
@@ -48,27 +49,33 @@ class ServiceLog:
         self._start = path.stat().st_size
 
     @property
-    def text(self) -> str:
-        return self._path.read_bytes()[self._start :].decode(errors="replace")
-
-    @property
     def history(self) -> list[tuple[str, str]]:
         """The engine's events, each with the id of its request."""
-        return list(filter(None, map(_event, self.text.splitlines(keepends=True))))
+        whole_lines = self._path.read_bytes()[self._start :].rpartition(b"\n")[0]
+        lines = whole_lines.decode(errors="replace").split("\n")
+        return [found for line in lines if (found := _event(line)) is not None]
 
     def events(self, request_id: str | None = None) -> list[str]:
         """What became of a request, or of all: `started`, then `finished` or `ended`."""
         return [event for event, name in self.history if request_id in {None, name}]
 
     def wait_for(self, event: str, request_id: str | None = None) -> None:
-        """Wait until an event of a request, or of any, has been logged."""
-        wait_until(lambda: event in self.events(request_id), PATIENCE)
+        """Wait until an event of a request, or of any, has been logged.
+
+        Raises:
+            AssertionError: The request has ended without it.
+        """
+
+        def is_over() -> bool:
+            seen = self.events(request_id)
+            return event in seen or (request_id is not None and seen[-1:] in _LAST)
+
+        wait_until(is_over, 120)
+        assert event in self.events(request_id), self.events(request_id)
 
 
 def _event(line: str) -> tuple[str, str] | None:
-    """The engine's event and the request's id of a whole line, as text or as JSON."""
-    if not line.endswith("\n"):
-        return None
+    """The engine's event and the request's id of a line, as text or as JSON."""
     if line.startswith("{"):
         fields = json.loads(line)
         event, request_id = fields["event"], fields.get("request_id", "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import itertools
+import threading
 import weakref
 from typing import Any
 
@@ -32,10 +32,13 @@ class TickingClock:
     """A clock that advances by a millisecond at every look."""
 
     def __init__(self) -> None:
-        self._looks = itertools.count(100_000)
+        self.now = 100.0
+        self._lock = threading.Lock()
 
     def __call__(self) -> float:
-        return next(self._looks) / 1000
+        with self._lock:
+            self.now += 0.001
+            return self.now
 
 
 def job(name: str, **changes: Any) -> GenerateJob:

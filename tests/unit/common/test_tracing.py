@@ -86,7 +86,7 @@ def test_spans_of_an_image_are_sequential(
     spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = TickingClock()
-    dates = SimpleNamespace(time_ns=lambda: round(clock() * 1e9))
+    dates = SimpleNamespace(time_ns=lambda: round(clock.now * 1e9))
     monkeypatch.setattr("common.tracing.time", dates)
     engine, listener = make_engine(clock=clock), Listener()
     engine.submit(job("traced", steps=3, num_images=2, traceparent=CALLER), listener)
