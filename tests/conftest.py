@@ -11,6 +11,7 @@ import httpx
 import pytest
 import structlog
 from huggingface_hub import constants as hub
+from xdist.scheduler import LoadFileScheduling
 
 from testing.server import ROOT, import_demo, started_service
 from tests.support.calls import PATIENCE
@@ -31,6 +32,7 @@ structlog.configure(
 )
 
 
+_OF_THE_SERVICE = "tests/integration/service/"
 _QUICK_INTEGRATION = {"test_service.py", "test_requests.py", "test_hostile.py", "test_control.py"}
 
 
@@ -40,6 +42,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         _, tier, *rest = item.path.relative_to(ROOT).parts
         if tier == "e2e" or (tier == "integration" and rest[-1] not in _QUICK_INTEGRATION):
             item.add_marker("slow")
+
+
+class ServiceInOneWorker(LoadFileScheduling):
+    """A file's tests run in one worker, and so do all that share the service."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(_OF_THE_SERVICE):
+            return _OF_THE_SERVICE
+        return str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(
+    config: pytest.Config, log: object
+) -> LoadFileScheduling | None:
+    """Return a scheduler that starts the service once instead of in both workers."""
+    return ServiceInOneWorker(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,8 @@ here=$(dirname "$(readlink -f "$0")")
 
 install() {
     if command -v uv >/dev/null; then
-        uv pip install --no-cache --python "$python" "$@"
+        # Compiled here, because the service's user cannot write the modules at its first start.
+        uv pip install --no-cache --compile-bytecode --python "$python" "$@"
     else
         "$python" -m pip install --no-cache-dir --disable-pip-version-check "$@"
     fi

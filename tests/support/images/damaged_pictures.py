@@ -12,9 +12,9 @@ from tests.support.images.pictures import hill
 
 
 def png_bomb(width: int, height: int) -> bytes:
-    """A valid header, and pixels that unpack to a thousand times their bytes."""
+    """A valid header, and at most 16 MiB of pixels that unpack to a thousand times their bytes."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    rows = zlib.compress(b"\0" * (width + 1) * min(height, 2000), 9)[:-8]
+    rows = zlib.compress(b"\0" * min((width + 1) * min(height, 2000), 2**24), 9)[:-8]
     parts = [png_chunk(b"IHDR", header), png_chunk(b"IDAT", rows), png_chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
