@@ -64,18 +64,21 @@ def mdc_wait(workers: int, load: float) -> float:
     return mmc_wait(workers, load) * (1 + bend) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "load"), [(1, 0.5), (1, 0.7), (4, 0.8)])
 def test_waits_are_those_of_m_m_c(workers: int, load: float) -> None:
     tally, _ = steady(workers, load, exponential())
     assert np.mean(tally.waits) == pytest.approx(mmc_wait(workers, load), rel=0.08)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "load"), [(1, 0.5), (1, 0.8), (4, 0.8), (8, 0.9)])
 def test_waits_are_those_of_m_d_c(workers: int, load: float) -> None:
     tally, _ = steady(workers, load, lambda: SERVICE)
     assert np.mean(tally.waits) == pytest.approx(mdc_wait(workers, load), rel=0.08)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "load"), [(1, 0.7), (4, 0.9)])
 def test_littles_law_holds(workers: int, load: float) -> None:
     tally, seconds = steady(workers, load, exponential())

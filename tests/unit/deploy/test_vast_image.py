@@ -215,6 +215,7 @@ def test_a_requirement_of_another_torch_fails_the_build(base: Path) -> None:
     subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", "greedy"], check=True)
 
 
+@pytest.mark.slow
 def test_base_with_unsuitable_torch_fails_the_build(base: Path) -> None:
     script = HERE / "install" / "check_torch.py"
     command = [base / "main" / "bin" / "python", script, "torch>=2.15"]

@@ -77,6 +77,11 @@ def results() -> Results:
     return made(("p95<100", "errors<1"))
 
 
+@pytest.fixture(scope="module")
+def page(results: Results) -> str:
+    return render_html(results)
+
+
 def test_json_summary_matches_its_requests(results: Results) -> None:
     document = json.loads(json.dumps(results.document(), allow_nan=False))
     rows = document["requests"]
@@ -204,8 +209,7 @@ class Outline(HTMLParser):
                 self.loads.append(value)
 
 
-def test_page_is_self_contained_and_escaped(results: Results) -> None:
-    page = render_html(results)
+def test_page_is_self_contained_and_escaped(page: str) -> None:
     outline = Outline()
     outline.feed(page)
     assert outline.loads == []
@@ -219,8 +223,7 @@ def test_page_is_self_contained_and_escaped(results: Results) -> None:
     assert len(page) < 1_000_000
 
 
-def test_page_follows_the_colour_scheme(results: Results) -> None:
-    page = render_html(results)
+def test_page_follows_the_colour_scheme(page: str) -> None:
     assert "prefers-color-scheme: dark" in page
     drawn = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
     assert "var(--blue)" in drawn
@@ -228,8 +231,7 @@ def test_page_follows_the_colour_scheme(results: Results) -> None:
     assert set(re.findall(r"(?:fill|stroke): ?(#[0-9a-f]{3,6})", drawn)) == set()
 
 
-def test_page_shows_the_summary(results: Results) -> None:
-    page = render_html(results)
+def test_page_shows_the_summary(page: str, results: Results) -> None:
     stats = results.total
     for value in (stats.latency.p50, stats.latency.p95, stats.latency.p99):
         assert f"{value:.2f} s" in page
@@ -238,5 +240,6 @@ def test_page_shows_the_summary(results: Results) -> None:
     assert "endings and codes both add up to it" in page
 
 
+@pytest.mark.slow
 def test_many_requests_keep_the_page_small() -> None:
     assert len(render_html(made(requests=20_000))) < 1_000_000
