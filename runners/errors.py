@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from common.protocol import JobFailed
+from runners.device_faults import is_out_of_memory
 
 
 class LoadError(RuntimeError):
@@ -16,7 +15,7 @@ def to_failure(error: Exception) -> JobFailed:
     match error:
         case SchedulerChoiceError() | DeepCacheError() | PromptLengthError():
             return JobFailed("invalid_request", str(error))
-        case torch.OutOfMemoryError():
+        case _ if is_out_of_memory(error):
             return JobFailed("out_of_memory", "the device is out of memory", 5.0)
         case LoadError():
             return JobFailed("not_ready", str(error), 30.0)

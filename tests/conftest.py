@@ -53,9 +53,7 @@ class ServiceInOneWorker(LoadFileScheduling):
         return str(super()._split_scope(nodeid))
 
 
-def pytest_xdist_make_scheduler(
-    config: pytest.Config, log: object
-) -> LoadFileScheduling | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling | None:
     """Return a scheduler that starts the service once instead of in both workers."""
     return ServiceInOneWorker(config, log)
 

@@ -12,6 +12,7 @@ import psutil
 import structlog
 import torch
 
+from runners.device_faults import is_out_of_memory
 from runners.errors import NonFiniteError
 from runners.networks.sdxl import SdxlModel
 
@@ -110,9 +111,10 @@ def _run_within_memory(
         return tiled()
     try:
         return whole()
-    except torch.OutOfMemoryError:
-        if not is_tileable:
+    except RuntimeError as error:
+        if not is_tileable or not is_out_of_memory(error):
             raise
+    # The memory of the first attempt is free only after the `except` block.
     if latents.device.type == "cuda":
         torch.cuda.empty_cache()
     return tiled()

@@ -105,7 +105,8 @@ class CostModel:
         """Set `max_batch_rows` by doubling it while the cost per row falls by at least 5 %.
 
         Args:
-            measure: function from a number of rows to the seconds of one step.
+            measure: function from a number of rows to the seconds of one step; infinite if the
+                batch does not fit into memory.
         """
         rows, best = 1, measure(1)
         while rows < _MAX_BATCH_ROWS:

@@ -9,11 +9,11 @@ from concurrent.futures import CancelledError, Future
 
 import numpy as np
 import structlog
-import torch
 
 from common.protocol import CancelCommand, DepthResult, EstimateJob, JobFailed
 from common.tracing import RequestSpans
 from runners import metrics
+from runners.device_faults import is_out_of_memory
 from runners.engine.engine import Engine
 from runners.engine.request_queue import SUPERSEDED
 from runners.errors import NonFiniteError, to_failure
@@ -144,12 +144,13 @@ class DepthJobQueue:
         shape = (job.height, job.width, 3)
         image = np.frombuffer(job.image, np.uint8).reshape(shape)
         try:
-            depth = estimator.estimate(image)
-        except torch.OutOfMemoryError:
-            metrics.MEMORY_RETRIES.inc()
-            self._engine.release_memory()
-            depth = estimator.estimate(image)
-        return depth.tobytes()
+            return estimator.estimate(image).tobytes()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        metrics.MEMORY_RETRIES.inc()
+        self._engine.release_memory()
+        return estimator.estimate(image).tobytes()
 
     def _fail(self, estimate: _Estimate, error: BaseException) -> None:
         if isinstance(error, CancelledError):
@@ -158,6 +159,7 @@ class DepthJobQueue:
         if isinstance(error, NonFiniteError):
             metrics.NOT_FINITE_PICTURES.inc()
         assert isinstance(error, Exception)
+        self._engine.faults.examine(error)
         log.error("estimate failed", request_id=estimate.job.request_id, exc_info=error)
         self._finish(estimate, to_failure(error))
 

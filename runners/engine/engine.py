@@ -15,11 +15,11 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import structlog
-import torch
 
 from common.process_memory import IDLE_TRIM_SECONDS, trim_heap
 from common.protocol import CancelCommand, GenerateJob
 from runners.device import Device, LaunchThrottle
+from runners.device_faults import DeviceFaults, is_out_of_memory
 from runners.diffusion.batch import BatchCache
 from runners.diffusion.conditioning import ConditioningBuilder
 from runners.diffusion.denoise import predict_noise
@@ -70,6 +70,7 @@ class Engine:
         device: device of the weights.
         config: limits; the defaults if None.
         clock: monotonic clock of deadlines, in seconds.
+        faults: examiner of the device's errors; a new one if None.
     """
 
     def __init__(
@@ -78,8 +79,10 @@ class Engine:
         device: Device,
         config: EngineConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
+        faults: DeviceFaults | None = None,
     ) -> None:
         self.cost = CostModel()
+        self.faults = faults or DeviceFaults(device)
         self._config = config or EngineConfig()
         self._loader = loader
         self._device = device
@@ -99,6 +102,7 @@ class Engine:
             self._telemetry,
             clock,
             self.release_memory,
+            self.faults,
             self._config.encoder_threads,
         )
         self._closed = False
@@ -197,7 +201,8 @@ class Engine:
         while not self._closed:
             try:
                 busy = self.tick()
-            except Exception:
+            except Exception as error:
+                self.faults.examine(error)
                 log.exception("tick failed")
                 self._queue.fail_where(lambda task: task.started, "internal", "internal error")
                 continue
@@ -234,10 +239,11 @@ class Engine:
                 break
         self._admitting = set()
 
-    def _prepare(self, task: RequestState) -> bool:
+    def _prepare(self, task: RequestState, is_retry: bool = False) -> bool:
         """Create the task's samples if its weights are resident; return False if it must wait."""
         job = task.job
         self._admitting = used_keys(job)
+        failure = None
         try:
             loras = [lora.name for lora in job.loras]
             networks = self._loader.get_or_start_load(job.model, job.controlnet, loras)
@@ -249,16 +255,10 @@ class Engine:
                 Sample(job, (job.seed + i) % NUM_SEEDS, *networks, conditioning, self._device)
                 for i in range(job.num_images)
             ]
-        except torch.OutOfMemoryError as error:
-            self.release_memory()
-            if self._queue.pending():
-                # Running requests free memory when they end.
-                return False
-            self._finisher.fail(task, error)
-            return False
         except Exception as error:
-            self._finisher.fail(task, error)
-            return False
+            failure = self.faults.examine(error)
+        if failure is not None:
+            return self._recover_admission(task, failure, is_retry)
         task.timings.queue = started - task.arrived
         task.timings.encode = self._clock() - started
         pixels = job.height * job.width
@@ -267,15 +267,31 @@ class Engine:
         self._queue.admit(task, samples)
         return True
 
-    def _step(self, batch: dict[Sample, RequestState]) -> None:
+    def _recover_admission(self, task: RequestState, error: Exception, is_retry: bool) -> bool:
+        """Admit a task after an error if freed memory allows it; return False otherwise."""
+        if is_out_of_memory(error):
+            self.release_memory()
+            if self._queue.pending():
+                # Running requests free memory when they end.
+                return False
+            if not is_retry:
+                return self._prepare(task, is_retry=True)
+        self._finisher.fail(task, error)
+        return False
+
+    def _step(self, batch: dict[Sample, RequestState], is_retry: bool = False) -> None:
         """Run one step of a batch, a mapping from samples to their tasks."""
         started = self._clock()
         samples = list(batch)
         is_cached = samples[0].reuses_features
+        failure = None
         try:
             predictions = predict_noise(samples, self._device, self._batches)
         except Exception as error:
-            self._split_and_retry(batch, error)
+            failure = self.faults.examine(error)
+        if failure is not None:
+            # Here the failed attempt's tensors are free, which a traceback would hold.
+            self._split_and_retry(batch, failure, is_retry)
             return
         previews: dict[RequestState, bytes] = {}
         for (sample, task), prediction in zip(batch.items(), predictions, strict=True):
@@ -285,8 +301,9 @@ class Engine:
                     previews[task] = b"" if pixels is None else encode_preview(pixels)
                 sample.advance(prediction)
             except Exception as error:
-                self._finisher.fail(task, error)
+                self._finisher.fail(task, self.faults.examine(error))
         self._throttle.tick()
+        self.faults.on_step()
         seconds = self._clock() - started
         job = samples[0].job
         if not is_cached:
@@ -301,17 +318,23 @@ class Engine:
             if sample.done:
                 self._finisher.finish(task, sample)
 
-    def _split_and_retry(self, batch: dict[Sample, RequestState], error: Exception) -> None:
+    def _split_and_retry(
+        self, batch: dict[Sample, RequestState], error: Exception, is_retry: bool
+    ) -> None:
         """Halve a failed batch until it fits in memory or a single request fails.
 
-        No sample has advanced yet, so a retry does not change results.
+        No sample has advanced yet, so a retry does not change results. A single sample that ran out
+        of memory is retried once, because the caches that this frees can suffice.
         """
         self.release_memory()
         pairs = list(batch.items())
-        if len(pairs) == 1:
+        if len(pairs) == 1 and (is_retry or not is_out_of_memory(error)):
             self._finisher.fail(pairs[0][1], error)
             return
         self._telemetry.on_split(len(pairs), error)
+        if len(pairs) == 1:
+            self._step(batch, is_retry=True)
+            return
         half = len(pairs) // 2
         self._step(dict(pairs[:half]))
         self._step(dict(pairs[half:]))

@@ -10,6 +10,7 @@ import torch
 
 from common.limits import MAX_SEED
 from runners.device import Device
+from runners.device_faults import DeviceFaults, is_out_of_memory
 from runners.diffusion.sample import Sample
 from runners.diffusion.vae import Pixels, decode_latents
 from runners.engine.cost_model import CostModel
@@ -35,6 +36,7 @@ class OutputStage:
         journal: recorder of logs, metrics and spans.
         clock: the engine's clock, in seconds.
         release_memory: function that frees caches on the device.
+        faults: examiner of the device's errors.
         threads: number of encoding threads.
     """
 
@@ -46,9 +48,11 @@ class OutputStage:
         journal: EngineTelemetry,
         clock: Callable[[], float],
         release_memory: Callable[[], None],
+        faults: DeviceFaults,
         threads: int,
     ) -> None:
         self._device = device
+        self._faults = faults
         self._queue = queue
         self._cost = cost
         self._telemetry = journal
@@ -66,7 +70,7 @@ class OutputStage:
         try:
             pixels = self._decode(task, sample)
         except Exception as error:
-            self.fail(task, error)
+            self.fail(task, self._faults.examine(error))
             return
         seconds = self._clock() - started
         self._cost.observe_decode(job.model, job.decoder, job.height * job.width, seconds)
@@ -97,16 +101,26 @@ class OutputStage:
 
     def _decode(self, task: RequestState, sample: Sample) -> Pixels:
         decode = partial(decode_latents, sample.latents, sample.variant, task.job.decoder)
-        try:
-            return decode()
-        except torch.OutOfMemoryError:
-            self._release_memory()
-        except NonFiniteError:
-            if self._device.dtype != torch.float16:
-                raise
-            self._telemetry.on_overflow(task)
-            return decode(in_float32=True)
-        return decode()
+        can_widen, can_release = self._device.dtype == torch.float16, True
+        while True:
+            try:
+                return decode()
+            except NonFiniteError:
+                if not can_widen:
+                    raise
+                is_full = False
+            except Exception as error:
+                is_full = is_out_of_memory(error)
+                if not (is_full and can_release):
+                    raise
+            # The memory of the failed attempt is free only after the `except` block.
+            if is_full:
+                can_release = False
+                self._release_memory()
+            else:
+                can_widen = False
+                self._telemetry.on_overflow(task)
+                decode = partial(decode, in_float32=True)
 
     def _deliver(
         self, task: RequestState, index: int, pixels: Pixels, encode: Callable[[], bytes]

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-import torch
 
 from common.protocol import JobFailed
 from runners import metrics
+from runners.device_faults import is_out_of_memory
 from runners.diffusion.sample import Sample
 from runners.diffusion.vae import Pixels
 from runners.engine.request_state import RequestState
@@ -58,10 +58,10 @@ class EngineTelemetry:
             task.spans.accumulate("denoise", seconds)
 
     def on_split(self, samples: int, error: Exception) -> None:
-        """Record that a batch failed and is retried in halves."""
-        if isinstance(error, torch.OutOfMemoryError):
+        """Record that a batch failed and is retried, in halves unless it is a single sample."""
+        if is_out_of_memory(error):
             metrics.MEMORY_RETRIES.inc()
-        log.warning("batch failed and is halved", samples=samples, error=type(error).__name__)
+        log.warning("batch failed and is retried", samples=samples, error=type(error).__name__)
 
     def on_decoded(self, task: RequestState, seconds: float) -> None:
         """Record that an image's pixels are in host memory."""

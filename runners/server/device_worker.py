@@ -11,6 +11,7 @@ from common.settings import Settings
 from models.catalog import Catalog
 from models.store.inventory import LiveInventory
 from runners.device import Device, GpuUtilization
+from runners.device_faults import DeviceFaults
 from runners.diffusion.compile import Compiler
 from runners.engine.depth_jobs import DepthJobQueue
 from runners.engine.engine import Engine, EngineConfig
@@ -53,12 +54,15 @@ class DeviceWorker:
         self.model_cache = ModelCache(
             catalog, live_inventory, device, self.budget, compiler, self.weights_in_use
         )
-        self._loader = BackgroundLoader(self.model_cache, lambda: self.engine.wake())
+        faults = DeviceFaults(device)
+        self._loader = BackgroundLoader(
+            self.model_cache, lambda: self.engine.wake(), faults.examine
+        )
         share = EngineConfig(
             max_queue=math.ceil(settings.max_queue / workers),
             max_queue_seconds=settings.max_queue_seconds,
         )
-        self.engine = Engine(self._loader, device, share)
+        self.engine = Engine(self._loader, device, share, faults=faults)
         self.estimates = DepthJobQueue(self._loader, self.engine, share.max_queue)
         self.engine.run_on_device_thread(compiler.configure_thread)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from common.protocol import (
     LoadResult,
     RunnerStatus,
 )
+from runners.cuda_allocator import set_allocator_default
 
 if TYPE_CHECKING:
     from runners.server.app import RunnerApp
@@ -34,6 +36,10 @@ _FOREVER = 1e9
 # Both processes import this module, and both need the patches.
 disable_timeout_middleware()
 patch_uvicorn_keep_alive()
+
+# BentoML would show the process only the one GPU that its service declares. The runner uses every
+# GPU that it sees, within an operator's CUDA_VISIBLE_DEVICES.
+os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
 
 
 # By default BentoML closes its connection to a dependent service after 100 requests or 300 seconds,
@@ -49,6 +55,7 @@ class SDXLRunner:
     """Runner service; every argument and result is a frame of `common.protocol`."""
 
     def __init__(self) -> None:
+        set_allocator_default()
         # A lazy import, because the public service imports this module and must not import torch.
         with gc_frozen_after():
             from runners.server.app import RunnerApp

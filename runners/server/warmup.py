@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from queue import SimpleQueue
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 
 from common.protocol import Event, GenerateJob, JobDone, JobFailed
 from runners.device import Device
+from runners.device_faults import is_out_of_memory
 from runners.diffusion.denoise import predict_noise
 from runners.diffusion.dummy_inputs import dummy_job, dummy_samples
 from runners.diffusion.vae import decode_latents
@@ -45,8 +47,18 @@ def warm_up(variant: SdxlModel, controlnet: ControlNet, device: Device, cost: Co
             _measure_seconds(lambda: predict_noise(samples, device)[0]) for _ in range(_REPETITIONS)
         )
 
+    def measure_if_it_fits(rows: int) -> float:
+        try:
+            return measure(rows)
+        except RuntimeError as error:
+            if rows == 1 or not is_out_of_memory(error):
+                raise
+        device.release_cache()
+        log.info("a batch does not fit into memory", rows=rows)
+        return math.inf
+
     measure(1)
-    cost.calibrate(measure)
+    cost.calibrate(measure_if_it_fits)
     cost.observe_step(variant.name, size * size, measure(1))
     (sample,) = dummy_samples(job, variant, controlnet, device, 1)
     started = time.perf_counter()

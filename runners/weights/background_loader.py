@@ -28,13 +28,18 @@ class BackgroundLoader:
     Args:
         model_cache: the cache that loads them.
         on_change: called after every load of networks, from the loading thread.
+        on_error: called with the error of every failed load, from the loading thread.
     """
 
     def __init__(
-        self, model_cache: ModelCache, on_change: Callable[[], None] = lambda: None
+        self,
+        model_cache: ModelCache,
+        on_change: Callable[[], None] = lambda: None,
+        on_error: Callable[[Exception], object] = lambda _: None,
     ) -> None:
         self.model_cache = model_cache
         self._on_change = on_change
+        self._on_error = on_error
         self._pool = _single_threaded_pool()
         self._lock = threading.Lock()
         self._pending: dict[_Key, Future[None]] = {}
@@ -120,6 +125,7 @@ class BackgroundLoader:
             self.model_cache.load_controlnet(controlnet, beside=[model])
             self.model_cache.load_loras(model, loras, beside=[controlnet])
         except LoadError as error:
+            self._on_error(error)
             log.exception("load failed", model=model, controlnet=controlnet, reason=str(error))
             raise
 
@@ -127,6 +133,7 @@ class BackgroundLoader:
         try:
             self.model_cache.load_estimator(name)
         except LoadError as error:
+            self._on_error(error)
             log.exception("load failed", depth_estimator=name, reason=str(error))
             raise
 

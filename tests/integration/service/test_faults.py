@@ -19,10 +19,11 @@ import psutil
 import pytest
 
 from testing.process_state import processes_of
-from testing.server import started_service
+from testing.server import ROOT, started_service
 from tests.support.calls import PATIENCE, ServiceLog
 from tests.support.waiting import wait_until
 
+FAULTY_DEVICE = ROOT / "tests" / "support" / "device_fault"
 LONG: dict[str, Any] = {"prompt": "hills", "mock_depth": True, "model": "base", "steps": 50}
 LONGEST = {**LONG, "num_images": 4, "width": 512, "height": 512}
 SHORT: dict[str, Any] = {"prompt": "hills", "mock_depth": True, "steps": 1, "cfg": 1}
@@ -201,6 +202,27 @@ def test_killed_runner_fails_its_requests_and_restarts(own_url: str) -> None:
     wait_until(lambda: get(f"{own_url}/readyz").status_code == 200, PATIENCE)
     assert post(f"{own_url}/generate", SHORT).status_code == 200
     assert processes_of(parse_port(own_url))["api"].pid == api.pid
+
+
+def test_lost_device_ends_the_runner_which_is_started_again(
+    demo_home: Path, tmp_path: Path
+) -> None:
+    fault, log = tmp_path / "fault", tmp_path / "log"
+    settings = {"PYTHONPATH": str(FAULTY_DEVICE), "DEVICE_FAULT": str(fault)}
+    with started_service(demo_home, log, settings) as url:
+        before = processes_of(parse_port(url))
+        assert post(f"{url}/generate", SHORT).status_code == 200
+        fault.touch()
+        lost = post(f"{url}/generate", SHORT)
+        assert (lost.status_code, lost.json()["error"]) == (503, "runner_lost")
+        wait_until(lambda: get(f"{url}/readyz").status_code == 200, PATIENCE)
+        assert post(f"{url}/generate", SHORT).status_code == 200
+        after = processes_of(parse_port(url))
+        assert after["api"].pid == before["api"].pid
+        assert after["runner"].pid != before["runner"].pid
+    said = log.read_text("utf-8")
+    assert said.count("the device is lost, the runner ends") == 1
+    assert "an illegal memory access" in said
 
 
 def test_stop_finishes_running_requests_and_exits_with_0(demo_home: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -262,6 +263,55 @@ def test_out_of_memory_of_one_request_is_reported(
     engine.submit(job("big"), listener)
     finish(engine)
     assert failure(listener) == "out_of_memory"
+
+
+def test_sample_alone_is_retried_once_without_the_first_attempts_tensors(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def tight(samples: Sequence[Sample], device: Device, _: BatchCache) -> list[torch.Tensor]:
+        alive.append(sum(reference() is not None for reference in held))
+        activation = torch.zeros(4)
+        held.append(weakref.ref(activation))
+        if len(held) == 1:
+            raise torch.OutOfMemoryError
+        return predict_noise(samples, device)
+
+    release = engine.release_memory
+
+    def release_and_count() -> None:
+        alive.append(sum(reference() is not None for reference in held))
+        release()
+
+    monkeypatch.setattr(runners.engine.engine, "predict_noise", tight)
+    monkeypatch.setattr(engine, "release_memory", release_and_count)
+    listener = Listener()
+    engine.submit(job("alone", steps=1), listener)
+    finish(engine)
+    assert pictures(listener)
+    assert alive == [0, 0, 0], "the traceback of the first attempt holds its activation"
+
+
+def test_admission_is_retried_once_on_an_idle_engine(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, tries = ConditioningBuilder.build, 0
+
+    def tight(self: ConditioningBuilder, job: GenerateJob, *networks: Any) -> Conditioning:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise RuntimeError("cuBLAS error: CUBLAS_STATUS_ALLOC_FAILED when calling `create`")
+        return build(self, job, *networks)
+
+    monkeypatch.setattr(ConditioningBuilder, "build", tight)
+    listener = Listener()
+    engine.submit(job("first"), listener)
+    finish(engine)
+    assert pictures(listener)
+    assert tries == 2
 
 
 def test_a_decode_that_does_not_fit_is_tried_once_more(

@@ -10,22 +10,28 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import torch
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+import runners.server.warmup
 from api.http.middleware import ApiMiddleware
 from common.lifecycle import READY_LINE
 from common.protocol import CancelCommand
 from common.settings import Settings
 from models.store.inventory import Inventory
+from runners.device import Device
+from runners.diffusion.denoise import predict_noise
+from runners.diffusion.sample import Sample
+from runners.engine.cost_model import CostModel
 from runners.engine.engine import Engine
 from runners.errors import LoadError, WarmUpError
 from runners.networks.sdxl import ControlNet, SdxlModel
 from runners.server.app import RunnerApp
 from runners.server.startup_timer import StartupTimer
-from runners.server.warmup import generate_one_per_size
+from runners.server.warmup import generate_one_per_size, warm_up
 from testing.workbench import DEVICE, demo_catalog, demo_networks, make_engine
 
 
@@ -86,6 +92,24 @@ def test_a_size_that_fails_ends_the_warm_up(loop: Engine, monkeypatch: pytest.Mo
     monkeypatch.setattr("runners.engine.engine.predict_noise", broken)
     with pytest.raises(WarmUpError, match="the warm-up at 128 x 128 failed: internal error"):
         generate_one_per_size(loop, variant, controlnet, [128])
+
+
+def test_batch_that_does_not_fit_bounds_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def small_card(samples: Sequence[Sample], device: Device) -> list[torch.Tensor]:
+        rows = sum(sample.batch_rows for sample in samples)
+        seen.append(rows)
+        if rows > 1:
+            raise torch.OutOfMemoryError
+        return predict_noise(samples, device)
+
+    monkeypatch.setattr(runners.server.warmup, "predict_noise", small_card)
+    cost = CostModel()
+    warm_up(*demo_networks("base"), DEVICE, cost)
+    assert cost.max_batch_rows == 1
+    assert 2 in seen
+    assert cost.seconds("base", "full", 256 * 256, 1, 1) > 0
 
 
 def test_a_cancelled_warm_up_picture_is_left_out(
