@@ -29,7 +29,7 @@ from api.errors import (
 )
 from api.http.access_log import AccessLog
 from api.http.auth import Access
-from api.http.body_budget import BodyBudget, Holding
+from api.http.body_budget import SMALL_BODY, BodyBudget, Holding
 from api.http.json_bounds import JsonReader
 from api.http.media_types import FORM, multipart_to_json
 from api.http.origins import CrossOrigin, Sites
@@ -46,6 +46,7 @@ BODY_SECONDS = 60.0
 
 _READINESS = "/readyz"
 _READINESS_SECONDS = 1.0
+_SMALL_BODY_SECONDS = 1.0
 _MAX_HEADERS = 100
 _MEDIA_TYPES = {"application/json", FORM}
 
@@ -123,6 +124,10 @@ class ApiMiddleware:
             request.state.error = error
             if isinstance(error, Overloaded):
                 await limited.discard()
+            elif limited.announces_small_body(headers):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_SMALL_BODY_SECONDS):
+                        await limited.discard()
         except Exception:
             if scope["path"] == _READINESS and not answer.started:
                 # BentoML polls the runner, which cannot respond during imports or after a crash.
@@ -194,6 +199,11 @@ class _BodyLimiter:
         length = headers.get("content-length")
         known = int(length) if length is not None and length.isdecimal() else None
         self._holding = self._budget.open(known)
+
+    def announces_small_body(self, headers: Headers) -> bool:
+        """Return whether the rest of a body is at most `SMALL_BODY` bytes, and was not received."""
+        length = headers.get("content-length", "0")
+        return not self._complete and length.isdecimal() and 0 < int(length) <= SMALL_BODY
 
     async def discard(self) -> None:
         """Receive and discard the rest of a rejected body.

@@ -141,6 +141,11 @@ class Engine:
         """Return what the model cache must not evict: names and keys of its entries."""
         return self._queue.weights_in_use() | self._admitting
 
+    def weights_wanted_next(self) -> set[str]:
+        """Return the keys of the weights that the oldest waiting request needs; empty if none."""
+        waiting = self._queue.waiting()
+        return used_keys(waiting[0].job) if waiting else set()
+
     def run_on_device_thread(self, function: Callable[[], None]) -> Future[None]:
         """Run a function on the device thread between two ticks."""
         future: Future[None] = Future()

@@ -135,6 +135,5 @@ class OutputStage:
         self._telemetry.on_encoded(task, seconds, pixels)
         with self._queue.lock:
             task.timings.save += seconds
-            if task.deliver(index, image):
-                self._telemetry.on_finished(task)
+            task.deliver(index, image, self._telemetry.on_finished)
             self._queue.prune()

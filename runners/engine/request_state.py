@@ -116,12 +116,21 @@ class RequestState:
         self.emit(JobFailed(error, message, retry_after))
         self._end()
 
-    def deliver(self, index: int, picture: bytes) -> bool:
-        """Store an encoded image; the last one ends the request and returns True."""
+    def deliver(
+        self, index: int, picture: bytes, on_finished: Callable[[RequestState], None]
+    ) -> None:
+        """Store an encoded image; the last one ends the request.
+
+        Args:
+            index: number of the image.
+            picture: the encoded image.
+            on_finished: called before the subscribers receive the last event.
+        """
         self._images[index] = picture
         images = tuple(p for p in self._images if p is not None)
         if self.finished or len(images) < len(self._images):
-            return False
+            return
+        on_finished(self)
         timings = self.timings
         self.emit(
             JobDone(
@@ -134,7 +143,6 @@ class RequestState:
             )
         )
         self._end()
-        return True
 
     def _end(self) -> None:
         self.finished = True

@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from models.catalog import DepthEstimatorSpec
 from runners.device import CPU, Device
 from runners.errors import LoadError, NonFiniteError
+from runners.networks.weight_upload import WeightUploader
 
 # Progress bars would become log lines.
 transformers_logging.disable_progress_bar()
@@ -62,13 +63,16 @@ class Estimator(Protocol):
         """
 
 
-def load_estimator(spec: DepthEstimatorSpec, path: Path, device: Device) -> Estimator:
+def load_estimator(
+    spec: DepthEstimatorSpec, path: Path, device: Device, uploader: WeightUploader | None = None
+) -> Estimator:
     """Load an estimator from local files only.
 
     Args:
         spec: the catalog entry.
         path: the folder of the estimator's component.
         device: the target device; the CPU replaces MPS.
+        uploader: copier of weights to the device; a new one if None.
 
     Raises:
         LoadError: a required package is not installed.
@@ -78,11 +82,12 @@ def load_estimator(spec: DepthEstimatorSpec, path: Path, device: Device) -> Esti
     """
     if device.torch_device.type == "mps":
         # The MPS probe at startup does not cover these networks.
-        device = CPU
+        device, uploader = CPU, None
+    uploader = uploader or WeightUploader(device)
     if spec.loader == "controlnet_aux":
         (file,) = path.glob("*.safetensors")
-        return _load_detector(str(spec.detector), file, device)
-    return TransformersEstimator(path, device, is_distance=spec.gives == "distance")
+        return _load_detector(str(spec.detector), file, uploader)
+    return TransformersEstimator(path, device, spec.gives == "distance", uploader)
 
 
 class TransformersEstimator:
@@ -92,13 +97,20 @@ class TransformersEstimator:
         path: folder with config.json, model.safetensors and optionally preprocessor_config.json.
         device: the target device.
         is_distance: whether large output values are far instead of near.
+        uploader: copier of weights to the device; a new one if None.
 
     Raises:
         LoadError: the model needs torchvision, which is not installed.
         ValueError: weights are missing or have the wrong shape.
     """
 
-    def __init__(self, path: Path, device: Device, is_distance: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: Device,
+        is_distance: bool,
+        uploader: WeightUploader | None = None,
+    ) -> None:
         config = AutoConfig.from_pretrained(path, local_files_only=True)
         network, loading_info = AutoModelForDepthEstimation.from_pretrained(
             path,
@@ -112,7 +124,8 @@ class TransformersEstimator:
         if missing or loading_info["mismatched_keys"]:
             # transformers would initialize missing weights randomly.
             raise ValueError(f"{len(missing)} weights are missing, such as {sorted(missing)[:1]}")
-        self.network = network.to(device.torch_device).eval().requires_grad_(False)
+        (uploader or WeightUploader(device)).move(network)
+        self.network = network.eval().requires_grad_(False)
         self._processor = _load_processor(path, config)
         self._device = device.torch_device
         self._is_distance = is_distance
@@ -184,7 +197,7 @@ def _load_processor(path: Path, config: Any) -> Any:
     return get_image_processor_class_from_name(f"{kind}ImageProcessor{suffix}")()
 
 
-def _load_detector(name: str, file: Path, device: Device) -> DetectorEstimator:
+def _load_detector(name: str, file: Path, uploader: WeightUploader) -> DetectorEstimator:
     """Load a detector of controlnet-aux.
 
     Raises:
@@ -203,16 +216,17 @@ def _load_detector(name: str, file: Path, device: Device) -> DetectorEstimator:
         ) from error
     if name == "midas":
         network = DPTDepthModel(path=None, backbone="vitb_rn50_384", non_negative=True)
-        _load_weights(network, file, device)
+        _load_weights(network, file, uploader)
         return DetectorEstimator(MidasDetector(network), lambda output: output)
     network = ZoeDepth.build_from_config(get_config("zoedepth", "infer"))
-    _load_weights(network, file, device)
+    _load_weights(network, file, uploader)
     return DetectorEstimator(ZoeDetector(network), lambda output: output["metric_depth"])
 
 
-def _load_weights(network: nn.Module, file: Path, device: Device) -> None:
+def _load_weights(network: nn.Module, file: Path, uploader: WeightUploader) -> None:
     network.load_state_dict(load_file(file))
-    network.float().to(device.torch_device).eval().requires_grad_(False)
+    uploader.move(network.float())
+    network.eval().requires_grad_(False)
 
 
 def _to_depth_array(nearness: NDArray[np.float32]) -> DepthArray:

@@ -1,7 +1,7 @@
 """Loading of networks: built on the meta device, then assigned memory-mapped tensors.
 
 Weights that already have the device's dtype are neither initialized nor cast. On a CPU the tensors
-are the file's mapped pages; on a GPU they are copied from these pages.
+are the file's mapped pages; to a GPU they travel as `WeightUploader` describes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from runners.device import Device
 from runners.networks.pinned_weights import PinnedWeightCache
 from runners.networks.sdxl import ControlNet
 from runners.networks.static_conditioning import CrossAttentionCache
+from runners.networks.weight_upload import WeightUploader
 
 _NETWORKS: dict[str, Any] = {
     "text_encoder": CLIPTextModel,
@@ -33,7 +34,11 @@ _PREFIX = "text_model."
 
 
 def load_network(
-    kind: str, path: Path, device: Device, pinned: PinnedWeightCache | None = None
+    kind: str,
+    path: Path,
+    device: Device,
+    uploader: WeightUploader | None = None,
+    pinned: PinnedWeightCache | None = None,
 ) -> Any:
     """Load a network of the store in eval mode on the device, with frozen weights.
 
@@ -42,6 +47,7 @@ def load_network(
         path: folder with config.json and one safetensors file.
         device: target device and dtype. An autoencoder with `force_upcast` overflows in float16
             and is loaded in float32.
+        uploader: copier of weights to the device; a new one if None.
         pinned: cache of copies in host memory for later loads.
 
     Raises:
@@ -54,8 +60,7 @@ def load_network(
     (file,) = path.glob("*.safetensors")
     dtype = _dtype(kind, network, device)
     if pinned is None:
-        tensors = load_file(file, device=str(device.torch_device))
-        weights = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+        weights = (uploader or WeightUploader(device)).upload(load_file(file), dtype)
     else:
         weights = pinned.read(file, dtype)
     if kind == "text_encoder":
@@ -103,7 +108,11 @@ def _make_buffers(network: Any, device: Device) -> None:
 
 
 def load_component(
-    kind: str, path: Path, device: Device, pinned: PinnedWeightCache | None = None
+    kind: str,
+    path: Path,
+    device: Device,
+    uploader: WeightUploader | None = None,
+    pinned: PinnedWeightCache | None = None,
 ) -> Any:
     """Load one component of the store: a network in eval mode on the device, or a tokenizer.
 
@@ -111,6 +120,7 @@ def load_component(
         kind: kind of the component.
         path: folder of the component.
         device: target device and dtype; unused for tokenizers.
+        uploader: copier of weights to the device; a new one if None.
         pinned: cache of copies in host memory for later loads.
 
     Raises:
@@ -120,7 +130,7 @@ def load_component(
     """
     if kind.startswith("tokenizer"):
         return CLIPTokenizer.from_pretrained(path, local_files_only=True)
-    return load_network(kind, path, device, pinned)
+    return load_network(kind, path, device, uploader, pinned)
 
 
 def extract_hint_embedding(name: str, network: Any) -> ControlNet:

@@ -19,8 +19,10 @@ from torch.nn import functional as F
 
 from common.lru_cache import LRUCache
 from common.protocol import LoraWeight
+from runners.device import Device
 from runners.errors import AdapterError
 from runners.networks.lora_hooks import add_output_hook
+from runners.networks.weight_upload import WeightUploader
 
 _MAX_SETS = 16
 _SET_BYTES = 512 * 2**20
@@ -121,8 +123,13 @@ class LoraManager:
             return tuple(self._adapters)
 
     @torch.inference_mode()
-    def add(self, name: str, path: Path) -> bool:
+    def add(self, name: str, path: Path, uploader: WeightUploader | None = None) -> bool:
         """Read a LoRA in diffusers' or kohya's safetensors format; return False if already loaded.
+
+        Args:
+            name: name of the adapter.
+            path: the file.
+            uploader: copier of weights to the UNet's device; a new one if None.
 
         Raises:
             AdapterError: the file's layers do not match the UNet in name or shape.
@@ -131,7 +138,7 @@ class LoraManager:
             return False
         # All adapter tensors are inference tensors, so that compiled blocks see one kind of tensor
         # for shared and for combined factors.
-        layers, ignored = read_lora(path, self._unet)
+        layers, ignored = read_lora(path, self._unet, uploader)
         for layer in layers.keys() - self._hooked:
             add_output_hook(self._unet.get_submodule(layer), weakref.WeakMethod(self._delta), layer)
         self._hooked |= layers.keys()
@@ -182,8 +189,15 @@ class LoraManager:
         return F.linear(F.linear(inputs, adapter.down), adapter.up)
 
 
-def read_lora(path: Path, unet: nn.Module) -> tuple[dict[str, LoraLayer], list[str]]:
+def read_lora(
+    path: Path, unet: nn.Module, uploader: WeightUploader | None = None
+) -> tuple[dict[str, LoraLayer], list[str]]:
     """Read a LoRA file into the UNet's dtype and onto its device.
+
+    Args:
+        path: the file.
+        unet: the UNet.
+        uploader: copier of weights to the UNet's device; a new one if None.
 
     Returns:
         The layers by UNet module name, and the names of other networks in the file.
@@ -200,7 +214,7 @@ def read_lora(path: Path, unet: nn.Module) -> tuple[dict[str, LoraLayer], list[s
         _layer_of_alpha(key): alpha for key, alpha in _select_prefix(alphas or {}, "unet.").items()
     }
     others = sorted({key.partition(".")[0] for key in state if not key.startswith("unet.")})
-    layers = {}
+    found: dict[str, torch.Tensor] = {}
     weights = dict(unet.named_parameters())
     for key, down in factors.items():
         if not key.endswith("lora_A.weight"):
@@ -213,10 +227,20 @@ def read_lora(path: Path, unet: nn.Module) -> tuple[dict[str, LoraLayer], list[s
         if down.shape[1:] != weight.shape[1:] or up.shape[0] != weight.shape[0]:
             raise AdapterError(f"the shape of layer {layer} does not match this model")
         scale = scales.get(layer, down.shape[0]) / down.shape[0]
-        layers[layer] = LoraLayer(down.to(weight), (up * scale).to(weight))
-    if not layers:
+        found[f"{layer}.down"] = down.to(weight.dtype)
+        found[f"{layer}.up"] = (up * scale).to(weight.dtype)
+    if not found:
         raise AdapterError("the file has no layers for the UNet")
+    # All factors travel as one buffer.
+    moved = (uploader or _make_uploader(unet)).upload(found)
+    names = [key.removesuffix(".down") for key in found if key.endswith(".down")]
+    layers = {name: LoraLayer(moved[f"{name}.down"], moved[f"{name}.up"]) for name in names}
     return layers, others
+
+
+def _make_uploader(unet: nn.Module) -> WeightUploader:
+    weight = next(unet.parameters())
+    return WeightUploader(Device(weight.device, weight.dtype))
 
 
 def _select_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:

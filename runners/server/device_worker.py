@@ -22,9 +22,6 @@ from runners.weights.background_loader import BackgroundLoader
 from runners.weights.model_cache import ModelCache
 from runners.weights.vram_budget import VramBudget
 
-_LOAD_SECONDS = 3.0
-"""Assumed time to load a variant: its bytes at a disk speed of 2 GB/s."""
-
 
 class DeviceWorker:
     """Worker with the engine, loader, memory budget and weights of one device.
@@ -52,7 +49,13 @@ class DeviceWorker:
         compiler = Compiler(settings.compile, device=device)
         # No load starts before the engine and the queue of depth jobs exist.
         self.model_cache = ModelCache(
-            catalog, live_inventory, device, self.budget, compiler, self.weights_in_use
+            catalog,
+            live_inventory,
+            device,
+            self.budget,
+            compiler,
+            self.weights_in_use,
+            lambda: self.engine.weights_wanted_next(),
         )
         faults = DeviceFaults(device)
         self._loader = BackgroundLoader(
@@ -85,14 +88,12 @@ class DeviceWorker:
 
     def estimated_start_delay(self, job: GenerateJob) -> float:
         """Estimate the seconds until a job starts here: the backlog plus missing weights."""
-        missing_model = job.model not in self.model_cache.variants
-        missing_controlnet = job.controlnet not in self.model_cache.controlnets
-        return self.engine.load()[2] + _LOAD_SECONDS * (missing_model + missing_controlnet)
+        return self.engine.load()[2] + self.model_cache.load_seconds(job.model, job.controlnet)
 
     def seconds_until_estimate(self, estimator: str) -> float:
         """Estimate the seconds until a depth estimate starts here."""
-        is_missing = estimator not in self.model_cache.estimators
-        return self.estimates.waiting() + self.engine.load()[2] + _LOAD_SECONDS * is_missing
+        load = self.model_cache.load_seconds(estimator=estimator)
+        return self.estimates.waiting() + self.engine.load()[2] + load
 
     def warm_up(
         self, variant: SdxlModel, controlnet: ControlNet, sizes: Iterable[int]

@@ -13,13 +13,14 @@ from runners.device import Device
 from runners.networks.depth_estimators import ESTIMATOR_KINDS, load_estimator
 from runners.networks.loading import load_component
 from runners.networks.pinned_weights import PinnedWeightCache
+from runners.networks.weight_upload import WeightUploader
 from runners.weights.vram_budget import device_bytes, parameter_bytes
 
 
 class ComponentCache:
     """Loaded components by tag, so that entries with equal components load them once.
 
-    Not thread-safe, except `bytes_by_kind`.
+    Not thread-safe, except `bytes_by_kind` and `missing_bytes`.
 
     Args:
         catalog: the catalog of models.
@@ -29,9 +30,12 @@ class ComponentCache:
     def __init__(self, catalog: Catalog, device: Device) -> None:
         self._catalog = catalog
         self._device = device
+        self.uploader = WeightUploader(device)
+        """Copier of all weights to the device."""
         self._pinned: PinnedWeightCache | None = None
         self._components: dict[str, Any] = {}
         self._sizes: dict[str, tuple[str, int]] = {}
+        self._stored_sizes: dict[str, int] = {}
 
     @property
     def bytes_by_kind(self) -> Counter[str]:
@@ -44,7 +48,13 @@ class ComponentCache:
     def missing_bytes(self, entry: CatalogEntry) -> int:
         """Return the bytes of an entry's components that are not loaded."""
         new = [part for part in entry.components.values() if part.tag not in self._components]
-        return sum(device_bytes(self._device, component) for component in new)
+        return sum(map(self._device_bytes, new))
+
+    def _device_bytes(self, component: Component) -> int:
+        # A tag names its content, so the headers of its files need to be read only once.
+        if component.tag not in self._stored_sizes:
+            self._stored_sizes[component.tag] = device_bytes(self._device, component)
+        return self._stored_sizes[component.tag]
 
     def get_or_load(self, name: str, kind: str, component: Component) -> Any:
         """Return a component, and load it first if necessary.
@@ -60,10 +70,12 @@ class ComponentCache:
         if component.tag not in self._components:
             if kind in ESTIMATOR_KINDS:
                 spec = self._catalog.depth_estimators[name]
-                loaded: Any = load_estimator(spec, component.path, self._device)
+                loaded: Any = load_estimator(spec, component.path, self._device, self.uploader)
                 size = parameter_bytes(loaded.network)
             else:
-                loaded = load_component(kind, component.path, self._device, self._pinned)
+                loaded = load_component(
+                    kind, component.path, self._device, self.uploader, self._pinned
+                )
                 size = parameter_bytes(loaded)
             self._components[component.tag] = loaded
             self._sizes[component.tag] = kind, size
@@ -87,4 +99,4 @@ class ComponentCache:
             entries = [entry for section in sections for entry in section.values()]
             parts = {part.tag: part for entry in entries for part in entry.components.values()}
             if sum(device_bytes(self._device, part) for part in parts.values()) > budget:
-                self._pinned = PinnedWeightCache(self._device)
+                self._pinned = PinnedWeightCache(self.uploader)

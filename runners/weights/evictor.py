@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import structlog
 
@@ -23,11 +23,20 @@ class Evictor:
     Args:
         budget: byte budget of the weights.
         in_use: function that returns the keys of entries that must not be evicted.
+        next_in_line: function that returns the keys that the next request needs. While all of them
+            are loaded they stay, because loads for later requests could otherwise evict each of
+            them before the request starts, for ever.
     """
 
-    def __init__(self, budget: VramBudget, in_use: Callable[[], set[str]]) -> None:
+    def __init__(
+        self,
+        budget: VramBudget,
+        in_use: Callable[[], set[str]],
+        next_in_line: Callable[[], set[str]] = set,
+    ) -> None:
         self._budget = budget
         self._in_use = in_use
+        self._next_in_line = next_in_line
         self._last_used: dict[str, int] = {}
         self._use_counter = itertools.count()
         self.lock = threading.Lock()
@@ -45,7 +54,8 @@ class Evictor:
         what: str,
         needed: Callable[[], int],
         used: Callable[[], int],
-        evictable: Callable[[], Mapping[str, Callable[[], object]]],
+        loaded: Callable[[], Mapping[str, Callable[[], object] | None]],
+        kept: Collection[str] = (),
     ) -> None:
         """Evict idle entries until a new one fits; wait for running requests if all are in use.
 
@@ -54,7 +64,9 @@ class Evictor:
             needed: function that returns the bytes that it adds; shared components count only
                 while they are not loaded.
             used: function that returns the bytes of all loaded weights.
-            evictable: function that returns the functions that free each entry, by key.
+            loaded: function that returns the functions that free each loaded entry, by key; None
+                for an entry that cannot be freed by itself.
+            kept: keys of entries that stay.
 
         Raises:
             LoadError: the new entry exceeds the budget alone.
@@ -65,13 +77,21 @@ class Evictor:
         try:
             while used() + needed() > budget:
                 with self.lock:
-                    entries = evictable()
-                    idle = entries.keys() - self._in_use()
+                    entries = loaded()
+                    freeable = {
+                        key: free
+                        for key, free in entries.items()
+                        if free is not None and key not in kept
+                    }
+                    idle = freeable.keys() - self._in_use()
+                    wanted = self._next_in_line()
+                    if wanted <= entries.keys():
+                        idle -= wanted
                     if idle:
                         oldest = min(idle, key=lambda key: self._last_used.get(key, -1))
-                        entries[oldest]()
+                        freeable[oldest]()
                         log.info("evicted", entry=oldest)
-                if not entries:
+                if not freeable:
                     raise LoadError(
                         f"{what}: its {needed() / 1e9:.1f} GB do not fit into the "
                         f"{budget / 1e9:.1f} GB for weights (VRAM_BUDGET_GB)"

@@ -22,6 +22,7 @@ from runners.networks.sdxl import ControlNet, SdxlModel
 from runners.weights.component_cache import ComponentCache
 from runners.weights.entry_keys import estimator_key, lora_key
 from runners.weights.evictor import Evictor
+from runners.weights.load_rate import LoadRate
 from runners.weights.vram_budget import VramBudget, device_file_bytes
 
 _ESTIMATOR = "depth_estimator"
@@ -46,6 +47,7 @@ class ModelCache:
         compiler: compiler of loaded networks; inactive if None.
         in_use: function that returns what must not be evicted: names of variants and ControlNets,
             and keys by `lora_key` and `estimator_key`. Called from the loading thread.
+        next_in_line: function that returns the keys that the next request needs, likewise.
     """
 
     def __init__(
@@ -56,10 +58,11 @@ class ModelCache:
         budget: VramBudget | None = None,
         compiler: Compiler | None = None,
         in_use: Callable[[], set[str]] = set,
+        next_in_line: Callable[[], set[str]] = set,
     ) -> None:
         self.budget = budget or VramBudget(device)
         self.compiler = compiler or Compiler()
-        self._evictor = Evictor(self.budget, in_use)
+        self._evictor = Evictor(self.budget, in_use, next_in_line)
         self._catalog = catalog
         self._live_inventory = live_inventory
         self._device = device
@@ -68,6 +71,7 @@ class ModelCache:
         self._estimators: dict[str, Estimator] = {}
         self._loading = threading.Lock()
         self._components = ComponentCache(catalog, device)
+        self.load_rate = LoadRate()
         self.errors: dict[str, str] = {}
 
     @property
@@ -102,6 +106,20 @@ class ModelCache:
         for variant in list(self._variants.values()):
             total["lora"] += variant.loras.size + variant.loras.set_bytes
         return dict(total)
+
+    def load_seconds(self, model: str = "", controlnet: str = "", estimator: str = "") -> float:
+        """Return the expected seconds until these entries are resident; 0 if they are."""
+        found = self._live_inventory.inventory
+        absent = [
+            entries[name]
+            for name, resident, entries in (
+                (model, self._variants, found.models),
+                (controlnet, self._controlnets, found.controlnets),
+                (estimator, self._estimators, found.depth_estimators),
+            )
+            if name in entries and name not in resident
+        ]
+        return self.load_rate.seconds(sum(map(self._components.missing_bytes, absent)))
 
     def touch(
         self, model: str, controlnet: str, loras: Sequence[str] = ()
@@ -246,7 +264,7 @@ class ModelCache:
     def _read_lora(self, variant: SdxlModel, name: str, file: Path) -> None:
         started = time.monotonic()
         try:
-            if variant.loras.add(name, file):
+            if variant.loras.add(name, file, self._components.uploader):
                 LOAD_SECONDS.labels("lora", name).observe(time.monotonic() - started)
         except Exception as error:
             reason = error if isinstance(error, AdapterError) else "the file could not be read"
@@ -276,26 +294,27 @@ class ModelCache:
                 self.release_lora_sets()
         try:
             self._evictor.make_room(
-                f"{what} {name}", needed, lambda: self.used_bytes, lambda: self._evictable(kept)
+                f"{what} {name}", needed, lambda: self.used_bytes, self._list_loaded, kept
             )
         except LoadError as error:
             self.errors[f"{what} {name}"] = str(error)
             raise
 
-    def _evictable(self, kept: Collection[str]) -> dict[str, Callable[[], object]]:
-        """Return what frees each entry, by its key, without the kept ones."""
-        entries: dict[str, Callable[[], object]] = {}
+    def _list_loaded(self) -> dict[str, Callable[[], object] | None]:
+        """Return what frees each entry, by its key."""
+        entries: dict[str, Callable[[], object] | None] = {}
         for name, variant in self._variants.items():
             entries[name] = partial(self._evict, self._variants, name)
-            if not self.compiler.active:
+            for lora in variant.loras.names:
                 # A compiled UNet would be compiled again for the LoRA's return.
-                for lora in variant.loras.names:
-                    entries[lora_key(name, lora)] = partial(variant.loras.remove, lora)
+                can_free = not self.compiler.active
+                free = partial(variant.loras.remove, lora) if can_free else None
+                entries[lora_key(name, lora)] = free
         for name in self._controlnets:
             entries[name] = partial(self._evict, self._controlnets, name)
         for name in self._estimators:
             entries[estimator_key(name)] = partial(self._evict, self._estimators, name)
-        return {key: evict for key, evict in entries.items() if key not in kept}
+        return entries
 
     def _evict(self, entries: dict[str, Any], name: str) -> None:
         del entries[name]
@@ -308,6 +327,7 @@ class ModelCache:
 
     def _load_parts(self, what: str, name: str, entry: CatalogEntry) -> dict[str, Any]:
         parts = {}
+        missing = self._components.missing_bytes(entry)
         started = time.monotonic()
         for kind, component in entry.components.items():
             try:
@@ -322,7 +342,9 @@ class ModelCache:
                 LOAD_FAILURES.labels(what, name).inc()
                 self._free_unused_components()
                 raise LoadError(message) from error
-        LOAD_SECONDS.labels(what, name).observe(time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self.load_rate.observe(missing, seconds)
+        LOAD_SECONDS.labels(what, name).observe(seconds)
         self.errors.pop(f"{what} {name}", None)
         return parts
 

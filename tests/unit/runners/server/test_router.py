@@ -59,6 +59,7 @@ def set_step_cost(pool: EngineRouter, seconds: float) -> None:
 
 def test_request_is_routed_to_the_device_with_its_weights(pool: EngineRouter) -> None:
     pool.workers[1].ensure_loaded("base", CONTROLNET)
+    assert pool.workers[1].model_cache.load_seconds("base", CONTROLNET) == 0
     submit(pool, job("a"))
     assert waiting(pool) == [0, 1]
 
@@ -66,7 +67,11 @@ def test_request_is_routed_to_the_device_with_its_weights(pool: EngineRouter) ->
 def test_queue_longer_than_a_load_routes_to_another_device(pool: EngineRouter) -> None:
     pool.workers[1].ensure_loaded("base", CONTROLNET)
     set_step_cost(pool, 1.0)
+    elsewhere = pool.workers[0].model_cache
+    size = round(elsewhere.load_seconds("base", CONTROLNET) * elsewhere.load_rate.observed)
     # Two steps each, and 6 s for variant and ControlNet elsewhere.
+    elsewhere.load_rate.observe(size, 6.0)
+    assert elsewhere.load_seconds("base", CONTROLNET) == pytest.approx(6.0)
     submit(pool, *(job(f"{n}") for n in range(3)))
     assert waiting(pool) == [0, 3]
     submit(pool, job("further"))

@@ -15,6 +15,7 @@ from models.store.inventory import LiveInventory
 from runners.engine.engine import Engine
 from runners.errors import LoadError
 from runners.networks.pinned_weights import PinnedWeightCache
+from runners.networks.weight_upload import WeightUploader
 from runners.weights.background_loader import BackgroundLoader
 from runners.weights.entry_keys import lora_key
 from runners.weights.model_cache import ModelCache
@@ -42,10 +43,15 @@ def sum_device_bytes(live_inventory: LiveInventory, *models: str) -> int:
 
 
 def make_model_cache(
-    live_inventory: LiveInventory, budget_bytes: int | None, in_use: Callable[[], set[str]] = set
+    live_inventory: LiveInventory,
+    budget_bytes: int | None,
+    in_use: Callable[[], set[str]] = set,
+    next_in_line: Callable[[], set[str]] = set,
 ) -> ModelCache:
     budget = VramBudget(DEVICE, None if budget_bytes is None else budget_bytes / 1e9)
-    return ModelCache(demo_catalog(), live_inventory, DEVICE, budget, in_use=in_use)
+    return ModelCache(
+        demo_catalog(), live_inventory, DEVICE, budget, in_use=in_use, next_in_line=next_in_line
+    )
 
 
 def ask(model_cache: ModelCache, *models: str) -> None:
@@ -82,6 +88,19 @@ def test_least_recently_used_variant_is_evicted(live_inventory: LiveInventory) -
     assert model_cache.used_bytes <= bound
     ask(model_cache, "lightning")
     assert set(model_cache.variants) == {"lightning", "hyper"}
+
+
+def test_loaded_weights_stay_for_the_next_request(live_inventory: LiveInventory) -> None:
+    wanted = {"base", CONTROLNET}
+    bound = sum_device_bytes(live_inventory, "base", "lightning") + 10_000
+    model_cache = make_model_cache(live_inventory, bound, next_in_line=lambda: wanted)
+    ask(model_cache, "base", "lightning")
+    model_cache.touch("lightning", CONTROLNET)
+    ask(model_cache, "hyper")
+    assert set(model_cache.variants) == {"base", "hyper"}, "the longest unused is next in line"
+    wanted.add("lora base drone")
+    ask(model_cache, "hyper", "lightning")
+    assert set(model_cache.variants) == {"hyper", "lightning"}, "it cannot start as it is"
 
 
 def test_weights_in_use_are_never_evicted(live_inventory: LiveInventory) -> None:
@@ -206,7 +225,12 @@ def check_pictures(
     live_inventory: LiveInventory, bound: int, jobs: list[GenerateJob]
 ) -> ModelCache:
     """Paint the jobs at once within a budget, and compare each with its picture painted alone."""
-    model_cache = make_model_cache(live_inventory, bound, lambda: engine.weights_in_use())
+    model_cache = make_model_cache(
+        live_inventory,
+        bound,
+        lambda: engine.weights_in_use(),
+        lambda: engine.weights_wanted_next(),
+    )
     loader = BackgroundLoader(model_cache, lambda: engine.wake())
     engine = Engine(loader, DEVICE)
     listeners = [Listener() for _ in jobs]
@@ -224,11 +248,11 @@ def check_pictures(
 
 def test_copies_are_kept_within_their_room(live_inventory: LiveInventory) -> None:
     (file,) = live_inventory.inventory.models["base"].components["unet"].path.glob("*.safetensors")
-    store = PinnedWeightCache(DEVICE)
+    store = PinnedWeightCache(WeightUploader(DEVICE))
     first = store.read(file, torch.float32)
     assert store.bytes == sum(tensor.nbytes for tensor in first.values())
     again = store.read(file, torch.float32)
     assert all(again[name] is tensor for name, tensor in first.items())
-    full = PinnedWeightCache(DEVICE, room=10)
+    full = PinnedWeightCache(WeightUploader(DEVICE), room=10)
     assert set(full.read(file, torch.float32)) == set(first)
     assert full.bytes == 0
