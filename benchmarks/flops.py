@@ -19,8 +19,8 @@ from benchmarks.parity import TOLERANCE, compare
 from benchmarks.support.reference_counts import paint
 from benchmarks.support.report import finish
 from common.protocol import GenerateJob
-from runners.diffusion.conditioning import embed_prompt
 from runners.diffusion.dummy_inputs import dummy_controlnet_inputs
+from runners.diffusion.prompt_encoding import embed_prompt
 from runners.networks.sdxl import ControlNet, SdxlModel
 from testing.flop_count import META, ControlNetSize, CountedEngine, counted, sdxl
 from testing.workbench import make_job

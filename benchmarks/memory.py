@@ -77,7 +77,7 @@ def work(side: int) -> dict[str, int]:
     variant, controlnet, device = sdxl("lightning", "small")
     job = make_job(np.zeros((side, side), np.uint8), steps=2, guidance_scale=2.0)
     conditioning = ConditioningBuilder(device).build(job, variant, controlnet)
-    sample = Sample(job, 0, variant, controlnet, conditioning, device)
+    sample = Sample(job, 0, variant, controlnet, conditioning)
     batches = BatchCache(device)
     latents = torch.zeros(sample.latents.shape, device="meta", dtype=META.dtype)
     first = peak_bytes(partial(predict_noise, [sample], device, batches))

@@ -26,7 +26,7 @@ from benchmarks.support.report import finish
 from common.protocol import GenerateJob
 from common.scheduler_table import SCHEDULERS, has_karras_sigmas
 from runners.diffusion.schedulers import build_scheduler
-from runners.diffusion.vae import Pixels, decode_latents
+from runners.diffusion.vae import Pixels, PixelTransfer, start_decode
 from runners.networks.sdxl import SdxlModel
 from testing.workbench import (
     Listener,
@@ -116,15 +116,15 @@ def engine_results(
     """Return final latents and image by request id; the last `late` jobs join on the way."""
     latents: dict[tuple[int, ...], torch.Tensor] = {}
 
-    def record(final: torch.Tensor, variant: SdxlModel, decoder: str) -> Pixels:
-        pixels = decode_latents(final, variant, decoder)
-        latents[_key(pixels)] = final.clone()
-        return pixels
+    def record(final: torch.Tensor, variant: SdxlModel, decoder: str) -> PixelTransfer:
+        transfer = start_decode(final, variant, decoder)
+        latents[_key(transfer.wait())] = final.clone()
+        return transfer
 
     engine = make_engine()
     listeners = {job.request_id: Listener() for job in jobs}
     early = len(jobs) - late
-    with mock.patch.object(runners.engine.output_stage, "decode_latents", record):
+    with mock.patch.object(runners.engine.output_stage, "start_decode", record):
         for job in jobs[:early]:
             engine.submit(job, listeners[job.request_id])
         for job in jobs[early:]:

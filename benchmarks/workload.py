@@ -25,9 +25,9 @@ from models.catalog import load_catalog
 from models.sources.base import parse_source
 from runners.device import Device
 from runners.diffusion.batch import BatchCache
-from runners.diffusion.conditioning import count_chunks, embed_prompt
 from runners.diffusion.denoise import predict_noise
 from runners.diffusion.dummy_inputs import dummy_samples
+from runners.diffusion.prompt_encoding import count_chunks, embed_prompt
 from runners.networks.sdxl import ControlNet, SdxlModel
 from testing.flop_count import ControlNetSize, counted, demo, operations, sdxl
 from testing.workbench import make_job

@@ -29,6 +29,9 @@ class LRUCache(Generic[K, V]):
         self.used_bytes = 0
         """Size of all values in bytes."""
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._values
+
     def __len__(self) -> int:
         return len(self._values)
 

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from diffusers import ControlNetModel
-from msgspec.structs import replace
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.protocol import GenerateJob
@@ -77,6 +76,20 @@ class CountedEngine:
         return counted(lambda: self.paint(job))
 
     @torch.inference_mode()
+    def admit(self, job: GenerateJob) -> list[Sample]:
+        """Return the samples of a job before their first step."""
+        conditioning = self._conditioner.build(job, *self._networks)
+        return [
+            Sample(job, number, *self._networks, conditioning) for number in range(job.num_images)
+        ]
+
+    @torch.inference_mode()
+    def step(self, sample: Sample) -> None:
+        """Run one step of a sample."""
+        (prediction,) = predict_noise([sample], self._device, self._batches)
+        sample.advance(prediction)
+
+    @torch.inference_mode()
     def paint(self, job: GenerateJob, on_step: Callable[[int], None] = lambda _: None) -> None:
         """Generate every image of a job in sequence.
 
@@ -85,14 +98,10 @@ class CountedEngine:
             on_step: callback with the zero-based index of each completed step.
         """
         variant, _ = self._networks
-        conditioning = self._conditioner.build(job, *self._networks)
         decoder = variant.vae if job.decoder == "full" else variant.tiny_decoder
-        for number in range(job.num_images):
-            single = replace(job, seed=job.seed + number)
-            sample = Sample(single, single.seed, *self._networks, conditioning, self._device)
+        for sample in self.admit(job):
             while not sample.done:
-                (prediction,) = predict_noise([sample], self._device, self._batches)
-                sample.advance(prediction)
+                self.step(sample)
                 on_step(sample.index - 1)
             decoder.decode(sample.latents.to(decoder.dtype), return_dict=False)
 

@@ -44,11 +44,17 @@ class OperatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         raise NotImplementedError
 
+    def construction(self, device: Any) -> None:
+        """Record a tensor that is made of Python's numbers on a device, None for the default."""
+
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         """Decompose composite operators and pass the others to `operator`."""
         kwargs = kwargs or {}
+        if func.namespace == "prim":
+            # Fake tensors report their device through an operator of their own.
+            return func(*args, **kwargs)
         with self:
             parts = func.decompose(*args, **kwargs)
         if parts is not NotImplemented:
@@ -60,11 +66,11 @@ class OperatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Watch this thread for the duration of the context."""
-        with self, _Attention(self):
+        with self, _Functions(self):
             yield
 
 
-class _Attention(TorchFunctionMode):
+class _Functions(TorchFunctionMode):
     def __init__(self, mode: OperatorMode) -> None:
         super().__init__()
         self._mode = mode
@@ -72,7 +78,9 @@ class _Attention(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Report attention as a whole, and pass everything else through."""
+        """Report attention and constructions as a whole, and pass everything else through."""
+        if func in {torch.tensor, torch.as_tensor, torch.asarray}:
+            self._mode.construction((kwargs or {}).get("device"))
         if func is not F.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         self._mode.is_inside_attention = True

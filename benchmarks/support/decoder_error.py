@@ -15,7 +15,7 @@ from torch import nn
 import runners.engine.engine
 import runners.engine.output_stage
 from benchmarks.support.gallery import Pairs, paint_pairs
-from runners.diffusion.vae import Pixels, decode_latents
+from runners.diffusion.vae import PixelTransfer, decode_latents, start_decode
 from runners.networks.sdxl import SdxlModel
 from testing.workbench import demo_networks
 
@@ -66,11 +66,11 @@ def measure(pairs: Pairs, model: str) -> DecoderError:
 def _final_latents(pairs: Pairs, model: str) -> list[torch.Tensor]:
     recorded: list[torch.Tensor] = []
 
-    def record(latents: torch.Tensor, variant: SdxlModel, decoder: str = "full") -> Pixels:
+    def record(latents: torch.Tensor, variant: SdxlModel, decoder: str = "full") -> PixelTransfer:
         recorded.append(latents)
-        return decode_latents(latents, variant, decoder)
+        return start_decode(latents, variant, decoder)
 
-    with mock.patch.object(runners.engine.output_stage, "decode_latents", record):
+    with mock.patch.object(runners.engine.output_stage, "start_decode", record):
         paint_pairs(pairs, model)
     return recorded
 

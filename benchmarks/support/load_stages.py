@@ -198,7 +198,7 @@ def _steps(variant: Any, controlnet: Any, device: Any, clock: Callable[[], float
         height=SIZE, output_format="jpeg", quality=90, depth=bytes(SIZE * SIZE),
     )  # fmt: skip
     conditioning = ConditioningBuilder(device).build(job, variant, controlnet)
-    sample = Sample(job, 0, variant, controlnet, conditioning, device)
+    sample = Sample(job, 0, variant, controlnet, conditioning)
     ends = []
     while not sample.done:
         sample.advance(predict_noise([sample], device)[0])

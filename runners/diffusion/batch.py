@@ -11,7 +11,7 @@ import torch
 
 from common.lru_cache import LRUCache
 from runners.device import Device
-from runners.diffusion.conditioning import PromptEmbedding
+from runners.diffusion.prompt_encoding import PromptEmbedding
 from runners.diffusion.sample import Sample
 from runners.networks.static_conditioning import KeyValue, added_cond_embedding
 
@@ -45,12 +45,13 @@ class BatchText:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Network inputs of a batch with R rows, all in the networks' dtype on the device.
+    """Network inputs of a batch with R rows, in the networks' dtype on the device.
 
     The unconditional rows of the guided samples come first, then one conditional row per sample.
 
     Shapes: `latents` [R, 4, h, w], overwritten at each step; `time_ids` [R, 6]; `hints`
-    [R, C, h, w]; `strengths` [R, 1, 1, 1], the ControlNet strengths. `added` and `control_added`
+    [R, C, h, w]; `strengths` [R, 1, 1, 1], the ControlNet strengths; `rows` [R], the numbers of the
+    rows as int64. `added` and `control_added`
     [R, C] are the embeddings of pooled text and sizes that the UNet and the ControlNet add to their
     time embedding. `control_added` is None if every ControlNet strength is 0.
     """
@@ -63,6 +64,7 @@ class Batch:
     control_added: torch.Tensor | None
     hints: torch.Tensor
     strengths: torch.Tensor
+    rows: torch.Tensor
 
 
 class BatchCache:
@@ -112,7 +114,6 @@ class BatchCache:
         height, width = first.job.height // 8, first.job.width // 8
         dtype, device = self._device.dtype, self._device.torch_device
         shape = (len(owners), first.latents.shape[1], height, width)
-        strengths = torch.tensor([owner.job.controlnet_strength for owner in owners], dtype=dtype)
         text = self._text(samples)
         time_ids = torch.cat([sample.conditioning.time_ids for sample in owners])
         return Batch(
@@ -127,7 +128,8 @@ class BatchCache:
                 else None
             ),
             hints=torch.cat([sample.conditioning.hint for sample in owners]),
-            strengths=strengths.to(device).view(-1, 1, 1, 1),
+            strengths=torch.cat([sample.conditioning.strength for sample in owners]),
+            rows=torch.arange(len(owners), device=device),
         )
 
     def _text(self, samples: Sequence[Sample]) -> BatchText:

@@ -8,6 +8,7 @@ and sizes are symbolic, so neither triggers a recompilation.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -46,6 +47,7 @@ class Compiler:
     ) -> None:
         self._backend = backend
         self._device = torch.device("cpu") if device is None else device.torch_device
+        self._compiled: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self.active = mode == "regional" and self._is_supported()
 
     def configure_thread(self) -> None:
@@ -77,9 +79,10 @@ class Compiler:
 
         torch specializes a batch size of one. Image sizes and larger row counts are symbolic.
         """
-        self.compile_blocks(variant.unet)
-        if not self.active:
+        # The steps of another variant may run on a shared UNet now, and bind their text to it.
+        if not self.active or variant.unet in self._compiled:
             return
+        self.compile_blocks(variant.unet)
         started = time.monotonic()
         no_controlnet = ControlNet("", nn.Module(), nn.Identity(), CrossAttentionCache(nn.Module()))
         job = dummy_job(variant, no_controlnet, variant.spec.native_size)
@@ -87,6 +90,7 @@ class Compiler:
         for rows in (1, 2):
             predict_noise(dummy_samples(job, variant, no_controlnet, device, rows), device)
         seconds = round(time.monotonic() - started, 1)
+        self._compiled.add(variant.unet)
         log.info("compiled", model=variant.name, seconds=seconds, graphs=compiled_graphs())
 
     @torch.inference_mode()

@@ -46,7 +46,7 @@ def predict_noise(
         if samples[0].reuses_features:
             output = _deepcache_step(batch, timesteps)
         else:
-            output = _full_step(batch, timesteps, device)
+            output = _full_step(batch, timesteps)
     prediction = output.float()
     unconditional = dict(zip(map(id, guided), prediction[: len(guided)], strict=True))
     result = []
@@ -58,10 +58,10 @@ def predict_noise(
     return result
 
 
-def _full_step(batch: Batch, timesteps: torch.Tensor, device: Device) -> torch.Tensor:
+def _full_step(batch: Batch, timesteps: torch.Tensor) -> torch.Tensor:
     """Run ControlNet and UNet, and store deep features on samples with DeepCache enabled."""
     variant = batch.row_samples[0].variant
-    down, middle = _controlnet_residuals(batch, timesteps, device)
+    down, middle = _controlnet_residuals(batch, timesteps)
     cached_owners = [
         owner for owner in dict.fromkeys(batch.row_samples) if owner.job.enable_deepcache
     ]
@@ -80,9 +80,15 @@ def _full_step(batch: Batch, timesteps: torch.Tensor, device: Device) -> torch.T
         )[0]
     residuals = select_residuals(variant.unet, down)
     for cached_owner in cached_owners:
-        rows = [row for row, owner in enumerate(batch.row_samples) if owner is cached_owner]
+        index = torch.cat(
+            [
+                batch.rows[row : row + 1]
+                for row, owner in enumerate(batch.row_samples)
+                if owner is cached_owner
+            ]
+        )
         cached_owner.deep_features = DeepFeatures(
-            captured[0][rows], tuple(each[rows] for each in residuals)
+            captured[0][index], tuple(each[index] for each in residuals)
         )
     return output
 
@@ -119,7 +125,7 @@ def _write_latents(batch: Batch) -> None:
 
 
 def _controlnet_residuals(
-    batch: Batch, timesteps: torch.Tensor, device: Device
+    batch: Batch, timesteps: torch.Tensor
 ) -> tuple[list[torch.Tensor] | None, torch.Tensor | None]:
     """Return the ControlNet residuals for every row, or None if all control scales are 0.
 
@@ -131,7 +137,8 @@ def _controlnet_residuals(
     network = batch.row_samples[0].controlnet
     if len(acting) == len(batch.row_samples):
         return _evaluate_controlnet(network, batch, timesteps, slice(None))
-    index = torch.tensor(acting, device=device.torch_device)
+    # Made of numbers that are on the device, because a copy from the host would wait for it.
+    index = torch.cat([batch.rows[row : row + 1] for row in acting])
     down, middle = _evaluate_controlnet(network, batch, timesteps, index)
 
     def scatter(tensor: torch.Tensor) -> torch.Tensor:

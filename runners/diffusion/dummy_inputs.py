@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 
 from common.protocol import GenerateJob
 from runners.device import Device
@@ -42,8 +43,9 @@ def dummy_samples(
         device: device and dtype of the networks.
         count: number of samples; their seeds are 0 to `count - 1`.
     """
-    conditioning = ConditioningBuilder(device).build(job, variant, controlnet)
-    return [Sample(job, seed, variant, controlnet, conditioning, device) for seed in range(count)]
+    several = replace(job, seed=0, num_images=count)
+    conditioning = ConditioningBuilder(device).build(several, variant, controlnet)
+    return [Sample(several, number, variant, controlnet, conditioning) for number in range(count)]
 
 
 def dummy_controlnet_inputs(

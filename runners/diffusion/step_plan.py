@@ -22,12 +22,13 @@ from models.catalog import SchedulerSpec
 from runners.diffusion.schedulers import build_scheduler
 
 _CACHED_PLANS = 64
+_ROUNDING = 1e-9
 _lock = threading.Lock()
 
-Kind = Literal["latents", "prediction", "noise"]
+Kind = Literal["latents", "prediction", "noise", "corrected"]
 Operand = tuple[Kind, int]
-"""Tensor of a combination: the latents before a step, the prediction of a step, or the noise of a
-draw; steps and draws count from 0."""
+"""Tensor of a combination: the latents before a step, its prediction, its corrected latents, or the
+noise of a draw; steps and draws count from 0."""
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -37,13 +38,16 @@ class PlannedStep:
     """One denoising step.
 
     `timestep` is the network's, and `scale` the factor of its input. `combination` has the
-    coefficients of the next latents. `keeps` lists the operands that later steps still need.
-    `alpha` is the cumulative product of DDPM's alphas at the timestep (arXiv:2006.11239).
+    coefficients of the next latents. `corrected` has those of the latents that a corrector puts in
+    place of the step's (UniPC, arXiv:2302.04867); it is empty without one. `keeps` lists the
+    operands that later steps still need, without noise. `alpha` is the cumulative product of DDPM's
+    alphas at the timestep (arXiv:2006.11239).
     """
 
     timestep: float
     scale: float
     combination: Mapping[Operand, float]
+    corrected: Mapping[Operand, float]
     keeps: frozenset[Operand]
     alpha: float
 
@@ -115,21 +119,30 @@ def _plan(scheduler: Any, steps: int, first_step: int) -> StepPlan:
                 basis.vector(("prediction", number)), timestep, latents, **arguments,
                 return_dict=False,
             )[:1]  # fmt: skip
-        planned.append((timestep, basis.read(scaled), basis.read(following)))
+        corrected = basis.read(getattr(scheduler, "last_sample", None))
+        if len(corrected) > 1:
+            # As a tensor of its own, or every step would refer to all earlier ones.
+            scheduler.last_sample = basis.vector(("corrected", number))
+        else:
+            corrected = {}
+        planned.append((timestep, basis.read(scaled), basis.read(following), corrected))
     needed: set[Operand] = set()
     result: list[PlannedStep] = []
-    for number, (timestep, scaled, combination) in reversed(list(enumerate(planned))):
+    for number, (timestep, scaled, combination, corrected) in reversed(list(enumerate(planned))):
         position = float(timestep)
         result.append(
             PlannedStep(
                 timestep=position,
                 scale=scaled[("latents", number)],
                 combination=combination,
-                keeps=frozenset(needed),
+                corrected=corrected,
+                keeps=frozenset(
+                    (kind, place) for kind, place in needed if kind != "noise" and place <= number
+                ),
                 alpha=float(np.interp(position, np.arange(len(alphas)), alphas)),
             )
         )
-        needed |= combination.keys()
+        needed |= combination.keys() | corrected.keys()
     return StepPlan(
         scheduler=type(scheduler).__name__,
         steps=tuple(reversed(result)),
@@ -165,16 +178,20 @@ class _Basis(TorchFunctionMode):
     def vector(self, operand: Operand) -> torch.Tensor:
         """Return the vector of an operand."""
         kind, number = operand
-        vector = torch.zeros(1, 3 * self._steps, 1, 1)
-        vector[0, 3 * number + _KINDS.index(kind)] = 1
+        vector = torch.zeros(1, len(_KINDS) * self._steps, 1, 1)
+        vector[0, len(_KINDS) * number + _KINDS.index(kind)] = 1
         return vector
 
-    def read(self, vector: torch.Tensor) -> dict[Operand, float]:
-        """Return the coefficients of a vector that are not 0."""
+    def read(self, vector: torch.Tensor | None) -> dict[Operand, float]:
+        """Return the coefficients of a vector that are not 0, or nothing but rounding."""
+        if vector is None:
+            return {}
+        numbers = vector.flatten().tolist()
+        least = _ROUNDING * max(map(abs, numbers))
         return {
-            (_KINDS[place % 3], place // 3): coefficient
-            for place, coefficient in enumerate(vector.flatten().tolist())
-            if coefficient != 0.0
+            (_KINDS[place % len(_KINDS)], place // len(_KINDS)): number
+            for place, number in enumerate(numbers)
+            if abs(number) > least
         }
 
     def __torch_function__(

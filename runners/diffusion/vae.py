@@ -26,11 +26,64 @@ Measured for SDXL with benchmarks.memory: 2.01 GB at 1024 x 1024 in half precisi
 _MARGIN = 1.15
 
 
-@torch.inference_mode()
+class PixelTransfer:
+    """Pixels on their way to host memory; the device goes on with other work meanwhile.
+
+    Args:
+        image: the decoded image on the device, [3, h, w] in [0, 1].
+    """
+
+    def __init__(self, image: torch.Tensor) -> None:
+        # The sum is not finite if any pixel is not.
+        total = image.sum(dtype=torch.float32)
+        # The rounding is that of diffusers.
+        scaled = image.float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)
+        self._event: torch.cuda.Event | None = None
+        if image.device.type == "cuda":
+            self._total, self._pixels = _copy_to_pinned(total), _copy_to_pinned(scaled)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+        else:
+            self._total, self._pixels = total.cpu(), scaled.cpu()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether `wait` returns at once."""
+        if self._event is None:
+            return True
+        has_ended: bool = self._event.query()  # type: ignore[no-untyped-call]
+        return has_ended
+
+    def wait(self) -> Pixels:
+        """Wait for the pixels, uint8 [h, w, 3]; for any thread.
+
+        Raises:
+            NonFiniteError: the image contains NaN or infinity.
+        """
+        if self._event is not None:
+            self._event.synchronize()
+        if not math.isfinite(self._total.item()):
+            raise NonFiniteError("the decoded image contains NaN or infinity")
+        pixels: Pixels = self._pixels.numpy()
+        return pixels
+
+
 def decode_latents(
     latents: torch.Tensor, variant: SdxlModel, decoder: str = "full", in_float32: bool = False
 ) -> Pixels:
-    """Decode final latents, float32 [1, 4, h/8, w/8], to uint8 [h, w, 3] in host memory.
+    """Decode final latents and wait for the pixels, uint8 [h, w, 3]; see `start_decode`.
+
+    Raises:
+        NonFiniteError: the latents are not finite, or the decoder overflows in its dtype.
+    """
+    return start_decode(latents, variant, decoder, in_float32).wait()
+
+
+@torch.inference_mode()
+def start_decode(
+    latents: torch.Tensor, variant: SdxlModel, decoder: str = "full", in_float32: bool = False
+) -> PixelTransfer:
+    """Decode final latents, float32 [1, 4, h/8, w/8].
 
     Args:
         latents: the latents of one image, on the device.
@@ -38,32 +91,19 @@ def decode_latents(
         decoder: `full`, or `tiny` for variants that have one.
         in_float32: whether to decode with a temporary float32 copy of the decoder, which takes
             0.3 GB for SDXL.
-
-    Raises:
-        NonFiniteError: the latents are not finite, or the decoder overflows in its dtype.
     """
     network = variant.vae if decoder == "full" else variant.tiny_decoder
     if in_float32:
         network = deepcopy(network).float()
     scaled = latents.to(network.dtype) / network.config.scaling_factor
     image = decode_within_memory(network, scaled)
-    return _to_pixels(image[0] / 2 + 0.5)
+    return PixelTransfer(image[0] / 2 + 0.5)
 
 
-def _to_pixels(image: torch.Tensor) -> Pixels:
-    """Convert [3, h, w] in [0, 1] to uint8 [h, w, 3] with the rounding of diffusers.
-
-    Raises:
-        NonFiniteError: the image contains NaN or infinity.
-    """
-    # The sum is not finite if any pixel is not. Its copy starts before the blocking copy of the
-    # pixels, so reading it costs no extra synchronization.
-    total = image.sum(dtype=torch.float32).to("cpu", non_blocking=True)
-    scaled = image.float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    pixels: Pixels = scaled.permute(1, 2, 0).cpu().numpy()
-    if not math.isfinite(total.item()):
-        raise NonFiniteError("the decoded image contains NaN or infinity")
-    return pixels
+def _copy_to_pinned(tensor: torch.Tensor) -> torch.Tensor:
+    """Start a copy to pinned host memory; an event must be waited for before it is read."""
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
 
 
 def decode_within_memory(autoencoder: Any, latents: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 
@@ -123,13 +122,16 @@ class DepthJobQueue:
             # The estimator was evicted before the job started.
             self._load(estimate)
             return
-        started = time.monotonic()
+        span = self._engine.timer.start()
         try:
             depth = self._estimate_depth(estimator, job)
         except Exception as error:
             self._fail(estimate, error)
             return
-        seconds = time.monotonic() - started
+        self._engine.timer.stop(span, lambda seconds: self._on_estimated(estimate, depth, seconds))
+
+    def _on_estimated(self, estimate: _Estimate, depth: bytes, seconds: float) -> None:
+        job = estimate.job
         metrics.ESTIMATE_SECONDS.labels(job.estimator).observe(seconds)
         RequestSpans(job.traceparent, job.request_id).add("estimate", seconds)
         log.info(

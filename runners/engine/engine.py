@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -20,15 +21,16 @@ from common.process_memory import IDLE_TRIM_SECONDS, trim_heap
 from common.protocol import CancelCommand, GenerateJob
 from runners.device import Device, LaunchThrottle
 from runners.device_faults import DeviceFaults, is_out_of_memory
+from runners.device_timer import DeviceTimer
 from runners.diffusion.batch import BatchCache
-from runners.diffusion.conditioning import ConditioningBuilder
 from runners.diffusion.denoise import predict_noise
-from runners.diffusion.preview import preview
+from runners.diffusion.preview import start_preview
 from runners.diffusion.sample import Sample
+from runners.diffusion.vae import PixelTransfer
+from runners.engine.admission import Admission
 from runners.engine.batch_scheduler import effective_arrival, next_batch
 from runners.engine.cost_model import CostModel
-from runners.engine.image_encoding import encode_preview
-from runners.engine.output_stage import NUM_SEEDS, OutputStage
+from runners.engine.output_stage import OutputStage
 from runners.engine.request_queue import RequestQueue
 from runners.engine.request_state import EventSink, RequestState
 from runners.engine.telemetry import EngineTelemetry
@@ -91,10 +93,10 @@ class Engine:
             self._config.max_queue, self._config.max_queue_seconds, self.cost.task_seconds
         )
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._conditioner = ConditioningBuilder(device)
         self._batches = BatchCache(device)
         self._throttle = LaunchThrottle(device)
         self._telemetry = EngineTelemetry()
+        self.timer = DeviceTimer(device, clock)
         self._finisher = OutputStage(
             device,
             self._queue,
@@ -103,11 +105,25 @@ class Engine:
             clock,
             self.release_memory,
             self.faults,
+            self.timer,
+            self.run_on_device_thread,
             self._config.encoder_threads,
+        )
+        self._admission = Admission(
+            loader,
+            device,
+            self._queue,
+            self.cost,
+            self._telemetry,
+            self.timer,
+            self.faults,
+            self._finisher.fail,
+            self.release_memory,
+            clock,
+            self._config.max_samples,
         )
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._admitting: set[str] = set()
 
     def submit(self, job: GenerateJob, emit: EventSink) -> None:
         """Queue a job, or subscribe to the unfinished request with the same id."""
@@ -139,7 +155,7 @@ class Engine:
 
     def weights_in_use(self) -> set[str]:
         """Return what the model cache must not evict: names and keys of its entries."""
-        return self._queue.weights_in_use() | self._admitting
+        return self._queue.weights_in_use() | self._admission.keys
 
     def weights_wanted_next(self) -> set[str]:
         """Return the keys of the weights that the oldest waiting request needs; empty if none."""
@@ -187,8 +203,9 @@ class Engine:
         has_calls = not self._calls.empty()
         while not self._calls.empty():
             self._calls.get()()
+        self.timer.settle()
         self._expire()
-        self._admit()
+        self._admission.admit()
         pending = self._queue.pending()
         self._batches.evict_finished(pending)
         arrivals = {
@@ -232,61 +249,9 @@ class Engine:
             misses_deadline, "deadline_exceeded", "the image cannot be finished before the deadline"
         )
 
-    def _admit(self) -> None:
-        in_flight = len(self._queue.pending())
-        for task in self._queue.waiting():
-            if in_flight and in_flight + task.job.num_images > self._config.max_samples:
-                break
-            if self._prepare(task):
-                in_flight += task.job.num_images
-            elif self._loader.is_waiting_for_eviction:
-                # Its load needs an eviction, which requires that earlier requests end first.
-                break
-        self._admitting = set()
-
-    def _prepare(self, task: RequestState, is_retry: bool = False) -> bool:
-        """Create the task's samples if its weights are resident; return False if it must wait."""
-        job = task.job
-        self._admitting = used_keys(job)
-        failure = None
-        try:
-            loras = [lora.name for lora in job.loras]
-            networks = self._loader.get_or_start_load(job.model, job.controlnet, loras)
-            if networks is None:
-                return False
-            started = self._clock()
-            conditioning = self._conditioner.build(job, *networks)
-            samples = [
-                Sample(job, (job.seed + i) % NUM_SEEDS, *networks, conditioning, self._device)
-                for i in range(job.num_images)
-            ]
-        except Exception as error:
-            failure = self.faults.examine(error)
-        if failure is not None:
-            return self._recover_admission(task, failure, is_retry)
-        task.timings.queue = started - task.arrived
-        task.timings.encode = self._clock() - started
-        pixels = job.height * job.width
-        self.cost.observe_encode(job.model, bool(job.image), pixels, task.timings.encode)
-        self._telemetry.on_admitted(task)
-        self._queue.admit(task, samples)
-        return True
-
-    def _recover_admission(self, task: RequestState, error: Exception, is_retry: bool) -> bool:
-        """Admit a task after an error if freed memory allows it; return False otherwise."""
-        if is_out_of_memory(error):
-            self.release_memory()
-            if self._queue.pending():
-                # Running requests free memory when they end.
-                return False
-            if not is_retry:
-                return self._prepare(task, is_retry=True)
-        self._finisher.fail(task, error)
-        return False
-
     def _step(self, batch: dict[Sample, RequestState], is_retry: bool = False) -> None:
         """Run one step of a batch, a mapping from samples to their tasks."""
-        started = self._clock()
+        span = self.timer.start()
         samples = list(batch)
         is_cached = samples[0].reuses_features
         failure = None
@@ -298,30 +263,48 @@ class Engine:
             # Here the failed attempt's tensors are free, which a traceback would hold.
             self._split_and_retry(batch, failure, is_retry)
             return
-        previews: dict[RequestState, bytes] = {}
+        previews: dict[RequestState, PixelTransfer] = {}
         for (sample, task), prediction in zip(batch.items(), predictions, strict=True):
             try:
                 if task.preview_due(self._clock(), self._config.preview_interval):
-                    pixels = preview(sample, prediction)
-                    previews[task] = b"" if pixels is None else encode_preview(pixels)
+                    transfer = start_preview(sample, prediction)
+                    if transfer is not None:
+                        previews[task] = transfer
                 sample.advance(prediction)
             except Exception as error:
                 self._finisher.fail(task, self.faults.examine(error))
+        self.timer.stop(span, partial(self._on_step, batch, is_cached))
         self._throttle.tick()
         self.faults.on_step()
-        seconds = self._clock() - started
+        self.timer.settle()
+        for task in dict.fromkeys(batch.values()):
+            self._report_progress(task, previews.get(task))
+        for sample, task in batch.items():
+            if sample.done:
+                self._finisher.finish(task, sample)
+
+    def _on_step(self, batch: dict[Sample, RequestState], is_cached: bool, seconds: float) -> None:
+        """Record the duration of a step."""
+        samples = list(batch)
         job = samples[0].job
         if not is_cached:
             rows = sum(sample.batch_rows for sample in samples)
             self.cost.observe_step(job.model, rows * job.height * job.width, seconds)
         self._telemetry.on_step(batch, seconds)
+        for task in dict.fromkeys(batch.values()):
+            task.timings.denoise += seconds
+
+    def _report_progress(self, task: RequestState, preview: PixelTransfer | None) -> None:
+        """Send the event of a step; one with a preview is sent by an encoding thread."""
+        if task.preview is not None:
+            # Events keep their order. The preview before was encoded during this step.
+            task.preview.result()
+            task.preview = None
+        if preview is not None:
+            self._finisher.send_preview(task, task.progress(), preview)
+            return
         with self._queue.lock:
-            for task in dict.fromkeys(batch.values()):
-                task.timings.denoise += seconds
-                task.progress(previews.get(task, b""))
-        for sample, task in batch.items():
-            if sample.done:
-                self._finisher.finish(task, sample)
+            task.emit(task.progress())
 
     def _split_and_retry(
         self, batch: dict[Sample, RequestState], error: Exception, is_retry: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import structlog
@@ -45,6 +46,8 @@ class RequestState:
         self.samples: list[Sample] = []
         self.timings = Timings()
         self.spans = RequestSpans(job.traceparent, job.request_id)
+        self.preview: Future[None] | None = None
+        """The event of a step whose preview is being encoded; later events wait for it."""
         self._last_preview_at = 0.0
         self._images: list[bytes | None] = [None] * job.num_images
         self._subscribers = {job.subscriber: emit}
@@ -97,11 +100,11 @@ class RequestState:
             for emit in self._subscribers.values():
                 emit(event)
 
-    def progress(self, preview: bytes) -> None:
-        """Send the average progress of all images and a JPEG preview, which may be empty."""
-        total = len(self.samples[0].timesteps)
+    def progress(self) -> Step:
+        """Return the average progress of all images."""
+        total = len(self.samples[0].plan.steps)
         done = sum(sample.index for sample in self.samples) // len(self.samples)
-        self.emit(Step(done, total, preview))
+        return Step(done, total)
 
     def fail(self, error: str, message: str, retry_after: float | None = None) -> None:
         """End the request with an error; do nothing if it has already ended.
@@ -136,7 +139,7 @@ class RequestState:
             JobDone(
                 images=images,
                 output_format=self.job.output_format,
-                scheduler=type(self.samples[0].scheduler).__name__,
+                scheduler=self.samples[0].plan.scheduler,
                 timings={name: getattr(timings, name) for name in Timings.__slots__},
                 parameters=self.job.parameters,
                 warnings=self.samples[0].warnings,

@@ -29,13 +29,21 @@ class EngineTelemetry:
         self._model: str | None = None
         self._loras: Any = None
 
-    def on_admitted(self, task: RequestState) -> None:
-        """Record that a request was admitted, with its `queue` and `encode` timings."""
+    def on_prepared(self, task: RequestState, seconds: float) -> None:
+        """Record how long the device prepared a request's inputs."""
+        metrics.ENCODE_SECONDS.observe(seconds)
+        task.spans.add("encode", seconds)
+
+    def on_admitted(self, task: RequestState, ended_ago: float) -> None:
+        """Record that a request was admitted, with its `queue` timing.
+
+        Args:
+            task: the request.
+            ended_ago: seconds since it left the queue.
+        """
         timings = task.timings
         metrics.QUEUE_SECONDS.observe(timings.queue)
-        metrics.ENCODE_SECONDS.observe(timings.encode)
-        task.spans.add("queue", timings.queue, ended_ago=timings.encode)
-        task.spans.add("encode", timings.encode)
+        task.spans.add("queue", timings.queue, ended_ago=ended_ago)
         log.info(
             "started",
             request_id=task.job.request_id,
@@ -64,7 +72,7 @@ class EngineTelemetry:
         log.warning("batch failed and is retried", samples=samples, error=type(error).__name__)
 
     def on_decoded(self, task: RequestState, seconds: float) -> None:
-        """Record that an image's pixels are in host memory."""
+        """Record how long the device decoded an image."""
         metrics.DECODE_SECONDS.labels(task.job.decoder).observe(seconds)
         task.spans.add("decode", seconds)
 

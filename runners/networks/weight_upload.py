@@ -6,7 +6,6 @@ there. Here weights travel in large pieces through pinned memory on a stream of 
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from runners.buffer_layout import BufferLayout
 from runners.device import Device
 
 PIECE_BYTES = 64 * 2**20
 """Bytes of a copy; a power of two, to which pinned memory is rounded."""
 _RING_BUFFERS = 3
-_ALIGNMENT = 256
 
 
 class Event(Protocol):
@@ -82,35 +81,10 @@ class CudaCopyStream:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
-    """Places of tensors in one buffer: offset in bytes, dtype and shape by name."""
-
-    places: Mapping[str, tuple[int, torch.dtype, torch.Size]]
-    size: int
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> _Layout:
-        places, offset = {}, 0
-        for name, tensor in tensors.items():
-            target = dtype or tensor.dtype
-            places[name] = offset, target, tensor.shape
-            size = tensor.numel() * target.itemsize
-            offset += math.ceil(size / _ALIGNMENT) * _ALIGNMENT
-        return cls(places, offset)
-
-    def views(self, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the tensors as views of a buffer, uint8 [size]."""
-        return {
-            name: buffer[start : start + shape.numel() * dtype.itemsize].view(dtype).view(shape)
-            for name, (start, dtype, shape) in self.places.items()
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class HostCopy:
     """Weights in pinned host memory, in pieces that are ready to be sent."""
 
-    layout: _Layout
+    layout: BufferLayout
     pieces: tuple[torch.Tensor, ...]
 
     @property
@@ -148,7 +122,7 @@ class WeightUploader:
 
     def pinned_bytes(self, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> int:
         """Return the pinned memory that `stage` takes for tensors in a dtype, in bytes."""
-        whole, rest = divmod(_Layout.of(tensors, dtype).size, self._piece_bytes)
+        whole, rest = divmod(BufferLayout.of(tensors, dtype).size, self._piece_bytes)
         return whole * self._piece_bytes + (_round_up(rest) if rest else 0)
 
     def upload(
@@ -164,7 +138,7 @@ class WeightUploader:
         if stream is None:
             return {name: tensor.to(self._device, dtype) for name, tensor in tensors.items()}
         with self._lock:
-            layout = _Layout.of(tensors, dtype)
+            layout = BufferLayout.of(tensors, dtype)
             target = stream.device_buffer(layout.size)
             taken: list[torch.Tensor] = []
 
@@ -183,7 +157,7 @@ class WeightUploader:
     def stage(self, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> HostCopy:
         """Return a copy of tensors in pinned host memory; only with an asynchronous device."""
         assert self._stream is not None
-        layout = _Layout.of(tensors, dtype)
+        layout = BufferLayout.of(tensors, dtype)
         return HostCopy(layout, tuple(self._pack(tensors, layout, self._stream.host_buffer)))
 
     def send(self, copy: HostCopy) -> dict[str, torch.Tensor]:
@@ -217,7 +191,7 @@ class WeightUploader:
     def _pack(
         self,
         tensors: Mapping[str, torch.Tensor],
-        layout: _Layout,
+        layout: BufferLayout,
         allocate: Callable[[int], torch.Tensor],
     ) -> Iterator[torch.Tensor]:
         """Yield the layout's bytes in consecutive pieces; `allocate` returns memory for a piece."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -210,7 +211,17 @@ class RunnerApp:
         model, controlnet = self._default_models()
         for load in [worker.load(model, controlnet) for worker in self.pool.workers]:
             load.result()
-        self._clock.end_phase("load", model=model, controlnet=controlnet)
+        loras = self._era_loras()
+        for load in [worker.load(model, controlnet, loras) for worker in self.pool.workers]:
+            # A LoRA that cannot be loaded is in the status, and requests without it work.
+            with contextlib.suppress(LoadError):
+                load.result()
+        self._clock.end_phase("load", model=model, controlnet=controlnet, loras=loras)
+
+    def _era_loras(self) -> list[str]:
+        """Return the LoRAs in the store that eras use, each once."""
+        used = {name for era in self._catalog.eras.values() for name in era.loras}
+        return [name for name in self._live_inventory.inventory.loras if name in used]
 
     def _warm_up(self) -> None:
         model, controlnet = self._default_models()

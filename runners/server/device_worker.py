@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 
 from common.protocol import GenerateJob
@@ -69,9 +69,9 @@ class DeviceWorker:
         self.estimates = DepthJobQueue(self._loader, self.engine, share.max_queue)
         self.engine.run_on_device_thread(compiler.configure_thread)
 
-    def load(self, model: str, controlnet: str) -> Future[None]:
-        """Start loading a variant and a ControlNet; the future raises LoadError."""
-        return self._loader.load(model, controlnet)
+    def load(self, model: str, controlnet: str, loras: Sequence[str] = ()) -> Future[None]:
+        """Start loading a variant, a ControlNet and LoRAs; the future raises LoadError."""
+        return self._loader.load(model, controlnet, loras)
 
     def ensure_loaded(self, model: str, controlnet: str) -> tuple[SdxlModel, ControlNet]:
         """Return a variant and a ControlNet, and load them first if necessary.

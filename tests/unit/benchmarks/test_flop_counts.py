@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from msgspec.structs import replace
@@ -9,7 +11,8 @@ from msgspec.structs import replace
 from benchmarks.flops import UNEXPLAINED, installation_job, savings
 from benchmarks.memory import variants_on
 from benchmarks.support.reference_counts import paint
-from benchmarks.syncs import LAUNCH_BAR, per_step
+from benchmarks.syncs import LAUNCH_BAR, copies, per_step
+from common.scheduler_table import SCHEDULER_NAMES
 from testing.flop_count import CountedEngine, counted, sdxl
 from testing.live_bytes import peak_bytes
 from testing.op_count import OperatorCount
@@ -50,10 +53,37 @@ def test_launches_are_kernels_and_not_views() -> None:
 def test_step_never_synchronises_and_launches_fewer_kernels() -> None:
     engine = CountedEngine(*sdxl("lightning", "small"))
     job = replace(JOB, control_guidance_end=1.0)
-    ((launches, waits),) = per_step(lambda on_step: engine.paint(job, on_step))
-    ((theirs, _),) = per_step(lambda on_step: paint(job, "small", on_step))
-    assert waits == 0
-    assert launches <= LAUNCH_BAR * theirs
+    (own,) = per_step(lambda on_step: engine.paint(job, on_step))
+    (theirs,) = per_step(lambda on_step: paint(job, "small", on_step))
+    assert own.waits == own.copies == 0
+    assert own.launches <= LAUNCH_BAR * theirs.launches
+
+
+CASES: dict[str, dict[str, Any]] = {
+    **{name: {"scheduler": name} for name in SCHEDULER_NAMES},
+    "no guidance": {"guidance_scale": 1.0},
+    "control window": {"control_guidance_end": 0.5},
+    "img2img": {"image": bytes(3 * 256 * 256), "strength": 0.6},
+    "deepcache": {"enable_deepcache": True},
+}
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+def test_one_copy_per_admission_and_none_per_step(changes: dict[str, Any]) -> None:
+    engine = CountedEngine(*sdxl("lightning", "small"))
+    job = replace(installation_job(256), steps=4, **changes)
+    assert copies(engine, job) == (1, 0)
+    # The prompt is cached now, which spares the encoders and not the copy.
+    assert copies(engine, replace(job, seed=5)) == (1, 0)
+
+
+def test_a_copy_is_seen() -> None:
+    there = torch.zeros(3, device="meta")
+    assert counts(lambda: torch.zeros(3).to("meta")).copies.total() == 1
+    assert counts(lambda: there.copy_(torch.ones(3))).copies.total() == 1
+    assert counts(lambda: torch.tensor([1.0, 2.0], device="meta")).copies.total() == 1
+    assert counts(lambda: there[torch.tensor([0, 2])]).copies.total() == 1
+    assert counts(lambda: there * 2.0 + torch.arange(3, device="meta")).copies.total() == 0
 
 
 def test_itemised_savings_explain_the_difference() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.prompt_syntax import Fragment, PromptWeightError, parse_prompt
-from runners.diffusion.conditioning import embed_prompt
+from runners.diffusion.prompt_encoding import embed_prompt
 from testing.workbench import demo_networks
 
 PHRASES = ("hills", "golden fields", "!", "1600s", "<|endoftext|>", "Täler 山", "a, b.", "  ")

@@ -79,11 +79,11 @@ def predictions(
 ) -> torch.Tensor:
     job = make_job(
         np.full(size, 90, np.uint8), model="lightning", steps=2, guidance_scale=guidance,
-        loras=loras, scheduler="euler",
+        loras=loras, scheduler="euler", num_images=count,
     )  # fmt: skip
     with torch.inference_mode():
         conditioning = ConditioningBuilder(DEVICE).build(job, *networks)
-        samples = [Sample(job, n, *networks, conditioning, DEVICE) for n in range(count)]
+        samples = [Sample(job, n, *networks, conditioning) for n in range(count)]
         return torch.cat(predict_noise(samples, DEVICE))
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from common.prompt_syntax import parse_prompt
-from runners.diffusion.conditioning import ConditioningBuilder, count_chunks, embed_prompt
+from runners.diffusion.conditioning import ConditioningBuilder
+from runners.diffusion.prompt_encoding import count_chunks, embed_prompt
 from testing.workbench import DEVICE, demo_networks, make_job, reference_pipeline
 
 DEPTH = np.arange(64 * 72, dtype=np.uint32).reshape(64, 72).astype(np.uint8)

@@ -42,7 +42,7 @@ def make_sample(**changes: Any) -> Sample:
     networks = demo_networks("base")
     with torch.inference_mode():
         conditioning = ConditioningBuilder(DEVICE).build(made, *networks)
-        return Sample(made, 0, *networks, conditioning, DEVICE)
+        return Sample(made, 0, *networks, conditioning)
 
 
 def test_the_first_and_the_last_step_are_whole() -> None:

@@ -14,7 +14,7 @@ from common.framing import pack, unpack
 from common.protocol import GenerateJob
 from runners.diffusion import vae as tiling
 from runners.diffusion.img2img import encode_init_image
-from testing.workbench import DEVICE, demo_networks, make_job
+from testing.workbench import demo_networks, make_job
 from tests.support.images.pictures import hill
 from tests.support.runner.jobs import paint
 
@@ -65,10 +65,10 @@ def test_two_pictures_of_one_request_are_encoded_once() -> None:
 def test_a_picture_too_large_for_memory_is_encoded_in_tiles() -> None:
     variant, _ = demo_networks("base")
     side = 2 * variant.vae.tile_sample_min_size
-    large = make_job(hill(side, side), image=bytes(side * side * 3), strength=0.5)
-    whole = encode_init_image(large, variant.vae, DEVICE)
+    large = torch.zeros(side, side, 3, dtype=torch.uint8)
+    whole = encode_init_image(large, variant.vae)
     with mock.patch.object(tiling, "free_bytes", return_value=0):
-        tiled = encode_init_image(large, variant.vae, DEVICE)
+        tiled = encode_init_image(large, variant.vae)
     assert tiled.mean.shape == whole.mean.shape == (1, 4, side // 8, side // 8)
     assert (tiled.mean - whole.mean).abs().mean() < 0.1
 
@@ -76,11 +76,11 @@ def test_a_picture_too_large_for_memory_is_encoded_in_tiles() -> None:
 def test_out_of_memory_is_tried_in_tiles() -> None:
     variant, _ = demo_networks("base")
     side = 2 * variant.vae.tile_sample_min_size
-    large = make_job(hill(side, side), image=bytes(side * side * 3), strength=0.5)
+    large, small = (torch.zeros(n, n, 3, dtype=torch.uint8) for n in (side, 64))
     with mock.patch.object(variant.vae, "encode", side_effect=torch.OutOfMemoryError):
-        assert encode_init_image(large, variant.vae, DEVICE).std.min() > 0
+        assert encode_init_image(large, variant.vae).std.min() > 0
         with pytest.raises(torch.OutOfMemoryError):
-            encode_init_image(job(), variant.vae, DEVICE)
+            encode_init_image(small, variant.vae)
 
 
 def test_the_picture_crosses_the_border() -> None:

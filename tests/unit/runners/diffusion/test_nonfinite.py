@@ -19,9 +19,9 @@ from common.protocol import JobDone, JobFailed
 from models.conversion.component import weight_name
 from runners.device import Device
 from runners.diffusion.conditioning import ConditioningBuilder
-from runners.diffusion.preview import preview
+from runners.diffusion.preview import start_preview
 from runners.diffusion.sample import Sample
-from runners.diffusion.vae import Pixels, decode_latents
+from runners.diffusion.vae import PixelTransfer, decode_latents, start_decode
 from runners.engine.engine import Engine
 from runners.errors import NonFiniteError
 from runners.networks.loading import extract_hint_embedding, load_component
@@ -91,12 +91,15 @@ def test_one_nonfinite_value_raises(decoder: str, value: float) -> None:
         decode_latents(latents, variant, decoder)
 
 
-def test_a_preview_that_overflows_is_left_out() -> None:
+def test_a_preview_that_overflows_has_no_pixels() -> None:
     variant, controlnet = demo_networks("base")
     made = job("preview", steps=2)
     conditioning = ConditioningBuilder(DEVICE).build(made, variant, controlnet)
-    sample = Sample(made, 0, variant, controlnet, conditioning, DEVICE)
-    assert preview(sample, torch.full_like(sample.latents, torch.nan)) is None
+    sample = Sample(made, 0, variant, controlnet, conditioning)
+    transfer = start_preview(sample, torch.full_like(sample.latents, torch.nan))
+    assert transfer is not None
+    with pytest.raises(NonFiniteError):
+        transfer.wait()
 
 
 @pytest.mark.parametrize("bias", [0.0, torch.nan])
@@ -117,12 +120,12 @@ def test_a_decoder_beyond_float16_is_tried_again_in_float32(folder: Path, bias: 
     engine = Engine(loader, HALF)
     finals: list[torch.Tensor] = []
 
-    def spy(latents: torch.Tensor, *arguments: Any, **named: Any) -> Pixels:
+    def spy(latents: torch.Tensor, *arguments: Any, **named: Any) -> PixelTransfer:
         finals.append(latents)
-        return decode_latents(latents, *arguments, **named)
+        return start_decode(latents, *arguments, **named)
 
     listener = Listener()
-    with mock.patch.object(runners.engine.output_stage, "decode_latents", spy):
+    with mock.patch.object(runners.engine.output_stage, "start_decode", spy):
         engine.submit(job("half", steps=2, output_format="png"), listener)
         finish(engine)
     assert len(finals) == 2
@@ -137,15 +140,15 @@ def test_a_decoder_beyond_float16_is_tried_again_in_float32(folder: Path, bias: 
 
 
 def test_nonfinite_request_does_not_fail_others() -> None:
-    def spoiled(latents: torch.Tensor, variant: SdxlModel, decoder: str) -> Pixels:
+    def spoiled(latents: torch.Tensor, variant: SdxlModel, decoder: str) -> PixelTransfer:
         if spoil.pop() == "broken":
             latents = latents * torch.nan
-        return decode_latents(latents, variant, decoder)
+        return start_decode(latents, variant, decoder)
 
     spoil = ["whole", "broken"]
     engine = make_engine()
     listeners = [Listener(), Listener()]
-    with mock.patch.object(runners.engine.output_stage, "decode_latents", spoiled):
+    with mock.patch.object(runners.engine.output_stage, "start_decode", spoiled):
         for number, listener in enumerate(listeners):
             engine.submit(job(str(number), steps=1), listener)
         finish(engine)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from common.protocol import Step
 from runners.diffusion.conditioning import ConditioningBuilder
-from runners.diffusion.preview import preview
+from runners.diffusion.preview import start_preview
 from runners.diffusion.sample import Sample
 from runners.diffusion.vae import decode_latents
 from runners.engine.engine import EngineConfig
@@ -27,7 +27,7 @@ def make_sample(variant: SdxlModel, depth: np.ndarray) -> Sample:
     _, controlnet = demo_networks("base")
     painted = make_job(depth, steps=2)
     conditioning = ConditioningBuilder(DEVICE).build(painted, variant, controlnet)
-    return Sample(painted, 0, variant, controlnet, conditioning, DEVICE)
+    return Sample(painted, 0, variant, controlnet, conditioning)
 
 
 def test_tiny_decoder_takes_scaled_latents_like_diffusers() -> None:
@@ -45,15 +45,15 @@ def test_tiny_decoder_takes_scaled_latents_like_diffusers() -> None:
 def test_previews_have_512_pixels_at_most(size: tuple[int, int], shown: tuple[int, int]) -> None:
     variant, _ = demo_networks("base")
     sample = make_sample(variant, np.full(size, 128, np.uint8))
-    pixels = preview(sample, torch.zeros_like(sample.latents))
-    assert pixels is not None
-    assert pixels.shape == (*shown, 3)
+    transfer = start_preview(sample, torch.zeros_like(sample.latents))
+    assert transfer is not None
+    assert transfer.wait().shape == (*shown, 3)
 
 
 def test_preview_requires_a_tiny_decoder() -> None:
     bare = replace(demo_networks("base")[0], tiny_decoder=None)
     sample = make_sample(bare, DEPTH)
-    assert preview(sample, torch.zeros_like(sample.latents)) is None
+    assert start_preview(sample, torch.zeros_like(sample.latents)) is None
 
 
 def test_the_last_preview_shows_the_finished_picture() -> None:

@@ -158,12 +158,12 @@ def test_finished_batch_is_freed_while_others_run(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it holds are its variant's weights too."""
-    # Samples take no weak references, but each has a scheduler of its own.
-    schedulers: dict[str, weakref.ref[Any]] = {}
+    # Samples take no weak references, but each has a conditioning of its own.
+    held: dict[str, weakref.ref[Any]] = {}
 
     def spy(samples: Sequence[Sample], device: Device, batches: BatchCache) -> list[torch.Tensor]:
         for sample in samples:
-            schedulers[sample.job.request_id] = weakref.ref(sample.scheduler)
+            held[sample.job.request_id] = weakref.ref(sample.conditioning.noise)
         return predict_noise(samples, device, batches)
 
     monkeypatch.setattr(runners.engine.engine, "predict_noise", spy)
@@ -173,6 +173,6 @@ def test_finished_batch_is_freed_while_others_run(
     engine.tick()
     await_end(short)
     engine.tick()
-    await_freed(schedulers["short"])
-    assert schedulers["long"]() is not None
+    await_freed(held["short"])
+    assert held["long"]() is not None
     assert long.events[-1] == Step(1, 4)

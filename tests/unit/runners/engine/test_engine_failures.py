@@ -18,7 +18,7 @@ from runners.diffusion.batch import BatchCache
 from runners.diffusion.conditioning import Conditioning, ConditioningBuilder
 from runners.diffusion.denoise import predict_noise
 from runners.diffusion.sample import Sample
-from runners.diffusion.vae import Pixels, decode_latents
+from runners.diffusion.vae import PixelTransfer, start_decode
 from runners.engine.engine import Engine, EngineConfig
 from runners.networks.sdxl import SdxlModel
 from testing.workbench import Listener, demo_networks, make_engine
@@ -319,13 +319,13 @@ def test_a_decode_that_does_not_fit_is_tried_once_more(
 ) -> None:
     tries: list[str] = []
 
-    def tight(latents: torch.Tensor, variant: SdxlModel, decoder: str) -> Pixels:
+    def tight(latents: torch.Tensor, variant: SdxlModel, decoder: str) -> PixelTransfer:
         tries.append(decoder)
         if len(tries) in {1, 3, 4}:
             raise torch.OutOfMemoryError
-        return decode_latents(latents, variant, decoder)
+        return start_decode(latents, variant, decoder)
 
-    monkeypatch.setattr(runners.engine.output_stage, "decode_latents", tight)
+    monkeypatch.setattr(runners.engine.output_stage, "start_decode", tight)
     fits, never = Listener(), Listener()
     engine.submit(job("fits", steps=1), fits)
     drain(engine)

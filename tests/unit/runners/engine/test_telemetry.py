@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import structlog
 import torch
@@ -15,7 +14,7 @@ import runners.engine.output_stage
 from common.protocol import CancelCommand, GenerateJob, LoraWeight
 from runners.diffusion.denoise import predict_noise
 from runners.diffusion.sample import Sample
-from runners.diffusion.vae import Pixels
+from runners.diffusion.vae import PixelTransfer
 from runners.engine.engine import Engine
 from runners.errors import NonFiniteError
 from testing.workbench import Listener, make_engine
@@ -104,12 +103,12 @@ def test_other_batch_failures_do_not_count_as_out_of_memory(
 def test_a_picture_is_black_if_no_pixel_is_lit(
     lit: int, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode(*_: Any) -> Pixels:
-        pixels = np.zeros((64, 64, 3), np.uint8)
-        pixels[63, 63, 2] = lit
-        return pixels
+    def decode(*_: Any) -> PixelTransfer:
+        image = torch.zeros(3, 64, 64)
+        image[2, 63, 63] = lit / 255
+        return PixelTransfer(image)
 
-    monkeypatch.setattr(runners.engine.output_stage, "decode_latents", decode)
+    monkeypatch.setattr(runners.engine.output_stage, "start_decode", decode)
     grown = Growth()
     listener = Listener()
     engine.submit(job("dark"), listener)
@@ -121,10 +120,10 @@ def test_a_picture_is_black_if_no_pixel_is_lit(
 def test_nonfinite_pixels_are_counted_and_not_sent(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode(*_: Any) -> Pixels:
+    def decode(*_: Any) -> PixelTransfer:
         raise NonFiniteError("no numbers")
 
-    monkeypatch.setattr(runners.engine.output_stage, "decode_latents", decode)
+    monkeypatch.setattr(runners.engine.output_stage, "start_decode", decode)
     grown = Growth()
     listener = Listener()
     engine.submit(job("nan"), listener)
@@ -137,13 +136,13 @@ def test_nonfinite_pixels_are_counted_and_not_sent(
 def test_log_lines_of_a_request_have_its_id(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode(latents: torch.Tensor, *rest: Any) -> Pixels:
+    def decode(latents: torch.Tensor, *rest: Any) -> PixelTransfer:
         if failing:
             raise RuntimeError("worn out")
         return real_decode(latents, *rest)
 
-    real_decode = runners.engine.output_stage.decode_latents
-    monkeypatch.setattr(runners.engine.output_stage, "decode_latents", decode)
+    real_decode = runners.engine.output_stage.start_decode
+    monkeypatch.setattr(runners.engine.output_stage, "start_decode", decode)
     monkeypatch.setattr("runners.engine.telemetry.log", structlog.get_logger())
     monkeypatch.setattr("runners.engine.request_state.log", structlog.get_logger())
     failing = False

@@ -144,7 +144,7 @@ class FullInventory:
         self.inventory = Inventory(
             models={"lightning": _ENTRY, "base": _ENTRY},
             controlnets={"sdxl_small": _ENTRY},
-            loras={},
+            loras=dict.fromkeys(("drone", "experimance", "of no era"), _ENTRY),
         )
 
 
@@ -156,6 +156,7 @@ class LoadedModels:
 
     def __init__(self, *_: Any) -> None:
         self.errors: dict[str, str] = {}
+        self.loras: list[str] = []
         self.variants: dict[str, SdxlModel] = {}
         self.controlnets: dict[str, ControlNet] = {}
         self.resident_bytes: dict[str, int] = {}
@@ -175,7 +176,9 @@ class LoadedModels:
         return self.controlnets.setdefault(name, demo_networks("lightning")[1])
 
     def load_loras(self, model: str, names: Sequence[str], beside: Sequence[str] = ()) -> None:
-        assert not names
+        self.loras += names
+        if "experimance" in names:
+            raise LoadError("lora experimance is damaged")
 
 
 @pytest.fixture
@@ -212,6 +215,17 @@ def test_ready_line_is_printed_last(
     assert lines[-1] == READY_LINE
 
 
+def test_loras_of_eras_are_read_before_the_first_request(
+    demo_app: Callable[..., RunnerApp],
+) -> None:
+    host = demo_app()
+    host.boot()
+    (worker,) = host.pool.workers
+    cache: Any = worker.model_cache
+    assert cache.loras == ["drone", "experimance"]
+    assert host.status().state == "ready", "one that fails keeps no request without it waiting"
+
+
 def test_failed_warm_up_prevents_readiness(
     demo_app: Callable[..., RunnerApp],
     capsys: pytest.CaptureFixture[str],
@@ -220,7 +234,7 @@ def test_failed_warm_up_prevents_readiness(
     def broken(*_: Any) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("runners.engine.output_stage.decode_latents", broken)
+    monkeypatch.setattr("runners.engine.output_stage.start_decode", broken)
     host = demo_app()
     host.boot()
     status = host.status()
