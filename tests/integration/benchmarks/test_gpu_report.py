@@ -1,13 +1,18 @@
-"""The GPU report in miniature: every line of it, without a GPU and without the service."""
+"""The GPU report in miniature: every section, without a GPU and without the service."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.gpu_report import CASES
+import pytest
+
+from benchmarks.gpu_report import SECTIONS, Report
+from benchmarks.support.gpu.inspection import classify
+from benchmarks.support.gpu.painting import Row
 from testing.server import ROOT
 from tests.support.calls import PATIENCE
 
@@ -28,12 +33,54 @@ def test_the_miniature_measures_everything(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["left_out"] == []
-    for case in CASES[:3]:
-        eager = result["figures"][f"{case.name}, batch {case.batch}, eager"]
-        assert eager["engine"] > 0
-        assert ("diffusers" in eager) == (case.decoder == "full")
-        assert f"{case.name}, batch {case.batch}, compiled" in result["figures"]
-    assert len(output.read_text().splitlines()) == len(result["figures"]) + 4
+    assert result["failed"] == {}
+    figures = result["figures"]
+    assert figures["picture against diffusers'"]["largest"] <= 1
+    assert figures["picture against diffusers'"]["spread of the picture"] > 1
+    assert figures["installation's request, seconds"]["engine"] > 0
+    for rows in ("1 row", "2 rows"):
+        for kind in ("eager", "compiled"):
+            assert figures[f"step, {rows}, 2 LoRAs, {kind}"]["device"] > 0
+    assert figures["kernels: convolution"]["launches"] > 0
+    assert figures["UNet loads beside painting"]["beside"] > 0
+    assert figures["UNet in channels-last"]["relative error"] < 1e-3
+    written = output.read_text("utf-8")
+    assert [line[3:] for line in written.splitlines() if line.startswith("## ")] == list(SECTIONS)
+
+
+def test_failing_section_costs_only_itself(tmp_path: Path) -> None:
+    def breaks() -> Iterator[Row]:
+        yield "before", {"seconds": 1.5}
+        raise RuntimeError("CUDA error")
+
+    def works() -> Iterator[Row]:
+        yield "after", {"waits": 0}
+
+    output = tmp_path / "report.md"
+    report = Report("a card", output)
+    report.add("first", breaks(), 10)
+    assert "| before | seconds 1.5 |" in output.read_text("utf-8"), "it is written as it goes"
+    report.add("second", works(), 10)
+    report.add("third", works(), 0)
+    assert report.failed == {"first": "RuntimeError: CUDA error"}
+    assert report.left_out == ["third"]
+    assert report.figures == {"before": {"seconds": 1.5}, "after": {"waits": 0}}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("sm90_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize128x128x64", "matrix product"),
+        ("pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64, 128>>", "attention"),
+        ("sm80_xmma_fprop_implicit_gemm_indexed_f16f16_f16f32_nhwckrsc", "convolution"),
+        ("void at::native::RowwiseMomentsCUDAKernel<c10::Half>", "norm"),
+        ("void cudnn::ops::nchwToNhwcKernel<__half, __half, float>", "layout"),
+        ("Memcpy HtoD (Pinned -> Device)", "copy"),
+        ("void at::native::vectorized_elementwise_kernel<4, silu>", "other"),
+    ],
+)
+def test_kernels_are_classified(kernel: str, kind: str) -> None:
+    assert classify(kernel) == kind

@@ -21,7 +21,7 @@ from tests.support.documents import DOCUMENTS, PAGES, README, commands, text_of
 # Environment variables that programs beneath or beside this service read.
 OTHERS = {
     "BENTOML_HOME", "CUDA_VISIBLE_DEVICES", "GOOGLE_APPLICATION_CREDENTIALS", "HF_TOKEN",
-    "STORAGE_EMULATOR_HOST",
+    "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "STORAGE_EMULATOR_HOST",
 }  # fmt: skip
 # Of the worker's and the image's own pages.
 WORKERS = {
