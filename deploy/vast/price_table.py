@@ -32,11 +32,11 @@ class Gpu:
 
     Attributes:
         tflops: dense half precision with float32 accumulation, TFLOP/s, from NVIDIA's data sheets.
-        price: USD per hour.
+        price: USD per hour; None where no example is known, which leaves the row out.
     """
 
     tflops: float
-    price: float
+    price: float | None
 
 
 GPUS: Mapping[str, Gpu] = {
@@ -46,6 +46,7 @@ GPUS: Mapping[str, Gpu] = {
     "L40S": Gpu(362, 0.80),
     "A100 80 GB": Gpu(312, 1.00),
     "H100": Gpu(989, 2.20),
+    "H200": Gpu(989, None),
 }
 
 
@@ -77,6 +78,8 @@ def table(gpus: Mapping[str, Gpu], efficiency: float, utilisation: float) -> lis
         "|---" * (3 + len(heads)) + "|",
     ]
     for name, gpu in gpus.items():
+        if gpu.price is None:
+            continue
         cells = []
         for work in tflop.values():
             seconds = work / (gpu.tflops * efficiency)

@@ -145,7 +145,8 @@ def test_costs_follow_prices_and_efficiency(capsys: pytest.CaptureFixture[str]) 
         ("NVIDIA A100-SXM4-80GB", "A100 80 GB"),
         ("NVIDIA H100 80GB HBM3", "H100"),
         ("NVIDIA L40", None),
-        ("NVIDIA H200", None),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA B200", None),
         ("NVIDIA RTX 6000 Ada Generation 48GB", None),
     ],
 )
