@@ -48,7 +48,7 @@ class SdxlModel:
         for kind in ("vae", "tiny_decoder"):
             if kind in parts and parts[kind].dtype != torch.float32:
                 # Half-precision convolutions are faster in channels-last format.
-                parts[kind].to(memory_format=torch.channels_last)
+                _to_channels_last(parts[kind])
         return cls(
             name=name,
             spec=spec,
@@ -61,6 +61,14 @@ class SdxlModel:
             loras=LoraManager(parts["unet"]),
             cross_attention=CrossAttentionCache(parts["unet"]),
         )
+
+
+def _to_channels_last(network: nn.Module) -> None:
+    """Turn a network's convolutions, and free the buffer in which all weights arrived."""
+    network.to(memory_format=torch.channels_last)
+    for tensor in network.parameters():
+        if tensor.untyped_storage().nbytes() > tensor.nbytes:
+            tensor.data = tensor.data.clone()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

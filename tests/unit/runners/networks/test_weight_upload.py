@@ -9,10 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from runners.device import Device
+from runners.networks.loading import load_component
 from runners.networks.lora import read_lora
 from runners.networks.pinned_weights import PinnedWeightCache
+from runners.networks.sdxl import SdxlModel
 from runners.networks.weight_upload import WeightUploader
-from testing.workbench import DEVICE, demo_networks
+from testing.workbench import DEVICE, component_folders, demo_catalog, demo_networks
 from tests.support.files.lora_files import lora_file
 from tests.support.runner.copy_stream import LateCopyStream
 
@@ -117,3 +120,20 @@ def test_network_moves_with_its_buffers(uploader: WeightUploader, stream: LateCo
     assert dict(network.named_parameters()) == parameters, "they are the same objects"
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     network(torch.ones(2, 3)).sum().backward()
+
+
+def test_turned_decoders_leave_the_buffer_in_which_they_arrived(uploader: WeightUploader) -> None:
+    half, catalog = Device(torch.device("cpu"), torch.float16), demo_catalog()
+    parts = {
+        kind: load_component(kind, folder, half, uploader)
+        for kind, folder in component_folders(catalog, "base").items()
+    }
+    shared = parts["vae"].decoder.conv_norm_out.weight.untyped_storage()
+    assert shared.nbytes() > 10 * parts["vae"].decoder.conv_norm_out.weight.nbytes
+    before = {name: tensor.clone() for name, tensor in parts["vae"].state_dict().items()}
+    SdxlModel.from_components("base", catalog.models["base"], parts, text_key="half")
+    for kind in ("vae", "tiny_decoder"):
+        for tensor in parts[kind].parameters():
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
+    assert all(torch.equal(parts["vae"].state_dict()[name], each) for name, each in before.items())
+    assert parts["vae"].decoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
