@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,6 @@ from models.store.store import CatalogEntry
 from runners.device import Device
 from runners.diffusion.compile import Compiler
 from runners.errors import AdapterError, LoadError
-from runners.metrics import LOAD_FAILURES, LOAD_SECONDS
 from runners.networks.depth_estimators import Estimator
 from runners.networks.loading import extract_hint_embedding
 from runners.networks.sdxl import ControlNet, SdxlModel
@@ -23,6 +21,7 @@ from runners.weights.component_cache import ComponentCache
 from runners.weights.entry_keys import estimator_key, lora_key
 from runners.weights.evictor import Evictor
 from runners.weights.load_rate import LoadRate
+from runners.weights.load_recorder import LoadRecorder
 from runners.weights.vram_budget import VramBudget, device_file_bytes
 
 _ESTIMATOR = "depth_estimator"
@@ -71,8 +70,17 @@ class ModelCache:
         self._estimators: dict[str, Estimator] = {}
         self._loading = threading.Lock()
         self._components = ComponentCache(catalog, device)
-        self.load_rate = LoadRate()
-        self.errors: dict[str, str] = {}
+        self._recorder = LoadRecorder()
+
+    @property
+    def errors(self) -> Mapping[str, str]:
+        """Messages of the entries whose last load failed, by kind and name."""
+        return self._recorder.errors
+
+    @property
+    def load_rate(self) -> LoadRate:
+        """Measured speed of the loads."""
+        return self._recorder.rate
 
     @property
     def variants(self) -> Mapping[str, SdxlModel]:
@@ -156,9 +164,7 @@ class ModelCache:
         with self._loading:
             if name not in self._variants:
                 entry = self._entry("model", name, self._live_inventory.inventory.models)
-                self._make_room(
-                    "model", name, partial(self._components.missing_bytes, entry), {name, *beside}
-                )
+                self._make_room_for("model", name, entry, beside)
                 parts = self._load_parts("model", name, entry)
                 text_key = " ".join(entry.components[kind].tag for kind in _TEXT)
                 spec = self._catalog.models[name]
@@ -180,12 +186,7 @@ class ModelCache:
         with self._loading:
             if name not in self._controlnets:
                 entry = self._entry("controlnet", name, self._live_inventory.inventory.controlnets)
-                self._make_room(
-                    "controlnet",
-                    name,
-                    partial(self._components.missing_bytes, entry),
-                    {name, *beside},
-                )
+                self._make_room_for("controlnet", name, entry, beside)
                 parts = self._load_parts("controlnet", name, entry)
                 controlnet = extract_hint_embedding(name, parts["controlnet"])
                 self.compiler.compile_controlnet(controlnet, self._device)
@@ -204,9 +205,7 @@ class ModelCache:
                 entry = self._entry(
                     _ESTIMATOR, name, self._live_inventory.inventory.depth_estimators
                 )
-                self._make_room(
-                    _ESTIMATOR, name, partial(self._components.missing_bytes, entry), ()
-                )
+                self._make_room_for(_ESTIMATOR, name, entry, ())
                 parts = self._load_parts(_ESTIMATOR, name, entry)
                 (self._estimators[name],) = parts.values()
             return self._estimators[name]
@@ -262,17 +261,12 @@ class ModelCache:
         return path
 
     def _read_lora(self, variant: SdxlModel, name: str, file: Path) -> None:
-        started = time.monotonic()
-        try:
-            if variant.loras.add(name, file, self._components.uploader):
-                LOAD_SECONDS.labels("lora", name).observe(time.monotonic() - started)
-        except Exception as error:
+        def explain(error: Exception) -> str:
             reason = error if isinstance(error, AdapterError) else "the file could not be read"
-            message = f"lora {name} for model {variant.name}: {reason}"
-            self.errors[f"lora {name}"] = message
-            LOAD_FAILURES.labels("lora", name).inc()
-            raise LoadError(message) from error
-        self.errors.pop(f"lora {name}", None)
+            return f"lora {name} for model {variant.name}: {reason}"
+
+        with self._recorder.recording("lora", name, explain):
+            variant.loras.add(name, file, self._components.uploader)
 
     def _make_room_for(
         self, what: str, name: str, entry: CatalogEntry, beside: Collection[str]
@@ -297,7 +291,7 @@ class ModelCache:
                 f"{what} {name}", needed, lambda: self.used_bytes, self._list_loaded, kept
             )
         except LoadError as error:
-            self.errors[f"{what} {name}"] = str(error)
+            self._recorder.fail(what, name, str(error))
             raise
 
     def _list_loaded(self) -> dict[str, Callable[[], object] | None]:
@@ -326,26 +320,20 @@ class ModelCache:
         return entries[name]
 
     def _load_parts(self, what: str, name: str, entry: CatalogEntry) -> dict[str, Any]:
-        parts = {}
-        missing = self._components.missing_bytes(entry)
-        started = time.monotonic()
-        for kind, component in entry.components.items():
-            try:
-                parts[kind] = self._components.get_or_load(name, kind, component)
-            except LoadError as error:
-                self.errors[f"{what} {name}"] = str(error)
-                LOAD_FAILURES.labels(what, name).inc()
-                raise
-            except Exception as error:
-                message = f"{what} {name}: its {kind} could not be loaded"
-                self.errors[f"{what} {name}"] = message
-                LOAD_FAILURES.labels(what, name).inc()
-                self._free_unused_components()
-                raise LoadError(message) from error
-        seconds = time.monotonic() - started
-        self.load_rate.observe(missing, seconds)
-        LOAD_SECONDS.labels(what, name).observe(seconds)
-        self.errors.pop(f"{what} {name}", None)
+        parts: dict[str, Any] = {}
+
+        def explain(_: Exception) -> str:
+            missing = next(kind for kind in entry.components if kind not in parts)
+            return f"{what} {name}: its {missing} could not be loaded"
+
+        try:
+            size = self._components.missing_bytes(entry)
+            with self._recorder.recording(what, name, explain, size):
+                for kind, component in entry.components.items():
+                    parts[kind] = self._components.get_or_load(name, kind, component)
+        except LoadError:
+            self._free_unused_components()
+            raise
         return parts
 
     def _free_unused_components(self) -> None:
