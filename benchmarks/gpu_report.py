@@ -80,7 +80,7 @@ class Report:
                 shown = ", ".join(f"{key} {_show(value)}" for key, value in values.items())
                 self._say(f"| {line} | {shown} |")
         except Exception as error:
-            self.failed[name] = f"{type(error).__name__}: {error}"
+            self.failed[name] = " ".join(f"{type(error).__name__}: {error}".split())
             last = traceback.extract_tb(error.__traceback__)[-1]
             self._say(
                 f"| failed | {self.failed[name]} ({Path(last.filename).name}:{last.lineno}) |"

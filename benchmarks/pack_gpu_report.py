@@ -35,6 +35,8 @@ PACKAGES = (
     "opentelemetry-sdk", "peft", "pillow", "prometheus-client", "psutil", "pydantic",
     "pydantic-settings", "safetensors", "structlog", "transformers",
 )  # fmt: skip
+# The hub's client requires it for downloads, of which the report makes none.
+_UNUSED = {"hf-xet"}
 _RUN = """#!/bin/sh
 # Runs the report with a Python that has torch: python3, or the one that PYTHON names.
 set -eu
@@ -61,8 +63,8 @@ def list_sources() -> Iterator[Path]:
 
 
 def list_packages() -> dict[str, str]:
-    """Return the versions of the packages, and of all that they require, without torch's own."""
-    found = _require(PACKAGES).keys() - _require(["torch"]).keys()
+    """Return the versions of the packages, and of what they require, without torch's own."""
+    found = _require(PACKAGES).keys() - _require(["torch"]).keys() - _UNUSED
     return {name: importlib.metadata.version(name) for name in sorted(found)}
 
 
@@ -96,7 +98,7 @@ def download_wheels(folder: Path, python: str) -> None:
         subprocess.CalledProcessError: a package has no such wheel.
     """
     command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+        sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check",
         "--no-deps", "--only-binary", ":all:", "--python-version", python, "--dest", str(folder),
         *(f"--platform=manylinux{tag}_x86_64" for tag in ("2014", "_2_17", "_2_28", "_2_34")),
         *(f"{name}=={version}" for name, version in list_packages().items()),

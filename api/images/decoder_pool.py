@@ -271,6 +271,8 @@ class _Decoder:
         except BaseException:
             # After a cancellation, for example, nobody reads the remaining output.
             self._kill()
+            # A cancelled task must not wait, and a process that nobody waits for stays a zombie.
+            asyncio.get_running_loop().run_in_executor(None, self._process.wait)
             raise
 
     async def wait_for_error(self) -> Exception:

@@ -65,8 +65,10 @@ class Subject:
         self.miniature = miniature
         self.side = 64 if miniature else 1024
         self.repetitions = 1 if miniature else 3
-        self.parts = random_parts(self.device, miniature)
-        self.networks = engine_networks(self.parts, self.side)
+        parts = random_parts(self.device, miniature)
+        # Before the engine takes the ControlNet apart.
+        self._plain_parts = shared_copies(parts)
+        self.networks = engine_networks(parts, self.side)
         self.lora_files: dict[str, Path] = {}
         for number, lora in enumerate(LORAS):
             path = folder / f"{lora.name}.safetensors"
@@ -78,7 +80,7 @@ class Subject:
     def pipeline(self) -> Any:
         """Diffusers' pipeline on the same tensors, with the LoRAs loaded and inactive."""
         scheduler = build_scheduler(lightning_spec(self.side).scheduler, "auto", None)
-        made = plain_pipeline(shared_copies(self.parts), scheduler)
+        made = plain_pipeline(self._plain_parts, scheduler)
         for name, path in self.lora_files.items():
             made.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
         made.disable_lora()
