@@ -151,9 +151,27 @@ class Sample:
         self.index += 1
 
     def _combine(self, coefficients: Mapping[Operand, float]) -> torch.Tensor:
-        """Return a linear combination of latents, predictions and noise."""
+        """Return a linear combination of latents, predictions and noise.
+
+        The step's latents and prediction are combined before they are scaled, as schedulers do when
+        they estimate the image. Scaled apart, their rounding would be that of larger numbers.
+        """
+        terms = dict(coefficients)
+        latents = terms.pop(("latents", self.index), 0.0)
+        prediction = terms.pop(("prediction", self.index), 0.0)
         result: torch.Tensor | None = None
-        for operand, coefficient in coefficients.items():
+        if latents != 0.0:
+            ratio = prediction / latents
+            result = torch.add(
+                self._operands["latents", self.index],
+                self._operands["prediction", self.index],
+                alpha=ratio,
+            )
+            if latents != 1.0:
+                result.mul_(latents)
+        elif prediction != 0.0:
+            result = self._operands["prediction", self.index] * prediction
+        for operand, coefficient in terms.items():
             kind, number = operand
             tensor = self._noise[number] if kind == "noise" else self._operands[operand]
             if result is None:
