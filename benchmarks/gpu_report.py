@@ -1,4 +1,4 @@
-"""What a first visit to a GPU answers: correctness, waits, times, kernels, memory, loads, recovery.
+"""Report of a first visit to a GPU: correctness, waits, times, kernels, memory, loads, recovery.
 
     python -m benchmarks.gpu_report [--minutes 8] [--output FILE] [--only NAME …] [--miniature]
 

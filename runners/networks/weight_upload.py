@@ -7,7 +7,7 @@ there. Here weights travel in large pieces through pinned memory on a stream of 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -139,20 +139,16 @@ class WeightUploader:
             return {name: tensor.to(self._device, dtype) for name, tensor in tensors.items()}
         with self._lock:
             layout = BufferLayout.of(tensors, dtype)
-            target = stream.device_buffer(layout.size)
             taken: list[torch.Tensor] = []
 
             def take(_: int) -> torch.Tensor:
                 taken.append(self._next_in_ring(stream))
                 return taken[-1]
 
-            start = 0
-            for piece in self._pack(tensors, layout, take):
-                stream.copy(target[start : start + len(piece)], piece)
+            def give_back() -> None:
                 self._ring.append((taken.pop(), stream.record()))
-                start += len(piece)
-            stream.record().synchronize()
-        return layout.views(target)
+
+            return _copy(stream, layout, self._pack(tensors, layout, take), give_back)
 
     def stage(self, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> HostCopy:
         """Return a copy of tensors in pinned host memory; only with an asynchronous device."""
@@ -165,13 +161,7 @@ class WeightUploader:
         stream = self._stream
         assert stream is not None
         with self._lock:
-            target = stream.device_buffer(copy.layout.size)
-            start = 0
-            for piece in copy.pieces:
-                stream.copy(target[start : start + len(piece)], piece)
-                start += len(piece)
-            stream.record().synchronize()
-        return copy.layout.views(target)
+            return _copy(stream, copy.layout, copy.pieces)
 
     @torch.no_grad()
     def move(self, network: nn.Module) -> None:
@@ -209,6 +199,30 @@ class WeightUploader:
                 piece[within : within + len(part)] = part
                 content, offset = content[len(part) :], offset + len(part)
         yield piece[: layout.size - start]
+
+
+def _copy(
+    stream: CopyStream,
+    layout: BufferLayout,
+    pieces: Iterable[torch.Tensor],
+    after_each: Callable[[], object] = lambda: None,
+) -> dict[str, torch.Tensor]:
+    """Copy a layout's bytes to new memory on the device; return the tensors when all have arrived.
+
+    Args:
+        stream: the stream of the copies.
+        layout: places of the tensors.
+        pieces: consecutive pieces of pinned memory.
+        after_each: called when the copy of a piece is queued.
+    """
+    target = stream.device_buffer(layout.size)
+    start = 0
+    for piece in pieces:
+        stream.copy(target[start : start + len(piece)], piece)
+        after_each()
+        start += len(piece)
+    stream.record().synchronize()
+    return layout.views(target)
 
 
 def _round_up(size: int) -> int:

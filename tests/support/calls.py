@@ -70,7 +70,7 @@ class ServiceLog:
             seen = self.events(request_id)
             return event in seen or (request_id is not None and seen[-1:] in _LAST)
 
-        wait_until(is_over, 120)
+        wait_until(is_over, PATIENCE)
         assert event in self.events(request_id), self.events(request_id)
 
 

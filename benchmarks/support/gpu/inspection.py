@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -138,8 +137,7 @@ def _graph(subject: Subject, base: float) -> dict[str, float]:
         step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    guard: AbstractContextManager[Any] = torch.cuda.graph(graph)
-    with guard:
+    with torch.cuda.graph(graph):
         step()
     host, device = subject.host_and_device(graph.replay)
     return {"host": host, "device": device, "ratio": device / base}
@@ -149,6 +147,5 @@ def _step(subject: Subject) -> Callable[[], torch.Tensor]:
     """Return the first step of the installation's request, with its batch gathered."""
     samples = subject.samples(subject.job())
     batches = BatchCache(subject.device)
-    with nullcontext():
-        predict_noise(samples, subject.device, batches)
+    predict_noise(samples, subject.device, batches)
     return lambda: predict_noise(samples, subject.device, batches)[0]

@@ -1,4 +1,4 @@
-"""What the GPU report measures: the engine and diffusers' pipeline on the same random networks."""
+"""Subject of the GPU report: the engine and diffusers' pipeline on the same random networks."""
 
 from __future__ import annotations
 
