@@ -45,18 +45,28 @@ class Limits:
         megabytes: memory that a process may allocate, in 1e6 bytes.
         niceness: nice value of the processes.
         max_work: pixels times scans of an image; None is no limit.
+        max_characters: length of an image's base64; None is no limit.
     """
 
     processes: int
     seconds: float
     megabytes: int
     niceness: int
-    max_work: int | None
+    max_work: int | None = None
+    max_characters: int | None = None
 
 
-ORDINARY = Limits(processes=2, seconds=2, megabytes=600, niceness=5, max_work=ORDINARY_WORK)
-# One at a time and at the lowest priority, so that large images do not delay depth maps.
-LABORIOUS = Limits(processes=1, seconds=30, megabytes=2_000, niceness=19, max_work=None)
+ORDINARY = Limits(
+    processes=2,
+    seconds=2,
+    megabytes=600,
+    niceness=5,
+    max_work=ORDINARY_WORK,
+    max_characters=8 * 2**20,
+)
+# One at a time and at the lowest priority, so that large images delay neither depth maps nor, on a
+# CPU, the images that are being generated.
+LABORIOUS = Limits(processes=1, seconds=30, megabytes=2_000, niceness=19)
 
 
 class _TooLaboriousError(Exception):
@@ -66,8 +76,8 @@ class _TooLaboriousError(Exception):
 class DecoderPool:
     """Pool of decoder processes, in an ordinary and a laborious lane.
 
-    An image that exceeds the ordinary limits, by its header or while decoding, moves to the
-    laborious lane. Cancelling the task that awaits an image ends its decoder.
+    An image that exceeds the ordinary limits, by its length, by its header or while decoding, moves
+    to the laborious lane. Cancelling the task that awaits an image ends its decoder.
 
     Args:
         most: maximum number of images that wait or are being decoded.
@@ -157,6 +167,8 @@ class DecoderPool:
         self, order: dict[str, Any], text: str, field: str, invalid: type[InvalidRequest]
     ) -> Frame:
         for lane in self._lanes:
+            if not lane.takes(text):
+                continue
             try:
                 header, pixels = await lane.decode(order, text)
             except _TooLaboriousError:
@@ -183,6 +195,11 @@ class _Lane:
         self._places = asyncio.Semaphore(limits.processes)
         self._idle = [_Decoder(limits) for _ in range(limits.processes)]
         self._busy: set[_Decoder] = set()
+
+    def takes(self, text: str) -> bool:
+        """Return whether an image's base64 is short enough for the lane."""
+        longest = self._limits.max_characters
+        return longest is None or len(text) <= longest
 
     async def decode(self, order: dict[str, Any], text: str) -> Frame:
         """Return the outcome of an order.

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from models.catalog import VariantSpec
 from runners.networks.lora import LoraManager
+from runners.networks.memory_format import MemoryFormats
 from runners.networks.static_conditioning import CrossAttentionCache
 
 
@@ -35,7 +35,12 @@ class SdxlModel:
 
     @classmethod
     def from_components(
-        cls, name: str, spec: VariantSpec, parts: Mapping[str, Any], text_key: str
+        cls,
+        name: str,
+        spec: VariantSpec,
+        parts: Mapping[str, Any],
+        text_key: str,
+        formats: MemoryFormats | None = None,
     ) -> SdxlModel:
         """Build a variant with its own LoRA manager from loaded components.
 
@@ -44,11 +49,12 @@ class SdxlModel:
             spec: the variant's catalog entry.
             parts: the components by kind.
             text_key: the `text_encoder_key`.
+            formats: memory formats of the networks; those before warm-up if None.
         """
-        for kind in ("vae", "tiny_decoder"):
-            if kind in parts and parts[kind].dtype != torch.float32:
-                # Half-precision convolutions are faster in channels-last format.
-                _to_channels_last(parts[kind])
+        formats = formats or MemoryFormats()
+        for kind in ("unet", "vae", "tiny_decoder"):
+            if kind in parts:
+                formats.apply(kind, parts[kind])
         return cls(
             name=name,
             spec=spec,
@@ -61,14 +67,6 @@ class SdxlModel:
             loras=LoraManager(parts["unet"]),
             cross_attention=CrossAttentionCache(parts["unet"]),
         )
-
-
-def _to_channels_last(network: nn.Module) -> None:
-    """Turn a network's convolutions, and free the buffer in which all weights arrived."""
-    network.to(memory_format=torch.channels_last)
-    for tensor in network.parameters():
-        if tensor.untyped_storage().nbytes() > tensor.nbytes:
-            tensor.data = tensor.data.clone()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,6 +17,7 @@ from runners.engine.depth_jobs import DepthJobQueue
 from runners.engine.engine import Engine, EngineConfig
 from runners.networks.attention_backends import select_backend
 from runners.networks.sdxl import ControlNet, SdxlModel
+from runners.server.kernel_choice import choose_kernels
 from runners.server.warmup import generate_one_per_size, warm_up
 from runners.weights.background_loader import BackgroundLoader
 from runners.weights.model_cache import ModelCache
@@ -98,7 +99,9 @@ class DeviceWorker:
     def warm_up(
         self, variant: SdxlModel, controlnet: ControlNet, sizes: Iterable[int]
     ) -> Mapping[int, float]:
-        """Run the first steps, generate one image per size and measure their memory.
+        """Choose a GPU's kernels, run the first steps, generate one image per size.
+
+        The memory that all of it takes is measured for the budget.
 
         Args:
             variant: a resident variant.
@@ -111,6 +114,13 @@ class DeviceWorker:
         Raises:
             WarmUpError: an image could not be generated.
         """
+        if self.device.torch_device.type == "cuda":
+            is_compiled = self.model_cache.compiler.active
+            self.engine.run_on_device_thread(
+                lambda: choose_kernels(
+                    variant, controlnet, self.device, self.model_cache.formats, is_compiled
+                )
+            ).result()
         self.budget.begin_measurement()
         self.engine.run_on_device_thread(
             lambda: warm_up(variant, controlnet, self.device, self.engine.cost)

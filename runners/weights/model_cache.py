@@ -16,6 +16,7 @@ from runners.diffusion.compile import Compiler
 from runners.errors import AdapterError, LoadError
 from runners.networks.depth_estimators import Estimator
 from runners.networks.loading import extract_hint_embedding
+from runners.networks.memory_format import MemoryFormats
 from runners.networks.sdxl import ControlNet, SdxlModel
 from runners.weights.component_cache import ComponentCache
 from runners.weights.entry_keys import estimator_key, lora_key
@@ -61,6 +62,7 @@ class ModelCache:
     ) -> None:
         self.budget = budget or VramBudget(device)
         self.compiler = compiler or Compiler()
+        self.formats = MemoryFormats()
         self._evictor = Evictor(self.budget, in_use, next_in_line)
         self._catalog = catalog
         self._live_inventory = live_inventory
@@ -168,7 +170,7 @@ class ModelCache:
                 parts = self._load_parts("model", name, entry)
                 text_key = " ".join(entry.components[kind].tag for kind in _TEXT)
                 spec = self._catalog.models[name]
-                variant = SdxlModel.from_components(name, spec, parts, text_key)
+                variant = SdxlModel.from_components(name, spec, parts, text_key, self.formats)
                 if self.compiler.active:
                     # All LoRAs load first, because a later one would trigger a recompilation.
                     for lora in self._live_inventory.inventory.loras:
@@ -188,6 +190,7 @@ class ModelCache:
                 entry = self._entry("controlnet", name, self._live_inventory.inventory.controlnets)
                 self._make_room_for("controlnet", name, entry, beside)
                 parts = self._load_parts("controlnet", name, entry)
+                self.formats.apply("controlnet", parts["controlnet"])
                 controlnet = extract_hint_embedding(name, parts["controlnet"])
                 self.compiler.compile_controlnet(controlnet, self._device)
                 self._controlnets[name] = controlnet

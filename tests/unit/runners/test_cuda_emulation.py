@@ -171,10 +171,6 @@ def test_out_of_memory_is_recovered(
 
     monkeypatch.setattr(runners.engine.engine, "predict_noise", small_card)
     jobs = [replace(JOB, request_id=name, guidance_scale=1.0) for name in "abc"]
-    loader_rows = 8
-    monkeypatch.setattr(
-        "runners.engine.cost_model.CostModel.max_batch_rows", loader_rows, raising=False
-    )
     count, listeners = paint(networks, mode, *jobs)
     check(count, listeners, admissions=3)
     assert rows[0] == 3

@@ -89,6 +89,18 @@ async def test_large_pictures_are_decoded_too(pool: DecoderPool) -> None:
     assert set(depth.pixels) == {99}
 
 
+async def test_a_long_upload_is_left_to_the_decoder_of_large_images() -> None:
+    short = replace(PATIENT["ordinary"], max_characters=len(SMALL) - 1)
+    async with open_pool(ordinary=short) as pool:
+        *ordinary, last = sorted(decoders(), key=lambda decoder: decoder.create_time())
+        for decoder in ordinary:
+            decoder.kill()
+            decoder.wait()
+        assert (await pool.decode_depth(SMALL, 64, 48)).pixels == HILL.tobytes()
+        # A dead decoder is replaced when an image comes to it.
+        assert decoders() == [last]
+
+
 async def test_image_over_time_limit_is_rejected_and_next_decoded() -> None:
     hasty = replace(PATIENT["laborious"], seconds=0.2)
     async with open_pool(laborious=hasty) as pool:

@@ -1,0 +1,172 @@
+"""Choice of memory formats and convolution algorithms, with invented durations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from runners.device import Device
+from runners.networks.loading import extract_hint_embedding, load_component
+from runners.networks.memory_format import MemoryFormats
+from runners.networks.sdxl import ControlNet, SdxlModel
+from runners.server.kernel_choice import choose_kernels
+from testing.workbench import CONTROLNET, WEIGHTS, component_folders, demo_catalog
+
+HALF = Device(torch.device("cpu"), torch.bfloat16)
+Work = Callable[[], object]
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict[str, object]:
+    folders = component_folders(demo_catalog(), "lightning")
+    return {kind: load_component(kind, folder, HALF) for kind, folder in folders.items()}
+
+
+@pytest.fixture
+def networks(parts: dict[str, object]) -> tuple[SdxlModel, ControlNet]:
+    spec = demo_catalog().models["lightning"]
+    for kind in ("unet", "vae", "tiny_decoder"):
+        parts[kind].to(memory_format=torch.contiguous_format)  # type: ignore[attr-defined]
+    variant = SdxlModel.from_components("lightning", spec, parts, text_key="half")
+    network = load_component("controlnet", WEIGHTS / "controlnet", HALF)
+    return variant, extract_hint_embedding(CONTROLNET, network)
+
+
+@pytest.fixture(autouse=True)
+def trials() -> Iterator[None]:
+    before = torch.backends.cudnn.benchmark
+    yield
+    torch.backends.cudnn.benchmark = before
+
+
+def is_last(network: torch.nn.Module) -> bool:
+    weight = network.conv_in.weight
+    assert isinstance(weight, torch.Tensor)
+    return not weight.is_contiguous()
+
+
+class Card:
+    """Durations of an invented card, in seconds.
+
+    Args:
+        networks: the networks whose memory formats decide.
+        step: factor of a step that is channels-last.
+        decode: factor of a decode that is channels-last.
+        tried: factor of both after cuDNN's trials.
+        trial: duration of the trials of one shape.
+    """
+
+    def __init__(
+        self,
+        networks: tuple[SdxlModel, ControlNet],
+        step: float = 1.0,
+        decode: float = 1.0,
+        tried: float = 1.0,
+        trial: float = 0.0,
+    ) -> None:
+        self._networks = networks
+        self._factors = {"step": step, "decode": decode}
+        self._tried, self._trial = tried, trial
+        self._known: set[str] = set()
+        self._ran: set[str] = set()
+
+    def measure(self, work: Work) -> float:
+        kind = work.__name__
+        if kind not in self._ran:
+            self._ran.add(kind)
+            work()
+        variant, _ = self._networks
+        network = variant.unet if kind == "step" else variant.vae.decoder
+        seconds = self._factors[kind] if is_last(network) else 1.0
+        if torch.backends.cudnn.benchmark:
+            seconds *= self._tried
+            if kind not in self._known:
+                self._known.add(kind)
+                seconds += self._trial
+        return seconds
+
+
+@pytest.mark.parametrize(
+    ("step", "decode", "expected"),
+    [
+        (0.8, 0.8, (True, True)),
+        (1.2, 1.2, (False, False)),
+        # Two percent are within the noise, and half-precision decoders begin channels-last.
+        (0.98, 1.02, (False, True)),
+    ],
+)
+def test_the_faster_memory_format_holds_also_for_later_loads(
+    networks: tuple[SdxlModel, ControlNet],
+    step: float,
+    decode: float,
+    expected: tuple[bool, bool],
+) -> None:
+    variant, controlnet = networks
+    before = {name: each.clone() for name, each in variant.unet.state_dict().items()}
+    formats = MemoryFormats()
+    choose_kernels(
+        variant, controlnet, HALF, formats, measure=Card(networks, step, decode).measure
+    )
+    assert (is_last(variant.unet), is_last(variant.vae.decoder)) == expected
+    assert is_last(controlnet.network) == expected[0]
+    assert formats.is_channels_last("unet", torch.bfloat16) == expected[0]
+    assert formats.is_channels_last("controlnet", torch.bfloat16) == expected[0]
+    assert formats.is_channels_last("vae", torch.bfloat16) == expected[1]
+    assert not formats.is_channels_last("vae", torch.float32), "that was not measured"
+    after = variant.unet.state_dict()
+    assert all(torch.equal(each, after[name]) for name, each in before.items())
+
+
+def test_a_turned_unet_keeps_no_second_copy_in_memory(
+    networks: tuple[SdxlModel, ControlNet],
+) -> None:
+    choose_kernels(*networks, HALF, MemoryFormats(), measure=Card(networks, step=0.5).measure)
+    assert all(
+        tensor.untyped_storage().nbytes() == tensor.nbytes
+        for tensor in networks[0].unet.parameters()
+    )
+
+
+def test_a_compiled_unet_keeps_its_format(networks: tuple[SdxlModel, ControlNet]) -> None:
+    card = Card(networks, step=0.5)
+    choose_kernels(*networks, HALF, MemoryFormats(), is_compiled=True, measure=card.measure)
+    assert not is_last(networks[0].unet)
+
+
+@pytest.mark.parametrize(
+    ("tried", "trial", "expected"), [(0.8, 5.0, True), (0.8, 20.0, False), (1.0, 0.0, False)]
+)
+def test_trials_are_left_to_cudnn_if_ten_images_pay_for_them(
+    networks: tuple[SdxlModel, ControlNet], tried: float, trial: float, expected: bool
+) -> None:
+    card = Card(networks, tried=tried, trial=trial)
+    choose_kernels(*networks, HALF, MemoryFormats(), measure=card.measure)
+    assert torch.backends.cudnn.benchmark is expected
+
+
+def test_lack_of_memory_leaves_everything_as_it_was(
+    networks: tuple[SdxlModel, ControlNet],
+) -> None:
+    variant, controlnet = networks
+    addresses = [tensor.data_ptr() for tensor in variant.unet.parameters()]
+
+    def measure(work: Work) -> float:
+        if is_last(variant.unet):
+            raise torch.OutOfMemoryError
+        return 1.0
+
+    formats = MemoryFormats()
+    choose_kernels(variant, controlnet, HALF, formats, measure=measure)
+    assert [tensor.data_ptr() for tensor in variant.unet.parameters()] == addresses
+    assert not formats.is_channels_last("unet", torch.bfloat16)
+
+
+def test_a_fault_during_the_measurement_is_raised(networks: tuple[SdxlModel, ControlNet]) -> None:
+    def measure(work: Work) -> float:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        choose_kernels(*networks, HALF, MemoryFormats(), measure=measure)
+    assert not torch.backends.cudnn.benchmark
