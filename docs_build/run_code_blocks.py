@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from testing.server import ROOT, free_port
+from testing.server import ROOT, free_port, linked_home
 
 PAGES = [
     ROOT / "README.md",
@@ -105,8 +105,7 @@ class CodeBlockRunner:
         shutil.copytree(ROOT, self.folder, ignore=skip)
         (self.folder / ".venv").symlink_to(ROOT / ".venv")
         # Services started by a page must not share a Bento home with the one at `url`.
-        self._home = folder / "bentoml"
-        shutil.copytree(store / "models", self._home / "models", copy_function=os.link)
+        self._home = linked_home(store, folder / "bentoml")
 
     def __enter__(self) -> CodeBlockRunner:
         return self

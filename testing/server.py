@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -34,6 +35,12 @@ def import_demo(home: Path) -> None:
     command = [sys.executable, "-m", "models", "import", "--catalog", "demo"]
     environment = {**os.environ, "BENTOML_HOME": str(home)}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def linked_home(store: Path, home: Path) -> Path:
+    """Give the folder `home` the models of the Bento home `store`, as links; return `home`."""
+    shutil.copytree(store / "models", home / "models", copy_function=os.link)
+    return home
 
 
 @contextlib.contextmanager

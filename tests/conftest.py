@@ -32,7 +32,7 @@ structlog.configure(
 )
 
 
-_OF_THE_SERVICE = "tests/integration/service/"
+_SHARING_A_SERVICE = ("tests/integration/service/", "tests/integration/process/")
 _QUICK_INTEGRATION = {"test_service.py", "test_requests.py", "test_hostile.py", "test_control.py"}
 
 
@@ -45,11 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class ServiceInOneWorker(LoadFileScheduling):
-    """A file's tests run in one worker, and so do all that share the service."""
+    """A file's tests run in one worker, and so do those of a folder that share a service."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(_OF_THE_SERVICE):
-            return _OF_THE_SERVICE
+        for folder in _SHARING_A_SERVICE:
+            if nodeid.startswith(folder):
+                return folder
         return str(super()._split_scope(nodeid))
 
 

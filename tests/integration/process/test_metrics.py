@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -13,42 +12,34 @@ from PIL import Image
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from testing.server import ROOT, import_demo, started_service
-from tests.support.calls import ENDLESS, PATIENCE, QUICK
+from testing.server import ROOT
+from tests.support.calls import ENDLESS, PATIENCE
 from tests.support.images.pictures import encoded, hill
 from tests.support.metric_table import documented_metrics, expressions, series_of
+from tests.support.observed_service import Observed
 from tests.support.waiting import wait_until
 
 MANIFEST = ROOT / "deploy" / "kubernetes" / "autoscaler.yaml"
-TOKEN = {"Authorization": "Bearer shibboleth"}
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A service with a home of its own: BentoML empties the metrics of its home at every start."""
-    home = tmp_path_factory.mktemp("home")
-    import_demo(home)
-    log = tmp_path_factory.mktemp("log") / "log"
-    # A busy machine's estimates of the queue must not refuse what is to be seen waiting.
-    settings = {"API_TOKEN": "shibboleth", "MAX_QUEUE_SECONDS": "3600"}
-    with (
-        started_service(home, log, settings) as url,
-        httpx.Client(base_url=url, timeout=PATIENCE, headers=TOKEN) as made,
-    ):
-        yield made
+def client(observed: Observed) -> httpx.Client:
+    return observed.client
 
 
 @pytest.fixture(scope="module")
-def metrics_after_image(client: httpx.Client) -> dict[str, Metric]:
-    """What is exported after one picture and one request for a model that does not exist."""
-    assert client.post("/generate", json=QUICK).status_code == 200
-    assert client.post("/generate", json={**QUICK, "model": "nobody's"}).status_code == 400
-    return {family.name: family for family in export_metrics(client)}
+def first_metrics(observed: Observed) -> dict[str, Metric]:
+    """What was exported after the observed service's first requests."""
+    return {family.name: family for family in own_metrics(observed.metrics)}
+
+
+def own_metrics(text: str) -> list[Metric]:
+    found = text_string_to_metric_families(text)
+    return [family for family in found if family.name.startswith("experimance_")]
 
 
 def export_metrics(client: httpx.Client) -> list[Metric]:
-    found = text_string_to_metric_families(client.get("/metrics").text)
-    return [family for family in found if family.name.startswith("experimance_")]
+    return own_metrics(client.get("/metrics").text)
 
 
 def value(client: httpx.Client, name: str) -> float:
@@ -73,13 +64,11 @@ def test_metrics_require_the_token(client: httpx.Client) -> None:
     assert client.get("/metrics").headers["content-type"].startswith("text/plain")
 
 
-def test_documented_and_exported_metrics_are_equal(metrics_after_image: dict[str, Metric]) -> None:
+def test_documented_and_exported_metrics_are_equal(first_metrics: dict[str, Metric]) -> None:
     table = documented_metrics()
     here = {metric.name: metric for metric in table if not metric.gpu}
     assert len(table) - len(here) == 3
-    names = {
-        n + ("_total" if f.type == "counter" else ""): f for n, f in metrics_after_image.items()
-    }
+    names = {n + ("_total" if f.type == "counter" else ""): f for n, f in first_metrics.items()}
     assert set(names) == set(here)
     for name, family in names.items():
         assert family.type == here[name].kind, name
@@ -90,42 +79,43 @@ def test_documented_and_exported_metrics_are_equal(metrics_after_image: dict[str
 
 
 def test_every_name_of_rules_and_dashboard_is_exported(
-    metrics_after_image: dict[str, Metric],
+    first_metrics: dict[str, Metric],
 ) -> None:
-    series = {sample.name for family in metrics_after_image.values() for sample in family.samples}
+    series = {sample.name for family in first_metrics.values() for sample in family.samples}
     gpu = [metric for metric in documented_metrics() if metric.gpu]
     series |= {name for metric in gpu for name in series_of(metric)}
     used = {name for text in expressions() for name in re.findall(r"\bexperimance_\w+", text)}
     assert used <= series, used - series
 
 
-def test_a_picture_moves_the_metrics_of_both_processes(
-    metrics_after_image: dict[str, Metric],
+def test_pictures_move_the_metrics_of_both_processes(
+    first_metrics: dict[str, Metric],
 ) -> None:
     def total(name: str, /, **labels: str) -> float:
         return sum(
             sample.value
-            for family in metrics_after_image.values()
+            for family in first_metrics.values()
             for sample in family.samples
             if sample.name == f"experimance_{name}" and labels.items() <= sample.labels.items()
         )
 
     # The warm-up has painted one too.
-    assert total("pictures_total", model="lightning") == 2
-    assert total("requests_total", outcome="success", model="lightning") == 1
+    assert total("pictures_total", model="lightning") == 4
+    assert total("requests_total", outcome="success", model="lightning") == 2
     assert total("requests_total", outcome="unknown_model", model="none") == 1
-    assert total("requests_total") == 2
-    assert total("request_seconds_count", model="lightning") == 1
+    assert total("requests_total", outcome="deadline_exceeded", model="lightning") == 1
+    assert total("requests_total") == 4
+    assert total("request_seconds_count", model="lightning") == 2
     assert total("ready") == 1
     assert total("resident_bytes", kind="unet") > 1e6
     assert total("load_seconds_count", kind="model", name="lightning") == 1
     assert total("black_pictures_total") == total("not_finite_pictures_total") == 0
 
 
-def test_unknown_model_name_becomes_no_label(metrics_after_image: dict[str, Metric]) -> None:
+def test_unknown_model_name_becomes_no_label(first_metrics: dict[str, Metric]) -> None:
     models = {
         sample.labels["model"]
-        for family in metrics_after_image.values()
+        for family in first_metrics.values()
         for sample in family.samples
         if "model" in sample.labels
     }

@@ -12,6 +12,7 @@ import pytest
 
 from common.bentoml_patches import require_runner_socket
 from common.settings import SettingsError
+from tests.support.observed_service import Observed
 
 
 def service_processes(port: int) -> list[psutil.Process]:
@@ -26,14 +27,18 @@ def service_processes(port: int) -> list[psutil.Process]:
 
 
 @pytest.fixture
-def processes(service_url: str) -> list[psutil.Process]:
-    return service_processes(int(service_url.rsplit(":", 1)[1]))
+def port(observed: Observed) -> int:
+    return int(observed.url.rsplit(":", 1)[1])
+
+
+@pytest.fixture
+def processes(port: int) -> list[psutil.Process]:
+    return service_processes(port)
 
 
 def test_one_tcp_port_is_listened_on_and_no_udp_port(
-    service_url: str, processes: list[psutil.Process]
+    port: int, processes: list[psutil.Process]
 ) -> None:
-    port = int(service_url.rsplit(":", 1)[1])
     assert len(processes) >= 3, "the supervisor, the public process and the runner"
     listening = {
         (connection.laddr.ip, connection.laddr.port)

@@ -2,56 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from common.lifecycle import READY_LINE
-from testing.server import started_service
-from tests.support.calls import PATIENCE, QUICK
-from tests.support.trace_collector import Collector, Received, collecting
+from tests.support.observed_service import Ended, Observed
+from tests.support.trace_collector import Collector, Received
 
-CALLER = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
-NOT_FOUND = {**QUICK, "request_id": "wrong", "model": "turbo"}
-PAINTED = {**QUICK, "request_id": "painted-1", "num_images": 2}
-STREAMED = {**QUICK, "request_id": "streamed-1"}
-REFUSED_BY_RUNNER = {**QUICK, "request_id": "late-1", "deadline_ms": 1, "steps": 50}
+PAINTING = {"/generate", "/generate_stream", "/estimate_depth"}
 
 
 @pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("log") / "log"
+def log(observed: Observed, ended: Ended) -> Path:
+    """The log of the service, which has ended."""
+    return observed.log
 
 
 @pytest.fixture(scope="module")
-def traced_requests(demo_home: Path, log: Path) -> Iterator[Collector]:
-    """What the collector has after a few requests to a service that has ended."""
-    with collecting() as collector:
-        settings = {
-            "LOG_FORMAT": "json",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
-            "OTEL_SERVICE_NAME": "sandbox",
-        }
-        with started_service(demo_home, log, settings) as url:
-            client = httpx.Client(base_url=url, timeout=PATIENCE)
-            headers = {"traceparent": CALLER}
-            assert client.post("/generate", json=PAINTED, headers=headers).status_code == 200
-            assert client.post("/generate_stream", json=STREAMED).status_code == 200
-            assert client.post("/generate", json=NOT_FOUND).status_code == 400
-            assert client.post("/generate", json=REFUSED_BY_RUNNER).status_code == 504
-            client.get("/healthcheck")
-        yield collector
+def traces(observed: Observed, ended: Ended) -> Collector:
+    """What the collector has now that the service has ended."""
+    return observed.collector
 
 
 @pytest.fixture(scope="module")
-def lines(traced_requests: Collector, log: Path) -> list[dict[str, Any]]:
+def lines(observed: Observed, ended: Ended) -> list[dict[str, Any]]:
     """Every JSON line of the log."""
-    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    return observed.lines()
 
 
 def about(lines: list[dict[str, Any]], request_id: str) -> list[tuple[str, str]]:
@@ -59,10 +38,8 @@ def about(lines: list[dict[str, Any]], request_id: str) -> list[tuple[str, str]]
     return [(line["process"], line["event"]) for line in ours if "logger" not in line]
 
 
-def request_spans(traced_requests: Collector, request_id: str) -> dict[str, Received]:
-    found = [
-        span for span in traced_requests.spans if span.attributes.get("request_id") == request_id
-    ]
+def request_spans(traces: Collector, request_id: str) -> dict[str, Received]:
+    found = [span for span in traces.spans if span.attributes.get("request_id") == request_id]
     return {span.name: span for span in found}
 
 
@@ -80,10 +57,10 @@ def test_both_processes_log_a_request_under_its_id(lines: list[dict[str, Any]]) 
 
 def test_every_http_request_has_one_access_line(lines: list[dict[str, Any]]) -> None:
     logged = [line for line in lines if line["event"] == "request"]
+    first = [line["path"] for line in logged].index("/healthcheck")
     found = [
         (line.get("request_id"), line["path"], line["status"], line.get("error"))
-        for line in logged
-        if line["method"] == "POST"
+        for line in logged[:first]
     ]
     assert found == [
         ("painted-1", "/generate", 200, None),
@@ -91,7 +68,6 @@ def test_every_http_request_has_one_access_line(lines: list[dict[str, Any]]) -> 
         ("wrong", "/generate", 400, "unknown_model"),
         ("late-1", "/generate", 504, "deadline_exceeded"),
     ]
-    assert "/healthcheck" in {line["path"] for line in logged}
     assert not {"/livez", "/metrics"} & {line["path"] for line in logged}
     assert not any(line.get("logger") == "bentoml.access" for line in lines)
 
@@ -106,8 +82,8 @@ def test_lines_are_json_once_the_workers_run(lines: list[dict[str, Any]], log: P
     assert [line for line in after if not line.startswith("{")] == []
 
 
-def test_a_picture_is_one_trace_through_both_processes(traced_requests: Collector) -> None:
-    spans = request_spans(traced_requests, "painted-1")
+def test_a_picture_is_one_trace_through_both_processes(traces: Collector) -> None:
+    spans = request_spans(traces, "painted-1")
     assert set(spans) == {"request", "queue", "encode", "denoise", "decode", "save"}
     request = spans.pop("request")
     assert request.parent_id == "cd" * 8
@@ -121,25 +97,28 @@ def test_a_picture_is_one_trace_through_both_processes(traced_requests: Collecto
     assert spans["queue"].end <= spans["denoise"].start <= spans["decode"].end
 
 
-def test_failed_and_streamed_requests_are_traced(traced_requests: Collector) -> None:
-    assert {"request", "denoise", "save"} <= set(request_spans(traced_requests, "streamed-1"))
+def test_failed_and_streamed_requests_are_traced(traces: Collector) -> None:
+    assert {"request", "denoise", "save"} <= set(request_spans(traces, "streamed-1"))
     assert (
-        request_spans(traced_requests, "streamed-1")["request"].attributes["http.route"]
+        request_spans(traces, "streamed-1")["request"].attributes["http.route"]
         == "/generate_stream"
     )
-    wrong = request_spans(traced_requests, "wrong")
+    wrong = request_spans(traces, "wrong")
     assert set(wrong) == {"request"}
     assert wrong["request"].attributes["outcome"] == "unknown_model"
     assert wrong["request"].attributes["model"] == "none"
-    assert (
-        request_spans(traced_requests, "late-1")["request"].attributes["outcome"]
-        == "deadline_exceeded"
+    assert request_spans(traces, "late-1")["request"].attributes["outcome"] == "deadline_exceeded"
+
+
+def test_only_requests_for_pictures_are_traced(
+    traces: Collector, lines: list[dict[str, Any]]
+) -> None:
+    asked = [line for line in lines if line["event"] == "request" and line["path"] in PAINTING]
+    requests = [span for span in traces.spans if span.name == "request"]
+    assert sorted(span.attributes["request_id"] for span in requests) == sorted(
+        line["request_id"] for line in asked
     )
-
-
-def test_only_requests_for_pictures_are_traced(traced_requests: Collector) -> None:
-    roots = {s.span_id for s in traced_requests.spans if s.name == "request"}
-    assert len(roots) == 4
-    orphans = [s for s in traced_requests.spans if s.name != "request" and s.parent_id not in roots]
+    roots = {span.span_id for span in requests}
+    orphans = [s for s in traces.spans if s.name != "request" and s.parent_id not in roots]
     assert orphans == []
-    assert max(span.end for span in traced_requests.spans) / 1e9 < time.time()
+    assert max(span.end for span in traces.spans) / 1e9 < time.time()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import socket
 import threading
 import time
@@ -15,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from testing.process_state import processes_of
-from testing.server import ROOT, started_service
-from tests.support.calls import PATIENCE, ServiceLog
+from testing.server import started_service
+from tests.support.calls import PATIENCE
 from tests.support.waiting import wait_until
 
-FAULTY_DEVICE = ROOT / "tests" / "support" / "device_fault"
 LONG: dict[str, Any] = {"prompt": "hills", "mock_depth": True, "model": "base", "steps": 50}
 LONGEST = {**LONG, "num_images": 4, "width": 512, "height": 512}
 SHORT: dict[str, Any] = {"prompt": "hills", "mock_depth": True, "steps": 1, "cfg": 1}
@@ -37,6 +34,25 @@ def own_url(demo_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     settings = {"MAX_QUEUE": str(MAX_QUEUE), "MAX_QUEUE_SECONDS": "3600"}
     with started_service(demo_home, Path("/dev/full"), settings) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def idle(own_url: str) -> Iterator[tuple[HTTPConnection, float]]:
+    """A connection that asks once, and when it did."""
+    connection = HTTPConnection(own_url.removeprefix("http://"), timeout=PATIENCE)
+    with contextlib.closing(connection):
+        connection.connect()
+        # Another one would be made without a word.
+        connection.auto_open = False
+        ask_for_life(connection)
+        yield connection, time.monotonic()
+
+
+def ask_for_life(connection: HTTPConnection) -> None:
+    connection.request("GET", "/livez")
+    answer = connection.getresponse()
+    assert (answer.status, answer.will_close) == (200, False)
+    answer.read()
 
 
 def parse_port(url: str) -> int:
@@ -65,6 +81,7 @@ def wait_until_idle(url: str) -> None:
     wait_until(lambda: under_way(url) == 0, PATIENCE)
 
 
+@pytest.mark.usefixtures("idle")
 def test_full_disk_does_not_stop_the_service(own_url: str) -> None:
     """Refusals, faults and pictures all write to the log."""
     assert post(f"{own_url}/generate", SHORT).status_code == 200
@@ -156,7 +173,7 @@ def test_abandoned_streams_leave_no_open_connections(own_url: str) -> None:
 
     processes = processes_of(parse_port(own_url)).values()
     before = descriptors()
-    for _ in range(5):
+    for _ in range(3):
         with ThreadPoolExecutor(10) as pool:
             list(pool.map(leave, range(30)))
         wait_until_idle(own_url)
@@ -173,99 +190,8 @@ def test_unfinished_body_does_not_block_others(own_url: str) -> None:
         wait_until(lambda: get_queue(own_url) == idle)
 
 
-def test_killed_runner_fails_its_requests_and_restarts(own_url: str) -> None:
-    api = processes_of(parse_port(own_url))["api"]
-    ended: list[tuple[dict[str, Any], float]] = []
-
-    def paint(number: int) -> None:
-        body = {**LONGEST, "request_id": f"lost-{number}"}
-        answer = client.post("/generate", json=body)
-        assert answer.status_code == 503, answer.text[:500]
-        ended.append((answer.json(), float(answer.headers["Retry-After"])))
-
-    def listen() -> None:
-        with client.stream("POST", "/generate_stream", json=LONGEST) as answer:
-            *_, last = (line for line in answer.iter_lines() if line.startswith("data: "))
-        ended.append((json.loads(last.removeprefix("data: ")), 1.0))
-
-    with httpx.Client(base_url=own_url, timeout=PATIENCE) as client, ThreadPoolExecutor(4) as pool:
-        calls = [*(pool.submit(paint, number) for number in range(3)), pool.submit(listen)]
-        wait_until(lambda: any(call.done() for call in calls) or under_way(own_url) >= 4)
-        processes_of(parse_port(own_url))["runner"].kill()
-        for call in calls:
-            call.result()
-    assert get(f"{own_url}/readyz").status_code != 200, "they end before there is another runner"
-    assert len(ended) == 4
-    for body, retry_after in ended:
-        assert body["error"] == "runner_lost"
-        assert retry_after >= 1
-    wait_until(lambda: get(f"{own_url}/readyz").status_code == 200, PATIENCE)
-    assert post(f"{own_url}/generate", SHORT).status_code == 200
-    assert processes_of(parse_port(own_url))["api"].pid == api.pid
-
-
-def test_lost_device_ends_the_runner_which_is_started_again(
-    demo_home: Path, tmp_path: Path
-) -> None:
-    fault, log = tmp_path / "fault", tmp_path / "log"
-    settings = {"PYTHONPATH": str(FAULTY_DEVICE), "DEVICE_FAULT": str(fault)}
-    with started_service(demo_home, log, settings) as url:
-        before = processes_of(parse_port(url))
-        assert post(f"{url}/generate", SHORT).status_code == 200
-        fault.touch()
-        lost = post(f"{url}/generate", SHORT)
-        assert (lost.status_code, lost.json()["error"]) == (503, "runner_lost")
-        wait_until(lambda: get(f"{url}/readyz").status_code == 200, PATIENCE)
-        assert post(f"{url}/generate", SHORT).status_code == 200
-        after = processes_of(parse_port(url))
-        assert after["api"].pid == before["api"].pid
-        assert after["runner"].pid != before["runner"].pid
-    said = log.read_text("utf-8")
-    assert said.count("the device is lost, the runner ends") == 1
-    assert "an illegal memory access" in said
-
-
-def test_stop_finishes_running_requests_and_exits_with_0(demo_home: Path, tmp_path: Path) -> None:
-    with started_service(demo_home, tmp_path / "log") as url, ThreadPoolExecutor(2) as pool:
-        (server,) = (
-            process
-            for process in psutil.Process().children()
-            if process.environ().get("MODEL_SERVER_PORT") == str(parse_port(url))
-        )
-        log = ServiceLog(tmp_path / "log")
-        with connected(url) as idle:
-            idle.request("GET", "/livez")
-            idle.getresponse().read()
-            running = pool.submit(post, f"{url}/generate", {**LONG, "request_id": "running"})
-            log.wait_for("started", "running")
-            server.send_signal(signal.SIGTERM)
-            # What is idle is closed when nothing more is taken.
-            assert idle.sock.recv(1) == b""
-        assert not running.done()
-        late = pool.submit(post, f"{url}/generate", {**SHORT, "request_id": "late"})
-        assert running.result().status_code == 200
-        assert server.wait(PATIENCE) == 0
-        with pytest.raises(httpx.TransportError):
-            late.result()
-    assert log.events("late") == []
-
-
-def test_idle_connection_stays_open(service_url: str) -> None:
+def test_idle_connection_stays_open(idle: tuple[HTTPConnection, float]) -> None:
     """uvicorn's own five seconds are those of common clients, which then lose a request."""
-    with connected(service_url) as connection:
-        # Another one would be made without a word.
-        connection.auto_open = False
-        for pause in (0, 6):
-            time.sleep(pause)
-            connection.request("GET", "/livez")
-            answer = connection.getresponse()
-            assert (answer.status, answer.will_close) == (200, False)
-            answer.read()
-
-
-@contextlib.contextmanager
-def connected(url: str) -> Iterator[HTTPConnection]:
-    connection = HTTPConnection(url.removeprefix("http://"), timeout=PATIENCE)
-    with contextlib.closing(connection):
-        connection.connect()
-        yield connection
+    connection, asked = idle
+    time.sleep(max(0.0, asked + 6 - time.monotonic()))
+    ask_for_life(connection)
