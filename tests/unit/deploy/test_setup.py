@@ -1,9 +1,7 @@
-"""The first setup: its choice of Python, its error messages, and its recovery."""
+"""The first setup: its choice of Python and of packages, and its error messages."""
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import subprocess
 import sys
@@ -12,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from deploy.setup import __main__ as setup
-from deploy.setup import host, installer
-from deploy.setup.environment import Contents, Environment
+from deploy.setup import host
 from deploy.setup.lockfile import ROOT, SERVING, downloads
 from deploy.setup.pip_settings import parse_pip_settings, uv_environment
 from deploy.setup.problems import SetupError, explain
@@ -22,7 +18,6 @@ from deploy.setup.problems import SetupError, explain
 pytestmark = pytest.mark.slow
 
 FIND_PYTHON = ROOT / "deploy" / "setup" / "find_python.sh"
-WANTED = Contents("lock", "", "3.13.5", "default", "")
 
 
 def find_python(
@@ -177,163 +172,3 @@ def test_pip_index_is_passed_to_uv_unless_configured() -> None:
     }
     assert "SSL_CERT_FILE" not in uv_environment(settings, {"SSL_CERT_FILE": "/mine.pem"})
     assert uv_environment(settings, {"UV_DEFAULT_INDEX": "https://mine.example"}) == {}
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> Environment:
-    """An environment that a finished setup left."""
-    made = Environment(tmp_path / "venv")
-    made.open_for_changes(keep=False)
-    made.write(Contents("lock", "", platform.python_version(), "default", ""))
-    return made
-
-
-def test_finished_environment_covers_only_its_own_contents(
-    environment: Environment,
-) -> None:
-    there = environment.read()
-    assert there is not None
-    assert there.covers(Contents("lock", "", "any", "default", ""))
-    assert not there.covers(Contents("other lock", "", "any", "default", ""))
-    assert not there.covers(Contents("lock", "development", "any", "default", ""))
-    assert not there.covers(Contents("lock", "", "any", "cpu", "/wheels"))
-
-
-def test_interrupted_setup_starts_over(environment: Environment) -> None:
-    half = environment.folder / "lib" / "half-a-package"
-    environment.open_for_changes(keep=True)
-    half.touch()
-    assert environment.read() is None, "until the end it counts as unfinished"
-    environment.open_for_changes(keep=False)
-    assert not half.exists()
-
-
-@pytest.mark.parametrize("damage", ["python", "record"])
-def test_a_broken_environment_is_not_taken_for_a_whole_one(
-    environment: Environment, damage: str
-) -> None:
-    if damage == "python":
-        environment.python.unlink()
-    else:
-        (environment.folder / ".installed.json").write_text("{")
-    assert environment.read() is None
-
-
-class Uv:
-    """A stand-in on PATH: notes its arguments, fails so often, and says why."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._calls, self._failures = folder / "calls", folder / "failures"
-        program = folder / "uv"
-        program.write_text(
-            f"#!{sys.executable}\n"
-            "import json, pathlib, sys\n"
-            f"calls, failures = pathlib.Path({str(self._calls)!r}), "
-            f"pathlib.Path({str(self._failures)!r})\n"
-            "with calls.open('a') as file: file.write(json.dumps(sys.argv[1:]) + '\\n')\n"
-            "left = failures.read_text().splitlines() if failures.exists() else []\n"
-            "if '--dry-run' in sys.argv: sys.exit(print('Would download 3', file=sys.stderr))\n"
-            "if left:\n"
-            "    failures.write_text('\\n'.join(left[1:]))\n"
-            "    sys.exit(left[0])\n"
-        )
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-
-    def fail(self, *reasons: str) -> None:
-        self._failures.write_text("\n".join(reasons))
-
-    @property
-    def calls(self) -> list[list[str]]:
-        return [json.loads(line) for line in self._calls.read_text().splitlines()]
-
-
-@pytest.fixture
-def uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Uv:
-    folder = tmp_path / "commands"
-    folder.mkdir()
-    monkeypatch.setattr(setup, "FOLDER", tmp_path / ".venv")
-    return Uv(folder, monkeypatch)
-
-
-def test_first_setup_prints_its_plan_and_second_is_silent(
-    uv: Uv, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert setup.main([]) == 0
-    told = capsys.readouterr().out
-    assert f"Python {platform.python_version()}" in told
-    assert "torch 2." in told
-    assert "GB to download" in told
-    install = next(call for call in uv.calls if "--dry-run" not in call)
-    assert {"--require-hashes", "--no-deps"} <= set(install)
-    calls = len(uv.calls)
-    assert setup.main([]) == 0
-    assert capsys.readouterr().out == ""
-    assert len(uv.calls) == calls
-    assert setup.main(["--development"]) == 0
-    assert "packages, at most" in capsys.readouterr().out
-
-
-def test_transient_failure_is_retried(uv: Uv) -> None:
-    uv.fail("error: Hash mismatch for `torch`")
-    assert setup.main([]) == 0
-
-
-def test_repeated_failure_is_one_sentence_and_next_run_succeeds(
-    uv: Uv, capsys: pytest.CaptureFixture[str]
-) -> None:
-    uv.fail(*["error: Failed to fetch: dns error"] * 2)
-    assert setup.main([]) == 1
-    assert "No environment: The package index does not answer" in capsys.readouterr().err
-    assert setup.main([]) == 0
-
-
-def test_a_small_disk_is_named_before_anything_is_downloaded(
-    uv: Uv, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    full = os.statvfs_result((4096, 4096, 10**6, 10, 10, 0, 0, 0, 0, 255))
-    monkeypatch.setattr(os, "statvfs", lambda folder: full)
-    assert setup.main([]) == 1
-    assert "GB of disk are needed, and 0.0 GB are free" in capsys.readouterr().err
-    assert all("--dry-run" in call for call in uv.calls)
-
-
-def test_interruption_prints_no_traceback(
-    uv: Uv, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(installer.Installer, "install_lock", interrupt)
-        assert setup.main([]) == 130
-    assert "Interrupted. The same command" in capsys.readouterr().out
-    assert setup.main([]) == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--torch", "gpu"], "TORCH: gpu is neither default nor cpu."),
-        (["--torch", "cpu"], "TORCH=cpu needs TORCH_INDEX="),
-        (
-            ["--torch", "cpu", "--torch-index", "nowhere"],
-            "TORCH_INDEX: nowhere is neither a folder nor an http(s) address.",
-        ),
-    ],
-)
-def test_a_wrong_choice_of_torch_is_named(
-    uv: Uv, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
-) -> None:
-    assert setup.main(arguments) == 1
-    assert said in capsys.readouterr().err
-
-
-def test_a_folder_without_torch_is_named(
-    uv: Uv, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert setup.main(["--torch", "cpu", "--torch-index", str(tmp_path)]) == 1
-    assert "TORCH_INDEX: its torch does not run here" in capsys.readouterr().err
-    install = next(call for call in uv.calls if "--find-links" in call)
-    assert install[-1].startswith("torch>=")
-    assert "--no-index" in install
