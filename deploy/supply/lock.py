@@ -66,7 +66,10 @@ class Target:
     @property
     def options(self) -> list[str]:
         """Options of uv for this target."""
-        return ["--python-version", self.python, "--python-platform", PLATFORMS[self.platform]]
+        # Any interpreter will do, since nothing is built: uv need not query those on PATH.
+        interpreter = ["--python", sys.executable]
+        versions = ["--python-version", self.python, "--python-platform", PLATFORMS[self.platform]]
+        return [*interpreter, *versions]
 
 
 TARGETS = [Target(*each) for each in product(PYTHONS, PLATFORMS)]
