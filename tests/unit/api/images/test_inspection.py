@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import itertools
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from PIL import Image
 
 from api.errors import InvalidDepthMap, TooLarge
-from api.images.decoder_pool import DecoderPool
+from api.images.decoder_pool import LABORIOUS, ORDINARY, DecoderPool
 from api.images.inspection import (
     MAX_SCANS,
     PictureTooLargeError,
@@ -104,18 +107,22 @@ def test_any_beginning_of_a_picture_is_a_picture_or_unreadable(kind: str) -> Non
             continue
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def decoders() -> AsyncIterator[DecoderPool]:
+    """The service's limits, but for the priority: other tests run beside this one."""
+    pool = DecoderPool(1, replace(ORDINARY, niceness=0), replace(LABORIOUS, niceness=0))
+    yield pool
+    await pool.close()
+
+
 @pytest.mark.slow
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_hostile_images_are_decoded_or_rejected(name: str) -> None:
-    content = HOSTILE[name]()
-    pool = DecoderPool(1)
-    try:
-        text = base64.b64encode(content).decode()
-        if name in HONEST:
-            assert len((await pool.decode_depth(text, 256, 256)).pixels) == 256 * 256
-        else:
-            with pytest.raises((InvalidDepthMap, TooLarge)) as refused:
-                await pool.decode_depth(text, 256, 256)
-            assert "more time or memory" not in refused.value.message
-    finally:
-        await pool.close()
+async def test_hostile_images_are_decoded_or_rejected(decoders: DecoderPool, name: str) -> None:
+    text = base64.b64encode(HOSTILE[name]()).decode()
+    if name in HONEST:
+        assert len((await decoders.decode_depth(text, 256, 256)).pixels) == 256 * 256
+    else:
+        with pytest.raises((InvalidDepthMap, TooLarge)) as refused:
+            await decoders.decode_depth(text, 256, 256)
+        assert "more time or memory" not in refused.value.message
