@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -27,13 +27,17 @@ _CONTROL = ((0.8, 0.0, 1.0), (0.0, 0.0, 1.0), (1.0, 0.2, 0.7))
 _GUIDANCE = (1.0, 3.0, 7.5)
 
 
-def cases() -> Iterator[GenerateJob]:
-    """Yield every scheduler with three settings of everything else."""
+def cases(sizes: Sequence[tuple[int, int]] = _SIZES) -> Iterator[GenerateJob]:
+    """Yield every scheduler with three settings of everything else.
+
+    Args:
+        sizes: heights and widths in pixels.
+    """
     rng = np.random.default_rng(11)
     turn = itertools.count()
     for name, _ in itertools.product(("auto", *SCHEDULERS), range(3)):
         number = next(turn)
-        height, width = _SIZES[number // 2 % len(_SIZES)]
+        height, width = sizes[number // 2 % len(sizes)]
         strength, start, end = _CONTROL[number // 3 % len(_CONTROL)]
         yield make_job(
             _smooth(rng, "L", width, height),

@@ -66,14 +66,18 @@ class Outcome:
         return self.latents <= allowed and self.pixels <= PIXEL_TOLERANCE
 
 
-def cases() -> Iterator[GenerateJob]:
-    """Yield every scheduler with each setting that changes the arithmetic, in turn."""
+def cases(sizes: Sequence[tuple[int, int]] = _SIZES) -> Iterator[GenerateJob]:
+    """Yield every scheduler with each setting that changes the arithmetic, in turn.
+
+    Args:
+        sizes: heights and widths in pixels.
+    """
     rng = np.random.default_rng(7)
     turn = itertools.count()
     for name in ("auto", *SCHEDULERS):
         for guidance, steps in ((1.0, 3), (3.0, 4), (2.0, 6), (0.0, 5), (7.5, 8), (3.0, 1)):
             number = next(turn)
-            height, width = _SIZES[number % len(_SIZES)]
+            height, width = sizes[number % len(sizes)]
             depth = rng.integers(0, 256, (height // 8, width // 8), np.uint8)
             smooth = np.asarray(Image.fromarray(depth).resize((width, height)))
             start, end = _WINDOWS[number // 2 % len(_WINDOWS)]

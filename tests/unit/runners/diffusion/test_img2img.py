@@ -29,7 +29,7 @@ def job(**changes: object) -> GenerateJob:
 
 @pytest.mark.slow
 def test_img2img_equals_diffusers_with_every_scheduler() -> None:
-    jobs = list(cases())[1::3]
+    jobs = list(cases([(64, 64), (72, 88), (96, 64)]))[1::3]
     assert len({each.scheduler for each in jobs}) == 9
     outcomes = compare(jobs)
     assert {name: outcome for name, outcome in outcomes.items() if not outcome.passed} == {}
