@@ -13,7 +13,9 @@ import structlog
 from huggingface_hub import constants as hub
 from xdist.scheduler import LoadFileScheduling
 
-from testing.server import ROOT, import_demo, started_service
+from models.__main__ import main as models_command
+from testing.imports import store_at
+from testing.server import ROOT, started_service
 from tests.support.calls import PATIENCE
 
 # What runs in a shell's background ignores interrupts, and so would every process of a test.
@@ -72,9 +74,10 @@ def environment_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Bento home that holds the demo set."""
+    """A Bento home that holds the demo set; another process would import torch for it."""
     home = tmp_path_factory.mktemp("bentoml-home")
-    import_demo(home)
+    with store_at(home):
+        assert models_command(["import", "--catalog", "demo"]) == 0
     return home
 
 

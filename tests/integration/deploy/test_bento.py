@@ -18,10 +18,11 @@ import yaml
 from PIL import Image
 
 from deploy.setup.lockfile import SERVING, entries
+from models.__main__ import main as models_command
 from models.catalog import SHIPPED
 from models.store.atomic_write import commit, staging_dir
 from testing.imports import store_at
-from testing.server import ROOT, started_service
+from testing.server import ROOT, linked_home, started_service
 from tests.support.calls import PATIENCE
 
 MINE = """
@@ -72,9 +73,10 @@ def run(home: Path, folder: Path, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(demo_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """A Bento of an operator's own catalog, in a store that holds the demo set too."""
-    source, home = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("home")
+    source = tmp_path_factory.mktemp("source")
+    home = linked_home(demo_home, tmp_path_factory.mktemp("home"))
     for name in ("service.py", "bentofile.yaml", "requirements.lock", "README.md"):
         shutil.copy(ROOT / name, source)
     for name in ("common", "api", "runners", "models", "playground", "tests"):
@@ -84,9 +86,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     stray.parent.mkdir(parents=True)
     stray.touch()
     weights = SHIPPED.parent / "demo" / "weights"
-    (source / "models" / "catalog" / "mine.toml").write_text(MINE.format(weights=weights))
-    run(home, ROOT, "models", "import", "--catalog", "demo")
-    run(home, source, "models", "import", "--catalog", "mine")
+    catalog = source / "models" / "catalog" / "mine.toml"
+    catalog.write_text(MINE.format(weights=weights))
+    with store_at(home):
+        assert models_command(["import", "--catalog", str(catalog)]) == 0
     said = run(home, source, "bentoml", "build", "--arg", "catalog=mine", "--output", "tag")
     tag = said.strip().splitlines()[-1].removeprefix("__tag__:")
     return Built(home, tag, home / "bentos" / tag.replace(":", "/"))

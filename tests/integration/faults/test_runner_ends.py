@@ -131,7 +131,9 @@ def test_stop_finishes_running_requests_and_exits_with_0(harmed: Harmed) -> None
     with contextlib.closing(idle), ThreadPoolExecutor(2) as pool:
         idle.request("GET", "/livez")
         idle.getresponse().read()
-        running = pool.submit(harmed.post, {**SLOW, "width": 256, "request_id": "running"})
+        running = pool.submit(
+            harmed.post, {**SLOW, "width": 256, "steps": 25, "request_id": "running"}
+        )
         log.wait_for("started", "running")
         server.send_signal(signal.SIGTERM)
         # What is idle is closed when nothing more is taken.

@@ -9,10 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
+from common.settings import load_settings
+from runners.server.app import RunnerApp
+from runners.server.startup_timer import StartupTimer
 from testing.faulty_bucket import Fault, FaultyBucket
-from testing.imports import Site, publish
+from testing.imports import Site, publish, store_at
 from testing.server import started_service
+from testing.workbench import DEVICE
 from tests.support.calls import PATIENCE
 from tests.support.waiting import wait_until
 
@@ -107,13 +112,21 @@ def test_failed_download_is_reported(bucket: FaultyBucket, tmp_path: Path) -> No
 
 
 def test_unpinned_weights_are_not_fetched_without_opt_in(
-    bucket: FaultyBucket, tmp_path: Path
+    bucket: FaultyBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The runner's part of a start, in this process."""
     site = Site(tmp_path / "site")
-    careful = {**settings(bucket, site), "TRUST_FIRST_USE": "0"}
-    with started_service(site.folder, tmp_path / "log", careful, ready=False) as url:
-        health = ended_start(url)
-    assert health["status"] == "error"
-    said = (tmp_path / "log").read_text()
-    assert "is pinned by neither" in said
-    assert "TRUST_FIRST_USE=1" in said
+    for name, value in {**settings(bucket, site), "TRUST_FIRST_USE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    sent = bucket.bytes_sent
+    with store_at(site.folder), capture_logs() as said:
+        runner = RunnerApp(site.catalog, load_settings(), [DEVICE], StartupTimer())
+        runner.boot()
+    status = runner.status()
+    assert status.state == "error"
+    assert status.loaded_models == ()
+    assert bucket.bytes_sent == sent
+    (reason,) = (line["reason"] for line in said if line["event"] == "fetch failed")
+    assert status.load_errors["fetch"] == reason
+    assert "is pinned by neither" in reason
+    assert "TRUST_FIRST_USE=1" in reason
