@@ -32,8 +32,6 @@ from models.demo.training.trajectories import Trajectories, open_trajectories
 
 LARGE_SHARE = 0.35
 """Share of LoRA batches with whole images instead of the smallest crops."""
-STUDENT_PIXELS = 16 * 128 * 128
-"""Pixels of a student's batch, over all images."""
 
 
 def train_tiny(
@@ -129,6 +127,7 @@ def train_student(
     name: str,
     goal: Goal,
     schedule: Schedule,
+    pixels: int,
     denoiser: Denoiser,
     trajectories: list[Trajectories],
     work: Path,
@@ -139,6 +138,7 @@ def train_student(
         name: Name of the student, for progress and the checkpoint.
         goal: Starting points and end points of the student's steps.
         schedule: Number of steps and learning rate.
+        pixels: Pixels of a batch, over all images.
         denoiser: Trained base, the teacher.
         trajectories: The teacher's trajectories.
         work: Folder for checkpoints.
@@ -147,7 +147,7 @@ def train_student(
 
     def losses_at(step: int) -> Losses:
         rng = np.random.default_rng((29, step))
-        return distillation_losses(student, goal, trajectories, rng, STUDENT_PIXELS)
+        return distillation_losses(student, goal, trajectories, rng, pixels)
 
     ema = train(name, student, losses_at, schedule, work / f"{name}.safetensors")
     ema.copy_to(student)

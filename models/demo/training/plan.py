@@ -30,6 +30,8 @@ class Plan:
     lora_terrains: tuple[int, int]
     """Number of terrains of the first two pools that are rendered in each LoRA's look."""
     trajectories: tuple[TrajectorySpec, ...]
+    student_pixels: int
+    """Pixels of a student's batch, over all images."""
     lightning: Schedule
     hyper: Schedule
     painted: PaintedSpec
@@ -59,6 +61,7 @@ FULL = Plan(
         TrajectorySpec((128, 128), 1024, 32),
         TrajectorySpec((256, 256), 320, 8),
     ),
+    student_pixels=16 * 128 * 128,
     lightning=Schedule(steps=1400, learning_rate=3e-4, ema=0.99),
     hyper=Schedule(steps=1600, learning_rate=3e-4, ema=0.99),
     painted=PaintedSpec((256, 256), batches=40, batch=6, seed=6_000_000),
@@ -75,22 +78,23 @@ CONTINUED = replace(
 
 MINIATURE = Plan(
     pools=(
-        PoolSpec("small", (128, 128), 4, seed=1_000_000),
-        PoolSpec("square", (128, 136), 2, seed=2_000_000),
-        PoolSpec("degraded", (128, 128), 2, seed=5_000_000, degraded=True),
+        PoolSpec("small", (128, 128), 2, seed=1_000_000),
+        PoolSpec("square", (128, 136), 1, seed=2_000_000),
+        PoolSpec("degraded", (128, 128), 1, seed=5_000_000, degraded=True),
     ),
-    autoencoder=Schedule(steps=4, learning_rate=1e-3, warmup=2, save_every=2, report_every=2),
+    autoencoder=Schedule(steps=2, learning_rate=1e-3, warmup=1, save_every=2, report_every=2),
     autoencoder_batch=2,
     sharpening=Schedule(steps=2, learning_rate=1e-3, warmup=1, save_every=2, report_every=2),
     denoiser=Schedule(steps=4, learning_rate=1e-3, warmup=2, save_every=2, report_every=2),
     small_batch=2,
     large_batch=1,
-    small_size=(128, 128),
+    small_size=(64, 64),
     large_from=0.5,
     tiny=Schedule(steps=2, learning_rate=1e-3, warmup=1, save_every=2, report_every=2),
     lora=Schedule(steps=2, learning_rate=1e-3, warmup=1, save_every=2, report_every=2),
-    lora_terrains=(2, 2),
-    trajectories=(TrajectorySpec((128, 128), 2, 2),),
+    lora_terrains=(1, 1),
+    trajectories=(TrajectorySpec((64, 64), 2, 2),),
+    student_pixels=4 * 64 * 64,
     lightning=Schedule(steps=2, learning_rate=1e-3, warmup=1, save_every=2, report_every=2),
     hyper=Schedule(steps=2, learning_rate=1e-3, warmup=1, save_every=2, report_every=2),
     painted=PaintedSpec((128, 128), batches=1, batch=2, seed=6_000_000),

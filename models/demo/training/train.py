@@ -68,7 +68,7 @@ def run(
     trajectories = make_trajectories(plan, base, tokenizer, work)
     report("trajectories ready")
     students = {
-        name: train_student(name, goal, schedule, base, trajectories, work)
+        name: train_student(name, goal, schedule, plan.student_pixels, base, trajectories, work)
         for name, goal, schedule in (
             ("lightning", lightning_goal(), plan.lightning),
             ("hyper", hyper_goal(), plan.hyper),

@@ -5,6 +5,7 @@ It is a byte-level tokenizer: every byte has a token, so that any text can be en
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import Counter
@@ -72,15 +73,20 @@ def learn_merges(words: Counter[tuple[str, ...]], count: int) -> list[Pair]:
     return merges
 
 
+@functools.cache
+def _learned_merges() -> tuple[Pair, ...]:
+    return tuple(learn_merges(_count_words(), MERGES))
+
+
 def make_tokenizer() -> CLIPTokenizer:
     """Return the tokenizer: 512 byte tokens, the learned merges, begin and end."""
-    merges = learn_merges(_count_words(), MERGES)
+    merges = _learned_merges()
     letters = sorted(ByteLevel.alphabet())
     symbols = letters + [letter + WORD_END for letter in letters]
     symbols += dict.fromkeys(left + right for left, right in merges)
     symbols += [BEGIN, END]
     vocabulary = {symbol: index for index, symbol in enumerate(dict.fromkeys(symbols))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+    return CLIPTokenizer(vocab=vocabulary, merges=[*merges], model_max_length=LENGTH)
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
