@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from testing.server import ROOT, free_port, linked_home
+from testing.server import ROOT, SERVICE_START, free_port, linked_home
 
 PAGES = [
     ROOT / "README.md",
@@ -163,7 +163,7 @@ class CodeBlockRunner:
         return {
             **os.environ,
             "PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(self.folder / "client"),
+            "PYTHONPATH": f"{self.folder / 'client'}{os.pathsep}{SERVICE_START}",
             "BENTOML_HOME": str(self._home),
             "BENTOML_DO_NOT_TRACK": "True",
             "MODEL_SERVER_URL": self._url,

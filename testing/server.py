@@ -17,6 +17,8 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parent.parent
+SERVICE_START = ROOT / "testing" / "service_start"
+"""Folder in the PYTHONPATH of services: they do without the packages of development."""
 _START_SECONDS, _STOP_SECONDS = 600, 120
 _PORTS = range(10_000, 32_000)
 
@@ -77,6 +79,9 @@ def started_service(
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
+        "PYTHONPATH": os.pathsep.join(
+            [str(SERVICE_START), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),
         "CATALOG": "demo",
         "MODEL_SERVER_PORT": str(port),
         **(settings or {}),

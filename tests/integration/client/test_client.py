@@ -82,10 +82,10 @@ def test_the_depth_of_a_photograph(service: Client) -> None:
 
 
 def test_events(service: Client) -> None:
-    heard = list(service.stream("hills", "mock", model="base", steps=12, seed=5))
+    heard = list(service.stream("hills", "mock", model="base", steps=6, seed=5))
     assert [type(event) for event in heard[:2]] == [Queued, Started]
     steps = [event for event in heard if isinstance(event, Step)]
-    assert [event.step for event in steps] == list(range(1, 13))
+    assert [event.step for event in steps] == list(range(1, 7))
     previews = [event.preview for event in steps if event.preview is not None]
     assert previews
     assert all(preview.size == (256, 256) for preview in previews)
@@ -125,7 +125,7 @@ def test_the_latest_of_a_session_wins(service: Client, log: ServiceLog) -> None:
 
 def test_a_second_try_joins_the_first(service: Client, log: ServiceLog) -> None:
     """Without a seed each picture would be another one."""
-    asked: dict[str, Any] = {"model": "base", "steps": 20, "request_id": "once"}
+    asked: dict[str, Any] = {"model": "base", "steps": 10, "request_id": "once"}
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(service.generate, "hills", "mock", **asked)
         log.wait_for("started", "once")

@@ -47,7 +47,7 @@ depth = "mock"
 [scenario.fields]
 prompt = "hills"
 model = "lightning"
-steps = 50
+steps = 15
 width = 512
 session = "load-table"
 """
@@ -78,8 +78,8 @@ def check_sums(document: dict[str, Any]) -> None:
 def test_an_open_loop_with_both_reports(service_url: str, tmp_path: Path) -> None:
     (tmp_path / "quick.toml").write_text(QUICK)
     status, output, errors = load(
-        tmp_path, "--url", service_url, "--scenario", "quick.toml", "--rate", "1",
-        "--arrivals", "constant", "--warmup", "1s", "--duration", "3s", "--timeout", "600",
+        tmp_path, "--url", service_url, "--scenario", "quick.toml", "--rate", "2",
+        "--arrivals", "constant", "--warmup", "500ms", "--duration", "1.5s", "--timeout", "600",
         "--json", "r.json", "--html", "r.html",
         "--expect", "errors<1", "--expect", "p95<600",
     )  # fmt: skip
@@ -96,19 +96,19 @@ def test_an_open_loop_with_both_reports(service_url: str, tmp_path: Path) -> Non
     assert page.count("<svg") == 8
     assert "Met: p95&lt;600" in page
     assert "met    errors<1: it is 0" in output
-    assert "3 requests in 3.0 s" in output
+    assert "3 requests in 1.5 s" in output
 
 
 def test_a_closed_loop_that_misses_its_expectation(service_url: str, tmp_path: Path) -> None:
     (tmp_path / "quick.toml").write_text(QUICK)
     status, output, errors = load(
         tmp_path, "--url", service_url, "--scenario", "quick.toml", "--clients", "2",
-        "--requests", "5", "--json", "-", "--quiet", "--expect", "p50<1ms",
+        "--requests", "4", "--json", "-", "--quiet", "--expect", "p50<1ms",
     )  # fmt: skip
     assert status == 1, output + errors
     document = json.loads(output)
     check_sums(document)
-    assert document["summary"]["requests"] == 5
+    assert document["summary"]["requests"] == 4
     assert document["passed"] is False
     assert "missed p50<1ms: it is" in errors
 

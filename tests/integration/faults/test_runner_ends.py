@@ -17,12 +17,11 @@ import psutil
 import pytest
 
 from testing.process_state import processes_of
-from testing.server import ROOT, linked_home, started_service
+from testing.server import linked_home, started_service
 from tests.support.calls import ENDLESS, PATIENCE, SLOW, ServiceLog, under_way
 from tests.support.observed_service import ready_lines
 from tests.support.waiting import wait_until
 
-FAULTY_DEVICE = ROOT / "tests" / "support" / "device_fault"
 SHORT: dict[str, Any] = {"prompt": "hills", "mock_depth": True, "steps": 1, "cfg": 1}
 
 
@@ -54,7 +53,6 @@ def harmed(demo_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("harmed")
     fault, log = folder / "fault", folder / "log"
     settings = {
-        "PYTHONPATH": str(FAULTY_DEVICE),
         "DEVICE_FAULT": str(fault),
         # A busy machine's estimates of the queue must not refuse what is to be lost.
         "MAX_QUEUE_SECONDS": "3600",

@@ -113,7 +113,7 @@ def test_the_latest_of_a_session_wins(
 
 
 def test_equal_ids_share_the_work(background: Post, log: ServiceLog) -> None:
-    body = {**SLOW, "steps": 20, "request_id": "shared"}  # without a seed: drawn by the first
+    body = {**SLOW, "steps": 10, "request_id": "shared"}  # without a seed: drawn by the first
     first = background(body)
     log.wait_for("started", "shared")
     second = background(body)
@@ -127,7 +127,7 @@ def test_equal_ids_share_the_work(background: Post, log: ServiceLog) -> None:
 def test_joined_request_gets_the_format_of_the_first(
     client: httpx.Client, background: Post, log: ServiceLog
 ) -> None:
-    body = {**SLOW, "steps": 20, "request_id": "formats"}
+    body = {**SLOW, "steps": 10, "request_id": "formats"}
     first = background(body)
     log.wait_for("started", "formats")
     second = client.post("/generate", json=body, headers={"Accept": "image/png"})

@@ -1,7 +1,4 @@
-"""Break the runner's device once when the file DEVICE_FAULT appears.
-
-Python imports this module at the start of a process whose PYTHONPATH has this folder.
-"""
+"""Break the runner's device once when the file DEVICE_FAULT appears."""
 
 from __future__ import annotations
 
@@ -50,4 +47,6 @@ def _breakable(predict_noise: Any) -> Any:
     return predict
 
 
-sys.meta_path.insert(0, _Finder())
+def install() -> None:
+    """Let this process import the breakable step."""
+    sys.meta_path.insert(0, _Finder())
