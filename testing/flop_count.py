@@ -1,20 +1,21 @@
 """FLOP counts of the engine: on the demo set, and on SDXL (arXiv:2307.01952) without weights.
 
-torch's FlopCounterMode counts matrix products, convolutions and attention; one multiply-add is two
+torch's formulas count matrix products, convolutions and attention; one multiply-add is two
 operations. The meta device computes nothing, so full-size SDXL takes seconds.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
 from diffusers import ControlNetModel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from common.protocol import GenerateJob
 from models.catalog import load_catalog
@@ -25,6 +26,7 @@ from runners.diffusion.denoise import predict_noise
 from runners.diffusion.sample import Sample
 from runners.networks.loading import extract_hint_embedding
 from runners.networks.sdxl import ControlNet, SdxlModel
+from testing.operator_mode import decomposed, is_composite
 from testing.random_networks import empty_networks
 from testing.sdxl_set import configurations, controlnet_config
 from testing.workbench import DEVICE, demo_networks
@@ -49,11 +51,34 @@ class _WordTokenizer:
         return SimpleNamespace(input_ids=[[1] * len(re.findall(r"\w+|[^\w\s]", t)) for t in texts])
 
 
+class _FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counter of FLOP; torch's own counts them for every module, which takes longer."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Decompose composite operators and count the others."""
+        kwargs = kwargs or {}
+        if is_composite(func):
+            with self:
+                return decomposed(func, args, kwargs)
+        result = func(*args, **kwargs)
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=result)
+        return result
+
+
 def counted(work: Callable[[], object]) -> int:
     """Return the FLOP of one call on this thread."""
-    with FlopCounterMode(display=False) as counter:
+    count = _FlopCount()
+    with count:
         work()
-    return counter.get_total_flops()
+    return count.total
 
 
 class CountedEngine:

@@ -33,6 +33,12 @@ class LiveBytes(OperatorMode):  # type: ignore[no-untyped-call]
             args: its positional arguments.
             kwargs: its keyword arguments.
         """
+        # The compiler's decompositions take more memory than a card's kernels, so that the counts,
+        # which know no kernel's workspace, are on the safe side.
+        with self:
+            parts = func.decompose(*args, **kwargs)
+        if parts is not NotImplemented:
+            return parts
         known = {_storage(tensor) for tensor in tensors_in((args, kwargs))}
         result = func(*args, **kwargs)
         for tensor in tensors_in(result):

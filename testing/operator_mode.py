@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+_COMPOSITE = torch.DispatchKey.CompositeImplicitAutograd
 
 
 class OperatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -52,15 +55,12 @@ class OperatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Decompose composite operators and pass the others to `operator`."""
         kwargs = kwargs or {}
-        if func.namespace == "prim":
-            # Fake tensors report their device through an operator of their own.
+        # Fake tensors report their device through an operator of their own.
+        if func.namespace == "prim" or self.is_inside_attention:
             return func(*args, **kwargs)
-        with self:
-            parts = func.decompose(*args, **kwargs)
-        if parts is not NotImplemented:
-            return parts
-        if self.is_inside_attention:
-            return func(*args, **kwargs)
+        if is_composite(func):
+            with self:
+                return decomposed(func, args, kwargs)
         return self.operator(func, args, kwargs)
 
     @contextlib.contextmanager
@@ -90,6 +90,22 @@ class _Functions(TorchFunctionMode):
             self._mode.is_inside_attention = False
         self._mode.attention(result)
         return result
+
+
+@cache
+def is_composite(func: Any) -> bool:
+    """Return whether an operator consists of others, on every device."""
+    # torch has no public question for this, and its `decompose` prefers the compiler's
+    # decompositions in Python, which are slower and launch other kernels.
+    found: bool = torch._C._dispatch_has_kernel_for_dispatch_key(  # noqa: SLF001
+        func.name(), _COMPOSITE
+    )
+    return found
+
+
+def decomposed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Run a composite operator as eager mode does; the modes in force see its parts."""
+    return func._op_dk(_COMPOSITE, *args, **kwargs)  # noqa: SLF001
 
 
 def tensors_in(tree: Any) -> list[torch.Tensor]:
