@@ -138,7 +138,7 @@ def test_full_queue_rejects_before_decoding_the_depth_map(own_url: str) -> None:
 
 
 def test_unread_stream_does_not_block_others(own_url: str) -> None:
-    body = json.dumps({**LONG, "steps": 20, "request_id": "unread"}).encode()
+    body = json.dumps({**LONG, "steps": 10, "request_id": "unread"}).encode()
     head = (
         f"POST /generate_stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
