@@ -49,6 +49,7 @@ def cases(sizes: Sequence[tuple[int, int]] = _SIZES) -> Iterator[GenerateJob]:
             seed=2000 + number,
             steps=4 + number % 4,
             guidance_scale=_GUIDANCE[number % len(_GUIDANCE)],
+            guidance_end=(1.0, 0.5)[number // 2 % 2],
             controlnet_strength=strength,
             control_guidance_start=start,
             control_guidance_end=end,

@@ -32,6 +32,7 @@ from testing.workbench import (
     Listener,
     demo_catalog,
     finished,
+    guidance_window,
     image_reference_pipeline,
     make_engine,
     make_job,
@@ -43,6 +44,7 @@ TOLERANCE = 1e-4
 PIXEL_TOLERANCE = 1
 _SIZES = ((256, 256), (256, 384), (264, 328), (320, 256))
 _WINDOWS = ((0.0, 1.0), (0.0, 0.8), (0.2, 0.7), (0.5, 0.75))
+_GUIDED = ((0.0, 1.0), (0.0, 0.5), (0.25, 1.0), (0.2, 0.8))
 _NEGATIVE = "blurry, warped, sketch, cartoon, illustration, oversaturated, fish-eye lens"
 _PROMPTS = (
     "aerial photography, untouched wilderness, late afternoon sunlight",
@@ -81,6 +83,7 @@ def cases(sizes: Sequence[tuple[int, int]] = _SIZES) -> Iterator[GenerateJob]:
             depth = rng.integers(0, 256, (height // 8, width // 8), np.uint8)
             smooth = np.asarray(Image.fromarray(depth).resize((width, height)))
             start, end = _WINDOWS[number // 2 % len(_WINDOWS)]
+            first, last = _GUIDED[number % len(_GUIDED)]
             yield make_job(
                 smooth,
                 request_id=f"{number}-{name}",
@@ -89,6 +92,8 @@ def cases(sizes: Sequence[tuple[int, int]] = _SIZES) -> Iterator[GenerateJob]:
                 seed=1000 + number,
                 steps=steps,
                 guidance_scale=guidance,
+                guidance_start=first,
+                guidance_end=last,
                 control_guidance_start=start,
                 control_guidance_end=end,
                 controlnet_strength=(0.8, 1.0, 1.7, 0.0)[number // 3 % 4],
@@ -110,7 +115,8 @@ def reference_latents(job: GenerateJob, batch: int = 1) -> torch.Tensor:
     spec = demo_catalog().models["base"].scheduler
     pipeline.scheduler = build_scheduler(spec, job.scheduler, job.use_karras_sigmas)
     jobs = [replace(job, seed=job.seed + i) for i in range(batch)]
-    latents: torch.Tensor = pipeline(**reference_arguments(jobs), output_type="latent").images
+    with guidance_window(pipeline, job):
+        latents: torch.Tensor = pipeline(**reference_arguments(jobs), output_type="latent").images
     return latents[:1]
 
 

@@ -113,6 +113,7 @@ CASES = (
     Case("demo", {"prompt": _PROMPT, "model": "base", "steps": 3, "width": 512}),
     Case("demo", {"prompt": _PROMPT, "cfg": 3.0, "decoder": "tiny", "num_images": 2}),
     Case("demo", {"prompt": _PROMPT, "loras": _LORAS}),
+    Case("demo", {"prompt": _PROMPT, "cfg": 2.0, "guidance_start": 0.2, "guidance_end": 0.7}),
     Case("demo", {"prompt": _LONG, "steps": 2, "control_guidance_end": 0.4}),
 )
 

@@ -11,6 +11,18 @@ from typing import Any
 import msgspec
 
 
+def is_in_window(index: int, steps: int, start: float, end: float) -> bool:
+    """Return whether a step lies completely within a window.
+
+    Args:
+        index: number of the step, from 0.
+        steps: number of steps.
+        start: share of the steps before the window, 0 to 1.
+        end: share of the steps after which the window ends, 0 to 1.
+    """
+    return start <= index / steps and (index + 1) / steps <= end
+
+
 class LoraWeight(msgspec.Struct, frozen=True):
     """LoRA by its catalog name, with its strength after multiplication, 0 to 4."""
 
@@ -67,6 +79,10 @@ class GenerateJob(msgspec.Struct, frozen=True, tag=True):
     image: bytes = b""
     strength: float | None = None
     """Image-to-image strength (SDEdit, arXiv:2108.01073), 0 to 1; None without an init image."""
+    guidance_start: float = 0.0
+    """Share of the steps before guidance begins, 0 to 1; without guidance a step takes one row."""
+    guidance_end: float = 1.0
+    """Share of the steps after which guidance ends, at least `guidance_start`."""
 
     @property
     def first_step(self) -> int:
@@ -74,6 +90,17 @@ class GenerateJob(msgspec.Struct, frozen=True, tag=True):
         if self.strength is None:
             return 0
         return self.steps - max(1, min(int(self.steps * self.strength), self.steps))
+
+    def is_guided(self, index: int, steps: int) -> bool:
+        """Return whether a step has classifier-free guidance, which takes a second row.
+
+        Args:
+            index: number of the step among those that run, from 0.
+            steps: number of steps that run.
+        """
+        return self.guidance_scale > 1.0 and is_in_window(
+            index, steps, self.guidance_start, self.guidance_end
+        )
 
 
 class Queued(msgspec.Struct, frozen=True, tag=True):

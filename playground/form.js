@@ -9,7 +9,7 @@ const DEFAULTS = {
   controlnet_strength: 0.8, control_guidance_start: 0, control_guidance_end: 1, lora_strength: 1,
   scheduler: "auto", decoder: "full", output_format: "jpeg", quality: 90,
 };
-const NUMBERS = ["steps", "cfg", "width", "height"];
+const NUMBERS = ["steps", "cfg", "guidance_start", "guidance_end", "width", "height"];
 const SLIDERS = ["controlnet_strength", "control_guidance_start", "control_guidance_end", "lora_strength", "quality"];
 const SWITCHES = ["invert_depth", "normalize_depth", "enable_deepcache"];
 
@@ -209,8 +209,9 @@ export class Form extends EventTarget {
   #variant() {
     const details = this.#models?.details[this.variants.value];
     if (!details) return;
-    this.#control("steps").placeholder = details.steps;
-    this.#control("cfg").placeholder = details.cfg;
+    for (const name of ["steps", "cfg", "guidance_start", "guidance_end"]) {
+      this.#control(name).placeholder = details[name];
+    }
     this.#control("width").placeholder = details.native_size;
     this.#control("height").placeholder = details.native_size;
     const decoder = this.#control("decoder").value;

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -208,3 +209,28 @@ def reference_arguments(jobs: Sequence[GenerateJob]) -> dict[str, Any]:
         "control_guidance_end": job.control_guidance_end,
         "generator": generators,
     }
+
+
+@contextlib.contextmanager
+def guidance_window(pipeline: Any, job: GenerateJob) -> Iterator[None]:
+    """Let a pipeline guide only the steps that the job guides.
+
+    In the other steps the conditional prediction also stands for the unconditional one, so guidance
+    of any scale leaves it as it is.
+    """
+    done = 0
+
+    def switch(_: Any, __: Any, output: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+        nonlocal done
+        is_guided = job.is_guided(done, pipeline.num_timesteps)
+        done += 1
+        if is_guided or job.guidance_scale <= 1.0:
+            return None
+        conditional = output[0].chunk(2)[1]
+        return (torch.cat([conditional, conditional]),)
+
+    handle = pipeline.unet.register_forward_hook(switch)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -40,6 +40,8 @@ def build_job_parameters(
         "seed": job.seed,
         "steps": job.steps,
         "cfg": job.guidance_scale,
+        "guidance_start": job.guidance_start,
+        "guidance_end": job.guidance_end,
         "scheduler": job.scheduler,
         "use_karras_sigmas": job.use_karras_sigmas,
         "controlnet": job.controlnet,

@@ -72,6 +72,8 @@ def build_models_info(resolver: RequestResolver, status: RunnerStatus) -> Models
                 description=catalog.models[name].description,
                 steps=catalog.models[name].steps,
                 cfg=catalog.models[name].cfg,
+                guidance_start=catalog.models[name].guidance_start,
+                guidance_end=catalog.models[name].guidance_end,
                 scheduler=catalog.models[name].scheduler.class_name,
                 native_size=catalog.models[name].native_size,
                 decoders=["full", "tiny"] if "tiny_decoder" in entry.components else ["full"],

@@ -127,6 +127,14 @@ class GenerateRequest(BaseModel):
     cfg: GuidanceScale | None = Field(
         None, description="guidance scale, 0 to 20; no guidance at or below 1", examples=[3.0]
     )
+    guidance_start: Fraction | None = Field(
+        None, description="share of steps before guidance begins; default: the variant's"
+    )
+    guidance_end: Fraction | None = Field(
+        None,
+        description="share of steps after which guidance ends; the other steps take half the time",
+        examples=[0.5],
+    )
     seed: Seed | None = Field(
         None, description="0 to 2^63-1; random if omitted, and reported", examples=[42]
     )
@@ -199,11 +207,10 @@ class GenerateRequest(BaseModel):
 
     @model_validator(mode="after")
     def _validate_combinations(self) -> GenerateRequest:
-        if self.control_guidance_start > self.control_guidance_end:
-            raise ValueError(
-                "control_guidance_start: must be at most control_guidance_end "
-                f"({self.control_guidance_end})"
-            )
+        for prefix in ("control_guidance", "guidance"):
+            start, end = getattr(self, f"{prefix}_start"), getattr(self, f"{prefix}_end")
+            if start is not None and end is not None and start > end:
+                raise ValueError(f"{prefix}_start: must be at most {prefix}_end ({end})")
         if self.depth_map_b64 is not None and self.mock_depth:
             raise ValueError("mock_depth: must be false when depth_map_b64 is given")
         _check_image_fields(self)

@@ -29,6 +29,8 @@ class Metadata(BaseModel):
 
     steps: int = Field(description="denoising steps: requested, or the variant's default")
     cfg: float = Field(description="guidance scale")
+    guidance_start: float = Field(description="share of steps before guidance began")
+    guidance_end: float = Field(description="share of steps after which it ended")
     scheduler: str = Field(
         description="class name of the scheduler", examples=["EulerDiscreteScheduler"]
     )
@@ -145,6 +147,8 @@ class ModelDetails(BaseModel):
     description: str = Field(description="description in the catalog")
     steps: int = Field(description="default number of steps")
     cfg: float = Field(description="default guidance scale")
+    guidance_start: float = Field(description="default share of steps before guidance begins")
+    guidance_end: float = Field(description="default share of steps after which it ends")
     scheduler: str = Field(description="class name of the default scheduler")
     native_size: int = Field(description="default width and height in pixels")
     decoders: list[str] = Field(description="accepted values of a request's `decoder`")

@@ -26,6 +26,8 @@ class Fields(TypedDict, total=False):
     lora_strength: float | None
     steps: int | None
     cfg: float | None
+    guidance_start: float | None
+    guidance_end: float | None
     seed: int | None
     num_images: int | None
     controlnet_strength: float | None

@@ -67,6 +67,8 @@ class ModelDetails:
         description: Human-readable description.
         steps: Default number of denoising steps.
         cfg: Default guidance scale.
+        guidance_start: Default share of the steps before guidance begins.
+        guidance_end: Default share of the steps after which it ends.
         scheduler: Default scheduler.
         native_size: Native side length in pixels.
         licence: Licence of the weights.
@@ -84,6 +86,8 @@ class ModelDetails:
     source: str
     size_bytes: int
     resident: bool
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ The module needs only the standard library, because the worker's environment has
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -124,23 +124,28 @@ class Workload:
         model = self._models.get(name if isinstance(name, str) else "")
         model = self._models[self._default_model] if model is None else model
         steps = _steps_done(payload, int(_number(payload, "steps", model["steps"], _STEPS)))
-        guided = _number(payload, "cfg", model["cfg"], _GUIDANCE) > 1.0
+        guided = _guided_steps(payload, model, steps)
         side = model["native_size"]
         width = _number(payload, "width", side, _SIDE)
         height = _number(payload, "height", side, _SIDE)
         megapixels = width * height / 1e6
-        rows = 2 if guided else 1
-        texts = [payload.get("prompt"), payload.get("negative_prompt")][:rows]
+        texts = [payload.get("prompt")]
+        if _is_guided(payload, model):
+            texts.append(payload.get("negative_prompt"))
         chunks = [1 + len(text) // _CHUNK_CHARACTERS for text in texts if isinstance(text, str)]
         # The pipeline pads the shorter text to the length of the longer.
         further = max(chunks, default=1) - 1
         step = self._costs.unet.at(megapixels) + further * self._costs.context.at(megapixels)
-        cached = _cached_steps(payload, steps)
-        acting = len(_acting_steps(payload, steps) - cached)
-        denoising = rows * (
-            (steps - len(cached)) * step
-            + len(cached) * self._costs.shallow.at(megapixels)
-            + acting * self._controlnet(payload).at(megapixels)
+        cached = _cached_steps(payload, steps, guided)
+        acting = _acting_steps(payload, steps) - cached
+
+        def rows(chosen: Set[int]) -> int:
+            return len(chosen) + len(chosen & guided)
+
+        denoising = (
+            rows(set(range(steps)) - cached) * step
+            + rows(cached) * self._costs.shallow.at(megapixels)
+            + rows(acting) * self._controlnet(payload).at(megapixels)
         )
         decoder = payload.get("decoder")
         decoders = self._costs.decoders
@@ -177,9 +182,27 @@ def _follows_depth(payload: Mapping[str, Any]) -> bool:
     return named or payload.get("mock_depth") is True
 
 
-def _cached_steps(payload: Mapping[str, Any], steps: int) -> set[int]:
-    """Return the steps that reuse deep features, as in runners/diffusion/deepcache.py."""
-    return set(range(1, steps - 1, 2)) if payload.get("enable_deepcache") is True else set()
+def _is_guided(payload: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
+    return _number(payload, "cfg", model["cfg"], _GUIDANCE) > 1.0
+
+
+def _guided_steps(payload: Mapping[str, Any], model: Mapping[str, Any], steps: int) -> set[int]:
+    """Return the steps with guidance, which take two rows."""
+    if not _is_guided(payload, model):
+        return set()
+    bounds = (0.0, 1.0)
+    end = max(_number(payload, "guidance_start", 0.0, bounds), model.get("guidance_end", 1.0))
+    end = _number(payload, "guidance_end", end, bounds)
+    start = min(model.get("guidance_start", 0.0), end)
+    start = _number(payload, "guidance_start", start, bounds)
+    return _window(steps, start, end)
+
+
+def _cached_steps(payload: Mapping[str, Any], steps: int, guided: Set[int]) -> set[int]:
+    """Return the steps that reuse deep features, as in runners/diffusion/sample.py."""
+    if payload.get("enable_deepcache") is not True:
+        return set()
+    return {step for step in range(1, steps - 1, 2) if step not in guided or step - 1 in guided}
 
 
 def _acting_steps(payload: Mapping[str, Any], steps: int) -> set[int]:
@@ -189,6 +212,11 @@ def _acting_steps(payload: Mapping[str, Any], steps: int) -> set[int]:
         return set()
     start = _number(payload, "control_guidance_start", 0.0, (0.0, 1.0))
     end = _number(payload, "control_guidance_end", 1.0, (0.0, 1.0))
+    return _window(steps, start, end)
+
+
+def _window(steps: int, start: float, end: float) -> set[int]:
+    """Return the steps within shares of all steps, as in common/protocol.py."""
     return {step for step in range(steps) if start <= step / steps and (step + 1) / steps <= end}
 
 

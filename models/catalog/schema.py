@@ -82,6 +82,10 @@ class VariantSpec(_Weights):
     """Default number of steps of a request."""
     cfg: float = Field(ge=0.0, le=MAX_GUIDANCE)
     """Default guidance scale of a request; 1 or less disables guidance."""
+    guidance_start: float = Field(0.0, ge=0.0, le=1.0)
+    """Default share of the steps before guidance begins."""
+    guidance_end: float = Field(1.0, ge=0.0, le=1.0)
+    """Default share of the steps after which guidance ends; the other steps take one row."""
     scheduler: SchedulerSpec
     """Scheduler that a request's `scheduler: auto` selects."""
     force_zeros_for_empty_prompt: bool = True
@@ -98,6 +102,12 @@ class VariantSpec(_Weights):
             raise ValueError(
                 "tokenizer, tokenizer_2: a single-file checkpoint has none; name their sources"
             )
+        return self
+
+    @pydantic_model_validator(mode="after")
+    def _check_guidance_window(self) -> VariantSpec:
+        if self.guidance_start > self.guidance_end:
+            raise ValueError(f"guidance_start: must be at most guidance_end ({self.guidance_end})")
         return self
 
 

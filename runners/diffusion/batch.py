@@ -76,7 +76,7 @@ class BatchCache:
 
     def __init__(self, device: Device, text_bytes: int = _TEXT_BYTES) -> None:
         self._device = device
-        self._batches: OrderedDict[tuple[int, ...], Batch] = OrderedDict()
+        self._batches: OrderedDict[tuple[tuple[int, int], ...], Batch] = OrderedDict()
         self._texts: LRUCache[tuple[Any, ...], BatchText] = LRUCache(
             text_bytes, lambda text: text.bytes
         )
@@ -86,7 +86,8 @@ class BatchCache:
 
         The caller is in inference mode and has activated the samples' LoRAs.
         """
-        key = tuple(map(id, samples))
+        # A sample's rows change where its guidance begins or ends.
+        key = tuple((id(sample), sample.batch_rows) for sample in samples)
         if key not in self._batches:
             if len(self._batches) >= _MAX_BATCHES:
                 self._batches.popitem(last=False)

@@ -99,7 +99,9 @@ def _deepcache_step(batch: Batch, timesteps: torch.Tensor) -> torch.Tensor:
     next_rows: dict[int, int] = {}
     for owner in batch.row_samples:
         assert owner.deep_features is not None
-        row = next_rows[id(owner)] = next_rows.get(id(owner), -1) + 1
+        # Where guidance has ended, the last row is the conditional one.
+        unused = len(owner.deep_features.features) - owner.batch_rows
+        row = next_rows[id(owner)] = next_rows.get(id(owner), unused - 1) + 1
         one = slice(row, row + 1)
         parts.append(
             (

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from common.protocol import GenerateJob
+from common.protocol import GenerateJob, is_in_window
 from runners.diffusion.conditioning import Conditioning
 from runners.diffusion.deepcache import DeepFeatures, check_supported, is_cached_step
 from runners.diffusion.step_plan import Operand
@@ -89,7 +89,12 @@ class Sample:
     @property
     def reuses_features(self) -> bool:
         """Whether the current step reuses the deep features of the previous step."""
-        return self.job.enable_deepcache and is_cached_step(self.index, len(self.plan.steps))
+        steps = len(self.plan.steps)
+        if not self.job.enable_deepcache or not is_cached_step(self.index, steps):
+            return False
+        # Where guidance begins, the unconditional row has no features yet.
+        deep = self.deep_features
+        return deep is not None and len(deep.features) >= self.batch_rows
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -99,13 +104,20 @@ class Sample:
 
     @property
     def uses_cfg(self) -> bool:
-        """Whether classifier-free guidance requires a second, unconditional row."""
-        return self.job.guidance_scale > 1.0
+        """Whether the current step's guidance requires a second, unconditional row."""
+        return self.job.is_guided(self.index, len(self.plan.steps))
 
     @property
     def batch_rows(self) -> int:
-        """Number of batch rows of this sample."""
+        """Number of batch rows of the current step."""
         return 2 if self.uses_cfg else 1
+
+    @property
+    def remaining_rows(self) -> int:
+        """Rows of all remaining steps."""
+        steps = len(self.plan.steps)
+        guided = sum(self.job.is_guided(index, steps) for index in range(self.index, steps))
+        return steps - self.index + guided
 
     @property
     def done(self) -> bool:
@@ -120,13 +132,10 @@ class Sample:
     @property
     def control_scale(self) -> float:
         """ControlNet strength at the current step; 0 outside its guidance window."""
-        steps = len(self.plan.steps)
         job = self.job
-        outside = (
-            self.index / steps < job.control_guidance_start
-            or (self.index + 1) / steps > job.control_guidance_end
-        )
-        return 0.0 if outside else job.controlnet_strength
+        window = job.control_guidance_start, job.control_guidance_end
+        acts = is_in_window(self.index, len(self.plan.steps), *window)
+        return job.controlnet_strength if acts else 0.0
 
     @property
     def timestep(self) -> torch.Tensor:

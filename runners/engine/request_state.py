@@ -61,9 +61,10 @@ class RequestState:
     def row_steps(self) -> int:
         """Remaining steps, multiplied by rows, over all images."""
         if self.started:
-            return sum(sample.remaining * sample.batch_rows for sample in self.samples)
-        rows = 2 if self.job.guidance_scale > 1.0 else 1
-        return rows * (self.job.steps - self.job.first_step) * self.job.num_images
+            return sum(sample.remaining_rows for sample in self.samples)
+        steps = self.job.steps - self.job.first_step
+        rows = steps + sum(self.job.is_guided(index, steps) for index in range(steps))
+        return rows * self.job.num_images
 
     @property
     def pending_images(self) -> int:

@@ -1,7 +1,7 @@
 """Choice of memory formats and convolution algorithms by measurement, at warm-up on a GPU.
 
-Which format is faster depends on the card: a normalization layer may copy channels-last activations,
-a convolution may copy contiguous ones.
+Which format is faster depends on the card: a normalization layer may copy channels-last
+activations, a convolution may copy contiguous ones.
 """
 
 from __future__ import annotations

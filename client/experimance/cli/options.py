@@ -147,6 +147,14 @@ class GenerationOptions:
         float | None,
         _option("--cfg", help="Guidance scale; no guidance at or below 1.", panel=_MODEL),
     ] = None
+    guidance_start: Annotated[
+        float | None,
+        _option("--guidance-start", help="Share of steps before guidance begins.", panel=_TUNING),
+    ] = None
+    guidance_end: Annotated[
+        float | None,
+        _option("--guidance-end", help="Share of steps after which it ends.", panel=_TUNING),
+    ] = None
     width: Annotated[
         int | None, _option("--width", help="Width in pixels, a multiple of 8.", panel=_MODEL)
     ] = None

@@ -39,6 +39,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("control_guidance_start", -0.1, "greater than or equal to 0"),
     ("control_guidance_start", 1.1, "less than or equal to 1"),
     ("control_guidance_end", 1.1, "less than or equal to 1"),
+    ("guidance_start", -0.1, "greater than or equal to 0"),
+    ("guidance_end", 1.1, "less than or equal to 1"),
     ("lora_strength", -0.1, "greater than or equal to 0"),
     ("lora_strength", 2.1, "less than or equal to 2"),
     ("loras", [{"name": "a", "strength": 2.1}], "less than or equal to 2"),
@@ -81,6 +83,8 @@ GOOD: list[dict[str, Any]] = [
     {"controlnet_strength": 0},
     {"controlnet_strength": 2},
     {"control_guidance_start": 1.0, "control_guidance_end": 1.0},
+    {"cfg": 2, "guidance_start": 0.2, "guidance_end": 0.7},
+    {"cfg": 2, "guidance_start": 1.0},
     {"lora_strength": 2, "loras": []},
     {"width": 264, "height": 328},
     {"quality": 1},
@@ -120,6 +124,10 @@ def test_within_bounds(client: httpx.Client, fields: dict[str, Any]) -> None:
     [
         ({"mock_depth": False}, "depth_map_b64: one of depth_map_b64, mock_depth, image_b64"),
         ({"control_guidance_start": 0.9, "control_guidance_end": 0.1}, "control_guidance_start"),
+        (
+            {"guidance_start": 0.9, "guidance_end": 0.1},
+            "guidance_start: must be at most guidance_end (0.1)",
+        ),
         ({"scheduler": "ddim", "use_karras_sigmas": True}, "use_karras_sigmas"),
         ({"depth_map_b64": encoded(Image.fromarray(hill()))}, "mock_depth"),
         (

@@ -61,6 +61,8 @@ def test_more_work_weighs_more(production: Workload, more: dict[str, Any], least
         {"decoder": "tiny"},
         {"control_guidance_end": 0.8},
         {"control_guidance_start": 0.5},
+        {"guidance_end": 0.5},
+        {"guidance_start": 0.5},
         {"controlnet_strength": 0},
         {"enable_deepcache": True},
     ],

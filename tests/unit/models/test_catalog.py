@@ -54,6 +54,11 @@ def test_the_demo_set_lies_in_the_repository() -> None:
         ('default_model = "lightning"', 'default_model = "turbo"', "turbo"),
         ('default_controlnet = "sdxl_small"', 'default_controlnet = "huge"', "huge"),
         ("steps = 20", "steps = 51", "models.base.steps"),
+        (
+            "cfg = 2.0",
+            "cfg = 2.0\nguidance_start = 0.6\nguidance_end = 0.4",
+            r"guidance_start: must be at most guidance_end \(0.4\)",
+        ),
         ("native_size = 256", "native_size = 250", "native_size"),
         ('class = "DPM', 'class = "XPM', "scheduler.class"),
         ('source = "file:', 'source = "ftp:', "models.lightning.source"),

@@ -35,6 +35,27 @@ def test_request_values_override_defaults_even_zero() -> None:
     assert (job.width, job.height, job.deadline) == (256, 2048, 100.5)
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, (0.2, 0.6)),
+        ({"guidance_start": 0.0}, (0.0, 0.6)),
+        ({"guidance_start": 0.8}, (0.8, 0.8)),
+        ({"guidance_end": 0.1}, (0.1, 0.1)),
+        ({"guidance_start": 0.0, "guidance_end": 1.0}, (0.0, 1.0)),
+    ],
+)
+def test_guidance_window_defaults_to_the_variants(
+    fields: dict[str, float], expected: tuple[float, float]
+) -> None:
+    spec = CATALOG.models["lightning"]
+    own = spec.model_copy(update={"guidance_start": 0.2, "guidance_end": 0.6})
+    catalog = CATALOG.model_copy(update={"models": {**CATALOG.models, "lightning": own}})
+    resolver = RequestResolver(catalog, live_inventory(inventory()))
+    job = resolved(resolver, **fields).job
+    assert (job.guidance_start, job.guidance_end) == expected
+
+
 def test_missing_seed_is_random() -> None:
     seeds = {resolved().job.seed for _ in range(20)}
     assert len(seeds) == 20

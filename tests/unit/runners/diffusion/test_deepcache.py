@@ -104,6 +104,46 @@ def test_batching_does_not_change_cached_images(engine: Engine, batches: list[li
         assert np.abs(shown.astype(int) - alone.astype(int)).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("window", "rows", "cached"),
+    [
+        # The conditional rows of the features serve the step after guidance has ended.
+        ((0.0, 0.5), [2, 2, 2, 1, 1, 1], {1, 3}),
+        # Where guidance begins, the unconditional row has no features, so the step is whole.
+        ((0.5, 1.0), [1, 1, 1, 2, 2, 2], {1}),
+    ],
+)
+def test_guidance_begins_and_ends_between_cached_steps(
+    window: tuple[float, float], rows: list[int], cached: set[int]
+) -> None:
+    start, end = window
+    sample = make_sample(steps=6, guidance_scale=3.0, guidance_start=start, guidance_end=end)
+    seen, reused = [], set()
+    with torch.inference_mode():
+        while not sample.done:
+            seen.append(sample.batch_rows)
+            if sample.reuses_features:
+                reused.add(sample.index)
+            (prediction,) = predict_noise([sample], DEVICE)
+            sample.advance(prediction)
+    assert seen == rows
+    assert reused == cached
+
+
+def test_cached_step_after_guidance_takes_conditional_features(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guided = make_sample(steps=4, guidance_scale=3.0)
+    predict_noise([guided], DEVICE)
+    plain = make_sample(steps=4, guidance_scale=1.0)
+    (whole,) = predict_noise([plain], DEVICE)
+    assert guided.deep_features is not None
+    plain.deep_features = guided.deep_features
+    monkeypatch.setattr("runners.diffusion.sample.is_cached_step", lambda *_: True)
+    (cached,) = predict_noise([plain], DEVICE)
+    torch.testing.assert_close(cached, whole, atol=1e-5, rtol=1e-4)
+
+
 def test_disabled_deepcache_keeps_no_features() -> None:
     plain = make_sample(steps=3)
     plain.job = replace(plain.job, enable_deepcache=False)

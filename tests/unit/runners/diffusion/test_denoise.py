@@ -58,6 +58,32 @@ def test_only_guided_samples_take_a_second_row(calls: dict[str, list[int]]) -> N
     assert calls["unet"] == [3, 3, 3, 3]
 
 
+@pytest.mark.parametrize(
+    ("window", "rows"),
+    [
+        ((0.0, 0.5), [2, 2, 1, 1]),
+        ((0.5, 1.0), [1, 1, 2, 2]),
+        ((0.25, 0.75), [1, 2, 2, 1]),
+        ((0.3, 0.3), [1, 1, 1, 1]),
+    ],
+)
+def test_steps_outside_the_guidance_window_take_one_row(
+    calls: dict[str, list[int]], window: tuple[float, float], rows: list[int]
+) -> None:
+    start, end = window
+    run({"guidance_scale": 3.0, "guidance_start": start, "guidance_end": end})
+    assert calls["unet"] == rows
+
+
+def test_windows_differ_within_a_batch(calls: dict[str, list[int]]) -> None:
+    run(
+        {"guidance_scale": 3.0, "guidance_end": 0.5},
+        {"guidance_scale": 2.0, "guidance_start": 0.25},
+        {},
+    )
+    assert calls["unet"] == [4, 5, 4, 4]
+
+
 def test_the_controlnet_runs_only_inside_its_window(calls: dict[str, list[int]]) -> None:
     run({"control_guidance_start": 0.25, "control_guidance_end": 0.75})
     assert calls["control"] == [1, 1]

@@ -41,6 +41,7 @@ LORAS = st.dictionaries(
 def jobs(draw: st.DrawFn) -> GenerateJob:
     loras = draw(LORAS)
     start, end = sorted(draw(st.tuples(*[st.sampled_from([0.0, 0.4, 1.0])] * 2)))
+    guided_from, guided_until = sorted(draw(st.tuples(*[st.sampled_from([0.0, 0.5, 1.0])] * 2)))
     return make_job(
         draw(st.sampled_from(DEPTHS)),
         model=draw(st.sampled_from(sorted(demo_catalog().models))),
@@ -50,6 +51,8 @@ def jobs(draw: st.DrawFn) -> GenerateJob:
         num_images=draw(st.integers(1, 2)),
         steps=draw(st.integers(1, 4)),
         guidance_scale=draw(st.sampled_from([0.0, 1.0, 2.0, 4.0])),
+        guidance_start=guided_from,
+        guidance_end=guided_until,
         controlnet_strength=draw(st.sampled_from([0.0, 0.8, 1.5])),
         control_guidance_start=start,
         control_guidance_end=end,

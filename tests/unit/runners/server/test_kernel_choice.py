@@ -106,9 +106,7 @@ def test_the_faster_memory_format_holds_also_for_later_loads(
     variant, controlnet = networks
     before = {name: each.clone() for name, each in variant.unet.state_dict().items()}
     formats = MemoryFormats()
-    choose_kernels(
-        variant, controlnet, HALF, formats, measure=Card(networks, step, decode).measure
-    )
+    choose_kernels(variant, controlnet, HALF, formats, measure=Card(networks, step, decode).measure)
     assert (is_last(variant.unet), is_last(variant.vae.decoder)) == expected
     assert is_last(controlnet.network) == expected[0]
     assert formats.is_channels_last("unet", torch.bfloat16) == expected[0]
