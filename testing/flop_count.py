@@ -7,6 +7,7 @@ operations. The meta device computes nothing, so full-size SDXL takes seconds.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import SimpleNamespace
@@ -56,7 +57,7 @@ class _FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
+        self.operations: Counter[str] = Counter()
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
@@ -69,16 +70,29 @@ class _FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         formula = flop_registry.get(func.overloadpacket)
         if formula is not None:
-            self.total += formula(*args, **kwargs, out_val=result)
+            count = formula(*args, **kwargs, out_val=result)
+            self.operations[func.overloadpacket.__name__] += count
         return result
 
 
 def counted(work: Callable[[], object]) -> int:
     """Return the FLOP of one call on this thread."""
+    return sum(counted_by_class(work).values())
+
+
+def counted_by_class(work: Callable[[], object]) -> dict[str, int]:
+    """Return the FLOP of one call on this thread, by class of operator.
+
+    On the meta device attention consists of batched matrix products, and nothing else does.
+    """
+    classes = {"bmm": "attention", "baddbmm": "attention", "convolution": "convolutions"}
     count = _FlopCount()
     with count:
         work()
-    return count.total
+    found: Counter[str] = Counter()
+    for operator, operations in count.operations.items():
+        found[classes.get(operator, "matrix products")] += operations
+    return dict(found)
 
 
 class CountedEngine:

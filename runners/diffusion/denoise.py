@@ -15,6 +15,7 @@ from runners.diffusion.deepcache import (
     select_residuals,
     shallow_forward,
 )
+from runners.diffusion.fp16_accumulation import exact_sums
 from runners.diffusion.sample import Sample
 from runners.networks.sdxl import ControlNet
 from runners.networks.static_conditioning import bind_added_cond
@@ -39,11 +40,12 @@ def predict_noise(
         One float32 prediction per sample, [1, 4, h/8, w/8], on the device.
     """
     guided = [sample for sample in samples if sample.uses_cfg]
-    with samples[0].variant.loras.activate(samples[0].job.loras):
+    first = samples[0]
+    with first.variant.loras.activate(first.job.loras), exact_sums(first.exact_sums):
         batch = (batches or BatchCache(device)).batch(samples)
         _write_latents(batch)
         timesteps = torch.stack([owner.timestep for owner in batch.row_samples])
-        if samples[0].reuses_features:
+        if first.reuses_features:
             output = _deepcache_step(batch, timesteps)
         else:
             output = _full_step(batch, timesteps)

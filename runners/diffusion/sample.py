@@ -34,11 +34,13 @@ class Sample:
     """
 
     __slots__ = (
+        "_initial",
         "_noise",
         "_operands",
         "conditioning",
         "controlnet",
         "deep_features",
+        "exact_sums",
         "index",
         "job",
         "latents",
@@ -62,6 +64,8 @@ class Sample:
         self.conditioning = conditioning
         self.plan = conditioning.plan
         self.index = 0
+        self.exact_sums = False
+        """Whether the steps need sums in float32 even where float16 is faster."""
         self.deep_features: DeepFeatures | None = None
         start = conditioning.start
         noise = conditioning.noise[number].unsqueeze(1)
@@ -70,7 +74,16 @@ class Sample:
         else:
             self.latents = start.add_noise(self.plan, noise[0], noise[1])
             self._noise = noise[2:]
+        self._initial = self.latents
         self._operands: dict[Operand, torch.Tensor] = {}
+
+    def restart(self) -> None:
+        """Go back to the first step, from where sums are in float32."""
+        self.index = 0
+        self.latents = self._initial
+        self.deep_features = None
+        self.exact_sums = True
+        self._operands = {}
 
     @property
     def group_key(self) -> GroupKey:
@@ -84,7 +97,7 @@ class Sample:
             if self.deep_features and self.reuses_features
             else None
         )
-        return (self.variant, self.controlnet, job.loras, *size, residual_count)
+        return (self.variant, self.controlnet, job.loras, *size, residual_count, self.exact_sums)
 
     @property
     def reuses_features(self) -> bool:

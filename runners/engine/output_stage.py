@@ -14,6 +14,7 @@ from runners.device import Device
 from runners.device_faults import DeviceFaults, is_out_of_memory
 from runners.device_timer import DeviceTimer
 from runners.diffusion.conditioning import image_seed
+from runners.diffusion.fp16_accumulation import is_enabled
 from runners.diffusion.sample import Sample
 from runners.diffusion.vae import Pixels, PixelTransfer, start_decode
 from runners.engine.cost_model import CostModel
@@ -28,7 +29,8 @@ class OutputStage:
     """Output stage that decodes on the device thread and encodes on worker threads.
 
     The worker threads wait for the pixels and encode them while the device runs the next steps. A
-    decode that overflows in float16 is retried in float32.
+    decode that overflows in float16 is retried in float32. An image that overflows all the same is
+    generated again if sums in float16 can be the cause.
     A decode that runs out of memory is retried after `release_memory`.
 
     Args:
@@ -96,6 +98,9 @@ class OutputStage:
         span = self._timer.start()
         try:
             transfer, in_float32 = self._decode(task, sample, in_float32)
+        except NonFiniteError as error:
+            self._repeat_or_fail(task, sample, error)
+            return False
         except Exception as error:
             self.fail(task, self._faults.examine(error))
             return False
@@ -155,7 +160,7 @@ class OutputStage:
             image = self._encode(task, sample, pixels)
         except NonFiniteError as error:
             if in_float32 or not self._can_widen:
-                self.fail(task, error)
+                self._repeat_or_fail(task, sample, error)
                 return
             self._telemetry.on_overflow(task)
             self._run_on_device(lambda: self._decode_again(task, sample))
@@ -169,6 +174,18 @@ class OutputStage:
             task.timings.save += seconds
             task.deliver(task.samples.index(sample), image, self._telemetry.on_finished)
             self._queue.prune()
+
+    def _repeat_or_fail(self, task: RequestState, sample: Sample, error: NonFiniteError) -> None:
+        if sample.exact_sums or not is_enabled():
+            self.fail(task, error)
+            return
+        self._telemetry.on_repeat(task)
+        self._run_on_device(lambda: self._repeat(task, sample))
+
+    def _repeat(self, task: RequestState, sample: Sample) -> None:
+        if not task.finished:
+            sample.restart()
+            self._queue.resume(task)
 
     def _decode_again(self, task: RequestState, sample: Sample) -> None:
         if not task.finished:

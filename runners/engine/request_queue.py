@@ -174,6 +174,14 @@ class RequestQueue:
                 self._running.remove(task)
                 self._finishing.append(task)
 
+    def resume(self, task: RequestState) -> None:
+        """Move a finishing task back to the running tasks, because a sample has steps again."""
+        with self.lock:
+            if task in self._finishing:
+                self._finishing.remove(task)
+                self._running.append(task)
+            self.notify()
+
     def prune(self) -> None:
         """Remove tasks that have ended."""
         with self.lock:

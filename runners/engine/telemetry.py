@@ -107,6 +107,10 @@ class EngineTelemetry:
         """Record that a decode overflowed in float16 and is retried in float32."""
         log.warning("decoded again in float32", request_id=task.job.request_id)
 
+    def on_repeat(self, task: RequestState) -> None:
+        """Record that an image is not finite and is generated again with sums in float32."""
+        log.warning("generated again with sums in float32", request_id=task.job.request_id)
+
     def on_failed(self, task: RequestState, failure: JobFailed, error: Exception) -> None:
         """Record that a request failed, with the traceback unless the request was invalid.
 

@@ -44,6 +44,7 @@ class DeviceWorker:
         workers: int = 1,
     ) -> None:
         self.device = device
+        self._fp16_accumulation = settings.fp16_accumulation
         self.gpu = GpuUtilization(device)
         self.budget = VramBudget(device, settings.vram_budget_gb)
         select_backend(settings.attention_backend, device)
@@ -118,7 +119,12 @@ class DeviceWorker:
             is_compiled = self.model_cache.compiler.active
             self.engine.run_on_device_thread(
                 lambda: choose_kernels(
-                    variant, controlnet, self.device, self.model_cache.formats, is_compiled
+                    variant,
+                    controlnet,
+                    self.device,
+                    self.model_cache.formats,
+                    is_compiled,
+                    self._fp16_accumulation,
                 )
             ).result()
         self.budget.begin_measurement()

@@ -16,8 +16,10 @@ from torch import nn
 
 from runners.device import Device
 from runners.device_faults import is_out_of_memory
+from runners.diffusion import fp16_accumulation
 from runners.diffusion.denoise import predict_noise
 from runners.diffusion.dummy_inputs import dummy_job, dummy_samples
+from runners.diffusion.fp16_accumulation import Mode
 from runners.diffusion.vae import decode_latents
 from runners.networks.memory_format import MemoryFormats, turn_to_channels_last
 from runners.networks.sdxl import ControlNet, SdxlModel
@@ -27,6 +29,8 @@ log = structlog.get_logger(__name__)
 Work = Callable[[], object]
 Measure = Callable[[Work], float]
 
+MAX_SUM_ERROR = 0.01
+"""Bound of the error of a guided step with sums in float16, relative to the prediction's norm."""
 _GAIN = 0.03
 """Share of the time that another format must save, above the noise of the measurement."""
 _IMAGES = 10
@@ -51,6 +55,7 @@ def choose_kernels(
     device: Device,
     formats: MemoryFormats,
     is_compiled: bool = False,
+    sums: Mode = "off",
     measure: Measure = measure_seconds,
 ) -> None:
     """Measure the alternatives on resident networks, keep the faster ones, and log them.
@@ -64,14 +69,16 @@ def choose_kernels(
         device: their device.
         formats: receives the formats for networks that are loaded later.
         is_compiled: whether the UNet is compiled; the compiler chooses its own formats.
+        sums: the FP16_ACCUMULATION setting; acts in float16 only.
         measure: function that calls its argument once and returns the seconds.
     """
     job = dummy_job(variant, controlnet, variant.spec.native_size)
     guided = replace(job, guidance_scale=2.0)
     (sample,) = dummy_samples(guided, variant, controlnet, device, 1)
 
-    def step() -> object:
-        return predict_noise([sample], device)
+    def step() -> torch.Tensor:
+        (prediction,) = predict_noise([sample], device)
+        return prediction
 
     def decode() -> object:
         return decode_latents(sample.latents, variant)
@@ -92,6 +99,8 @@ def choose_kernels(
         formats.choose("decoder", variant.vae.dtype, is_last)
         chosen["decoder"] = _NAMES[is_last]
         chosen["convolution_trials"] = _choose_trials(step, decode, measure)
+        if device.dtype == torch.float16:
+            chosen["fp16_accumulation"] = _choose_sums(sums, step, measure)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -143,6 +152,25 @@ def _choose_trials(step: Work, decode: Work, measure: Measure) -> bool:
     finally:
         torch.backends.cudnn.benchmark = pays_off
     return pays_off
+
+
+def _choose_sums(mode: Mode, step: Callable[[], torch.Tensor], measure: Measure) -> bool:
+    """Let matrix products have sums in float16 if asked, or if `auto` finds them fast and exact."""
+    fp16_accumulation.enable(False)
+    if mode == "auto":
+        exact = step()
+        seconds = _best(step, measure)
+        is_better = False
+        fp16_accumulation.enable(True)
+        try:
+            error = float((step() - exact).norm() / exact.norm())
+            # NaN is not below the bound either.
+            is_better = error <= MAX_SUM_ERROR and _best(step, measure) < seconds * (1 - _GAIN)
+        finally:
+            fp16_accumulation.enable(is_better)
+        return is_better
+    fp16_accumulation.enable(mode == "on")
+    return mode == "on"
 
 
 def _best(work: Work, measure: Measure) -> float:

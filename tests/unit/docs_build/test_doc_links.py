@@ -170,7 +170,9 @@ def test_the_store_s_command_is_a_command_of_the_documents() -> None:
     assert command in text_of(ROOT / "docs" / "troubleshooting.md")
 
 
-@pytest.mark.parametrize("name", ["ATTENTION_BACKEND", "COMPILE", "LOG_LEVEL", "LOG_FORMAT"])
+@pytest.mark.parametrize(
+    "name", ["ATTENTION_BACKEND", "COMPILE", "FP16_ACCUMULATION", "LOG_LEVEL", "LOG_FORMAT"]
+)
 def test_documented_choices_are_accepted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     page = text_of(ROOT / "docs" / "deployment.md")
     row = re.search(rf"^\| `{name}` \|(.*)$", page, re.M)

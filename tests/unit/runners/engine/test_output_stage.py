@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,10 @@ import runners.engine.engine
 import runners.engine.output_stage
 from common.protocol import JobDone, Step
 from runners.device import Device
+from runners.diffusion import fp16_accumulation
+from runners.diffusion.denoise import predict_noise
 from runners.diffusion.preview import start_preview
+from runners.diffusion.sample import Sample
 from runners.diffusion.vae import Pixels, PixelTransfer, start_decode
 from runners.engine.engine import Engine, EngineConfig
 from runners.errors import NonFiniteError
@@ -46,6 +51,15 @@ class LateTransfer:
         if not self._finite:
             raise NonFiniteError("the decoded image contains NaN or infinity")
         return self._transfer.wait()
+
+
+@contextlib.contextmanager
+def fp16_accumulation_enabled() -> Iterator[None]:
+    fp16_accumulation.enable(True)
+    try:
+        yield
+    finally:
+        fp16_accumulation.enable(False)
 
 
 @pytest.fixture
@@ -109,6 +123,33 @@ def test_late_overflow_is_decoded_again_on_the_device_thread(
     engine.close()
     assert pictures(listener)
     assert seen == [False, True]
+
+
+def test_image_that_sums_in_float16_overflow_is_generated_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once with float32 sums; an image that overflows all the same fails."""
+    exact: list[bool] = []
+
+    def predict(samples: Sequence[Sample], *rest: Any) -> list[torch.Tensor]:
+        (sample,) = samples
+        exact.append(sample.exact_sums)
+        predictions = predict_noise(samples, *rest)
+        is_broken = sample.job.request_id == "broken" or not sample.exact_sums
+        return [each * float("nan") for each in predictions] if is_broken else predictions
+
+    monkeypatch.setattr(runners.engine.engine, "predict_noise", predict)
+    repeated, broken = Listener(), Listener()
+    with fp16_accumulation_enabled():
+        engine.submit(job("repeated", steps=2, seed=5), repeated)
+        finish(engine)
+        engine.submit(job("broken", steps=2), broken)
+        finish(engine)
+    assert exact == [False, False, True, True] * 2
+    assert failure(broken) == "internal"
+    monkeypatch.undo()
+    (plain,) = paint(job("plain", steps=2, seed=5))
+    assert np.array_equal(pictures(repeated)[0], plain)
 
 
 def test_late_overflow_in_full_precision_fails(

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from runners.device import Device
+from runners.diffusion import fp16_accumulation
+from runners.diffusion.fp16_accumulation import Mode
 from runners.networks.loading import extract_hint_embedding, load_component
 from runners.networks.memory_format import MemoryFormats
 from runners.networks.sdxl import ControlNet, SdxlModel
 from runners.server.kernel_choice import choose_kernels
 from testing.workbench import CONTROLNET, WEIGHTS, component_folders, demo_catalog
 
-HALF = Device(torch.device("cpu"), torch.bfloat16)
+HALF = Device(torch.device("cpu"), torch.float16)
 Work = Callable[[], object]
 
 
@@ -35,10 +37,12 @@ def networks(parts: dict[str, object]) -> tuple[SdxlModel, ControlNet]:
 
 
 @pytest.fixture(autouse=True)
-def trials() -> Iterator[None]:
-    before = torch.backends.cudnn.benchmark
+def switches() -> Iterator[None]:
+    """Put torch's switches back."""
+    before = torch.backends.cudnn.benchmark, fp16_accumulation.is_enabled()
     yield
-    torch.backends.cudnn.benchmark = before
+    torch.backends.cudnn.benchmark = before[0]
+    fp16_accumulation.enable(before[1])
 
 
 def is_last(network: torch.nn.Module) -> bool:
@@ -56,6 +60,7 @@ class Card:
         decode: factor of a decode that is channels-last.
         tried: factor of both after cuDNN's trials.
         trial: duration of the trials of one shape.
+        sums: factor of a step whose sums are in float16.
     """
 
     def __init__(
@@ -65,10 +70,11 @@ class Card:
         decode: float = 1.0,
         tried: float = 1.0,
         trial: float = 0.0,
+        sums: float = 1.0,
     ) -> None:
         self._networks = networks
         self._factors = {"step": step, "decode": decode}
-        self._tried, self._trial = tried, trial
+        self._tried, self._trial, self._sums = tried, trial, sums
         self._known: set[str] = set()
         self._ran: set[str] = set()
 
@@ -80,6 +86,8 @@ class Card:
         variant, _ = self._networks
         network = variant.unet if kind == "step" else variant.vae.decoder
         seconds = self._factors[kind] if is_last(network) else 1.0
+        if fp16_accumulation.is_enabled():
+            seconds *= self._sums
         if torch.backends.cudnn.benchmark:
             seconds *= self._tried
             if kind not in self._known:
@@ -109,9 +117,9 @@ def test_the_faster_memory_format_holds_also_for_later_loads(
     choose_kernels(variant, controlnet, HALF, formats, measure=Card(networks, step, decode).measure)
     assert (is_last(variant.unet), is_last(variant.vae.decoder)) == expected
     assert is_last(controlnet.network) == expected[0]
-    assert formats.is_channels_last("unet", torch.bfloat16) == expected[0]
-    assert formats.is_channels_last("controlnet", torch.bfloat16) == expected[0]
-    assert formats.is_channels_last("vae", torch.bfloat16) == expected[1]
+    assert formats.is_channels_last("unet", torch.float16) == expected[0]
+    assert formats.is_channels_last("controlnet", torch.float16) == expected[0]
+    assert formats.is_channels_last("vae", torch.float16) == expected[1]
     assert not formats.is_channels_last("vae", torch.float32), "that was not measured"
     after = variant.unet.state_dict()
     assert all(torch.equal(each, after[name]) for name, each in before.items())
@@ -144,6 +152,37 @@ def test_trials_are_left_to_cudnn_if_ten_images_pay_for_them(
     assert torch.backends.cudnn.benchmark is expected
 
 
+@pytest.mark.parametrize(
+    ("mode", "sums", "error", "expected"),
+    [
+        ("auto", 0.6, 0.0, True),
+        ("auto", 0.6, 0.009, True),
+        ("auto", 0.6, 0.011, False),
+        ("auto", 0.6, float("nan"), False),
+        ("auto", 0.99, 0.0, False),
+        ("on", 2.0, 1.0, True),
+        ("off", 0.6, 0.0, False),
+    ],
+)
+def test_sums_in_float16_are_used_where_fast_and_exact(
+    mode: Mode,
+    sums: float,
+    error: float,
+    expected: bool,
+    networks: tuple[SdxlModel, ControlNet],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def predict(*_: object) -> list[torch.Tensor]:
+        return [torch.full((1, 4, 8, 8), 1.0 + error * fp16_accumulation.is_enabled())]
+
+    monkeypatch.setattr("runners.server.kernel_choice.predict_noise", predict)
+    monkeypatch.setattr("runners.server.kernel_choice.decode_latents", lambda *_: None)
+    fp16_accumulation.enable(True)
+    card = Card(networks, sums=sums)
+    choose_kernels(*networks, HALF, MemoryFormats(), sums=mode, measure=card.measure)
+    assert fp16_accumulation.is_enabled() is expected
+
+
 def test_lack_of_memory_leaves_everything_as_it_was(
     networks: tuple[SdxlModel, ControlNet],
 ) -> None:
@@ -158,7 +197,7 @@ def test_lack_of_memory_leaves_everything_as_it_was(
     formats = MemoryFormats()
     choose_kernels(variant, controlnet, HALF, formats, measure=measure)
     assert [tensor.data_ptr() for tensor in variant.unet.parameters()] == addresses
-    assert not formats.is_channels_last("unet", torch.bfloat16)
+    assert not formats.is_channels_last("unet", torch.float16)
 
 
 def test_a_fault_during_the_measurement_is_raised(networks: tuple[SdxlModel, ControlNet]) -> None:
