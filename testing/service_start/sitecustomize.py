@@ -5,6 +5,7 @@ Python imports this module at the start of a process whose PYTHONPATH has this f
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from typing import Any
@@ -16,6 +17,4 @@ for _name in ("peft", "scipy"):
 
 if "DEVICE_FAULT" in os.environ:
     # Found by its bare name: this folder is in PYTHONPATH.
-    import device_fault
-
-    device_fault.install()
+    importlib.import_module("device_fault").install()
