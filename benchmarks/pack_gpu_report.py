@@ -64,13 +64,13 @@ def list_sources() -> Iterator[Path]:
 
 def list_packages() -> dict[str, str]:
     """Return the versions of the packages, and of what they require, without torch's own."""
-    found = _require(PACKAGES).keys() - _require(["torch"]).keys() - _UNUSED
+    found = required_packages(PACKAGES) - required_packages(["torch"]) - _UNUSED
     return {name: importlib.metadata.version(name) for name in sorted(found)}
 
 
-def _require(names: Iterable[str]) -> dict[str, None]:
+def required_packages(names: Iterable[str]) -> set[str]:
     """Return packages and their requirements, transitively, as far as they are installed."""
-    found: dict[str, None] = {}
+    found: set[str] = set()
     waiting = list(names)
     while waiting:
         name = canonicalize_name(waiting.pop())
@@ -80,7 +80,7 @@ def _require(names: Iterable[str]) -> dict[str, None]:
             lines = importlib.metadata.requires(name) or []
         except importlib.metadata.PackageNotFoundError:
             continue
-        found[name] = None
+        found.add(name)
         for requirement in map(Requirement, lines):
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting.append(requirement.name)
