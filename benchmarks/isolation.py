@@ -32,8 +32,8 @@ from PIL import Image
 
 from benchmarks.support.mixed import draw_request
 from benchmarks.support.report import finish
+from testing.catalog import demo_catalog
 from testing.server import import_demo, started_service
-from testing.workbench import demo_catalog
 
 BAR = 1
 Body = dict[str, Any]
