@@ -1,4 +1,4 @@
-"""One browser for all tests of a module."""
+"""One browser for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.support.browser import ARGUMENTS, CHROMIUM, Visit, visiting
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no chromium, chromium-browser or google-chrome is installed")

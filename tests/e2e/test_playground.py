@@ -16,7 +16,7 @@ Start = Callable[..., Visit]
 
 def test_painting_requests_an_image_and_shows_previews(visit: Start) -> None:
     # In so many steps there is time for previews.
-    here = visit().open("?model=base&steps=30&seed=5")
+    here = visit().open("?model=base&steps=10&seed=5")
     first = here.asked[-1]
     assert first["model"] == "base"
     assert first["era"] in first["prompt"]

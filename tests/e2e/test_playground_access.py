@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import pytest
+from playwright.sync_api import Browser
 
-from tests.support.browser import Visit, refusal
+from tests.support.browser import Visit, refusal, visiting
 
 Start = Callable[..., Visit]
 
@@ -51,8 +52,30 @@ CONTRASTS = """() => {
 }"""
 
 
-def everything_open(here: Visit) -> None:
-    """The page with all that it can show at once."""
+# What reaches beyond the right edge of its part of the page.
+CUT_OFF = """() => {
+    const parts = "button, input, textarea, select, .stage, label";
+    return [...document.querySelectorAll(parts)]
+        .filter((one) => one.checkVisibility() && !one.closest("#history"))
+        .filter((one) => {
+            const part = one.closest("main > section > *") ?? document.body;
+            const inside = part.parentElement.getBoundingClientRect().right || innerWidth;
+            return one.getBoundingClientRect().right > inside + 1;
+        })
+        .map((one) => one.id || one.textContent);
+}"""
+
+
+@pytest.fixture(scope="module")
+def here(browser: Browser, service_url: str) -> Iterator[Visit]:
+    """The page with all that it can show at once, for whoever does not change it."""
+    with visiting(browser, service_url, reduced_motion="reduce") as visit:
+        visit.open("?steps=1")
+        open_everything(visit)
+        yield visit
+
+
+def open_everything(here: Visit) -> None:
     page = here.page
     page.click("#more summary")
     page.check("#own-loras")
@@ -64,9 +87,7 @@ def everything_open(here: Visit) -> None:
     here.until(lambda: "see the log" in here.notice)
 
 
-def test_every_control_has_a_name(visit: Start) -> None:
-    here = visit().open("?steps=1")
-    everything_open(here)
+def test_every_control_has_a_name(here: Visit) -> None:
     here.page.click("#compare")
     devtools = here.page.context.new_cdp_session(here.page)
     nodes: list[dict[str, Any]] = devtools.send("Accessibility.getFullAXTree")["nodes"]
@@ -75,6 +96,8 @@ def test_every_control_has_a_name(visit: Start) -> None:
     here.page.keyboard.press("Escape")
     here.page.click("#help")
     nodes += devtools.send("Accessibility.getFullAXTree")["nodes"]
+    here.page.keyboard.press("Escape")
+    here.page.click("#compare")
     named = {}
     for node in nodes:
         role = node.get("role", {}).get("value")
@@ -91,12 +114,12 @@ def test_every_control_has_a_name(visit: Start) -> None:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_texts_stand_out(visit: Start, theme: str) -> None:
-    here = visit(color_scheme=theme, reduced_motion="reduce").open("?steps=1")
-    everything_open(here)
+def test_texts_stand_out(here: Visit, theme: Literal["light", "dark"]) -> None:
+    here.page.emulate_media(color_scheme=theme)
     found = dict(here.page.evaluate(CONTRASTS))
     here.page.click("#help")
     found |= dict(here.page.evaluate(CONTRASTS))
+    here.page.keyboard.press("Escape")
     assert len(found) > 60
     assert {text: ratio for text, ratio in found.items() if ratio < 4.5} == {}
     dark = (
@@ -106,7 +129,8 @@ def test_texts_stand_out(visit: Start, theme: str) -> None:
 
 
 def test_chosen_theme_survives_a_reload(visit: Start) -> None:
-    here = visit(color_scheme="light").open("?steps=1")
+    here = visit(color_scheme="light")
+    here.page.goto(f"{here.url}/playground")
     colour = "getComputedStyle(document.body).backgroundColor"
     light = here.page.evaluate(colour)
     here.page.click("#theme")
@@ -116,8 +140,7 @@ def test_chosen_theme_survives_a_reload(visit: Start) -> None:
     assert here.page.evaluate(colour) == dark
 
 
-def test_focus_moves_from_sand_to_settings(visit: Start) -> None:
-    here = visit().open("?steps=1")
+def test_focus_moves_from_sand_to_settings(here: Visit) -> None:
     here.page.focus("#help")
     order = []
     while True:
@@ -151,29 +174,20 @@ def test_focus_moves_from_sand_to_settings(visit: Start) -> None:
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize(("width", "height"), [(320, 640), (390, 844), (820, 1180), (1366, 850)])
-def test_nothing_is_cut_off(visit: Start, width: int, height: int) -> None:
-    here = visit(viewport={"width": width, "height": height})
+def test_nothing_is_cut_off(visit: Start) -> None:
+    here = visit(viewport={"width": 320, "height": 640})
     here.page.route("**/generate_stream", refusal(500, "internal", "see the log"))
     here.page.goto(f"{here.url}/playground")
     here.until(lambda: "see the log" in here.notice)
     here.page.click("#more summary")
-    assert here.page.evaluate("document.scrollingElement.scrollWidth") <= width
-    wide = here.page.evaluate(
-        """() => [...document.querySelectorAll("button, input, textarea, select, .stage, label")]
-            .filter((one) => one.checkVisibility() && !one.closest("#history"))
-            .filter((one) => {
-                const around = (one.closest("main > section > *") ?? document.body).parentElement;
-                const inside = around.getBoundingClientRect().right || innerWidth;
-                return one.getBoundingClientRect().right > inside + 1;
-            })
-            .map((one) => one.id || one.textContent)"""
-    )
-    assert wide == []
+    for width, height in ((320, 640), (390, 844), (820, 1180), (1366, 850)):
+        here.page.set_viewport_size({"width": width, "height": height})
+        assert here.page.evaluate("document.scrollingElement.scrollWidth") <= width
+        wide = here.page.evaluate(CUT_OFF)
+        assert wide == [], width
 
 
-def test_without_motion_nothing_moves(visit: Start) -> None:
-    here = visit(reduced_motion="reduce").open("?steps=1")
+def test_without_motion_nothing_moves(here: Visit) -> None:
     moving = here.page.evaluate(
         """() => [...document.querySelectorAll("*")].filter((one) => {
             const style = getComputedStyle(one);
