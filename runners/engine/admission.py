@@ -73,6 +73,9 @@ class Admission:
         """Admit requests in order of arrival, and start the loads of those that must wait."""
         in_flight = len(self._queue.pending())
         for task in self._queue.waiting():
+            if task.finished:
+                # Cancelled or superseded while earlier requests were prepared.
+                continue
             if in_flight and in_flight + task.job.num_images > self._max_samples:
                 break
             if self._admit(task):
@@ -100,6 +103,8 @@ class Admission:
         if failure is not None:
             # Here the failed attempt's tensors are free, which a traceback would hold.
             return self._recover(task, failure, is_retry)
+        if task.finished:
+            return True
         task.timings.queue = started - task.arrived
         self._timer.stop(span, partial(self._on_prepared, task))
         self._telemetry.on_admitted(task, self._clock() - started)

@@ -160,8 +160,10 @@ class RequestQueue:
         return sum(self._seconds_of(task) for task in self.unfinished())
 
     def admit(self, task: RequestState, samples: list[Sample]) -> None:
-        """Move a waiting task to the running tasks."""
+        """Move a waiting task to the running tasks unless it has ended."""
         with self.lock:
+            if task.finished:
+                return
             task.samples = samples
             self._waiting = [other for other in self._waiting if other is not task]
             self._running.append(task)
