@@ -116,6 +116,11 @@ def compiled_networks() -> Iterator[tuple[SdxlModel, ControlNet]]:
     torch.compiler.reset()
 
 
+@pytest.fixture(scope="module")
+def eager_networks() -> tuple[SdxlModel, ControlNet]:
+    return fresh(Compiler("off"))
+
+
 def test_loras_and_sizes_cause_no_recompilation(
     compiled_networks: tuple[SdxlModel, ControlNet],
 ) -> None:
@@ -129,10 +134,11 @@ def test_loras_and_sizes_cause_no_recompilation(
 
 @pytest.mark.parametrize("loras", SETS[:3], ids=len)
 def test_compiled_predictions_equal_eager_ones(
-    compiled_networks: tuple[SdxlModel, ControlNet], loras: tuple[LoraWeight, ...]
+    compiled_networks: tuple[SdxlModel, ControlNet],
+    eager_networks: tuple[SdxlModel, ControlNet],
+    loras: tuple[LoraWeight, ...],
 ) -> None:
-    plain = fresh(Compiler("off"))
-    expected = predictions(plain, loras, (64, 64), 2.0)
+    expected = predictions(eager_networks, loras, (64, 64), 2.0)
     assert (predictions(compiled_networks, loras, (64, 64), 2.0) - expected).abs().max() <= 1e-4
 
 
@@ -143,7 +149,9 @@ def test_missing_compiler_falls_back_to_eager(capsys: pytest.CaptureFixture[str]
     predictions(fresh(compiler), (), (64, 64), 1.0)
 
 
-def test_uncompilable_block_runs_eagerly_on_every_thread() -> None:
+def test_uncompilable_block_runs_eagerly_on_every_thread(
+    eager_networks: tuple[SdxlModel, ControlNet],
+) -> None:
     backend = FailingBackend()
     compiler = Compiler("regional", backend=backend)
     assert compiler.active
@@ -155,7 +163,7 @@ def test_uncompilable_block_runs_eagerly_on_every_thread() -> None:
         return predictions(networks, SETS[2], (64, 64), 2.0)
 
     result = elsewhere(step)
-    expected = predictions(fresh(Compiler("off")), SETS[2], (64, 64), 2.0)
+    expected = predictions(eager_networks, SETS[2], (64, 64), 2.0)
     torch.compiler.reset()
     assert torch.equal(result, expected)
 
