@@ -156,10 +156,12 @@ def running_service(url: str | None = None) -> Iterator[str]:
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(url).status_code == httpx.codes.OK:
-                return
-        time.sleep(0.1)
+    # One client, since each reads the certificates anew, beside a process that is starting.
+    with httpx.Client() as client:
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(httpx.TransportError):
+                if client.get(url).status_code == httpx.codes.OK:
+                    return
+            time.sleep(0.1)
     tail = log.read_text(errors="replace")[-2000:]
     raise RuntimeError(f"{url} did not become ready:\n{tail}")

@@ -88,7 +88,7 @@ def outside() -> Iterator[str]:
     """An address that must not be asked for."""
     _Counting.seen = 0
     server = http.server.HTTPServer(("127.0.0.1", 0), _Counting)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/x.png"
     server.shutdown()
