@@ -138,11 +138,13 @@ async def test_cancelled_decode_frees_the_decoder(
     with pytest.raises(asyncio.CancelledError):
         await work
     assert pool.waiting == 0
-    # The killed one takes a moment to end.
-    await eventually(lambda: not before <= {decoder.pid for decoder in decoders()})
-    after = {decoder.pid for decoder in decoders()}
-    assert len(after) == len(before)
-    assert len(before - after) == 1
+
+    def is_replaced() -> bool:
+        after = {decoder.pid for decoder in decoders()}
+        return len(after) == len(before) and len(before - after) == 1
+
+    # The killed one takes a moment to end, and its successor to start.
+    await eventually(is_replaced)
 
 
 async def test_pictures_wait_in_a_bounded_number() -> None:
