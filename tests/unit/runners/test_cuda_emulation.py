@@ -119,6 +119,7 @@ def test_no_scheduler_waits_for_the_device(
 CASES: dict[str, dict[str, Any]] = {
     "control window": {"control_guidance_end": 0.4},
     "no control": {"controlnet_strength": 0.0},
+    "guidance window": {"guidance_end": 0.5},
     "img2img": {
         "image": bytes(3 * SIDE * SIDE), "strength": 1.0, "steps": 2, "scheduler": "euler_a"
     },
