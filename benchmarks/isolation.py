@@ -5,7 +5,7 @@
 Draws random requests over variants, schedulers, LoRAs, eras, guidance, control windows, sizes,
 decoders and seeds. One service answers them in random order, several at once. Each is then
 generated again, alone, in a fresh process. The figure is the largest difference of any pixel, in
-steps of 1/255.
+steps of 1/255. `--url` and `--home` use a service that already runs, and its Bento home.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import contextlib
 import io
 import multiprocessing
 import os
@@ -139,14 +140,23 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--url", default=None)
+    parser.add_argument("--home", type=Path, default=None)
     options = parser.parse_args()
+    if (options.url is None) != (options.home is None):
+        parser.error("--url and --home belong together")
     rng = np.random.default_rng(options.seed)
     bodies = [draw_request(rng, number) for number in range(options.requests)]
-    with tempfile.TemporaryDirectory(prefix="experimance-") as folder:
-        home = Path(folder, "bentoml")
-        import_demo(home)
-        with started_service(home, Path(folder, "log")) as url:
-            together = asyncio.run(paint_together(url, bodies, options.concurrency))
+    with contextlib.ExitStack() as stack:
+        if options.url is not None:
+            together = asyncio.run(paint_together(options.url, bodies, options.concurrency))
+            home = options.home
+        else:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="experimance-"))
+            home = Path(folder, "bentoml")
+            import_demo(home)
+            with started_service(home, Path(folder, "log")) as url:
+                together = asyncio.run(paint_together(url, bodies, options.concurrency))
         alone = paint_all_alone(bodies, home)
     misses = [difference(one, other) for one, other in zip(together, alone, strict=True)]
     for miss, count in sorted(Counter(misses).items()):

@@ -1,6 +1,6 @@
 """Overhead of the service over the plain pipeline.
 
-    python -m benchmarks.overhead [--rounds N] [--size PIXELS]
+    python -m benchmarks.overhead [--rounds N] [--size PIXELS] [--steps N]
 
 Starts the service. This process also calls diffusers' pipeline and encodes its image. Both take the
 same requests in turn. The figure is the median seconds of `POST /generate` over that of the plain
@@ -35,7 +35,7 @@ def plain_seconds(body: dict[str, Any], depth: np.ndarray[Any, Any]) -> float:
     """Time decoding the depth map, diffusers' pipeline, and encoding the image."""
     started = time.perf_counter()
     grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(body["depth_map_b64"]))))
-    job = make_job(grey, prompt=_PROMPT, seed=body["seed"])
+    job = make_job(grey, prompt=_PROMPT, seed=body["seed"], steps=body["steps"])
     pipeline = reference_pipeline()
     pipeline.scheduler = build_scheduler(demo_catalog().models["base"].scheduler, "auto", None)
     picture = pipeline(**reference_arguments([job]), output_type="np").images[0]
@@ -60,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=demo_catalog().models["base"].steps)
     parser.add_argument("--url", default=None)
     options = parser.parse_args()
     depth = heldout(size=(options.size, options.size), count=1)[0].depth
@@ -71,6 +72,7 @@ def main() -> None:
         "depth_map_b64": base64.b64encode(buffer.getvalue()).decode(),
         "width": options.size,
         "height": options.size,
+        "steps": options.steps,
     }
     ours, plain = [], []
     with running_service(options.url) as url, httpx.Client(base_url=url, timeout=600) as client:

@@ -1,6 +1,6 @@
 """Long run with faults: one outcome per request, and no growth.
 
-    python -m benchmarks.soak [--minutes M] [--seed N] [--smoke]
+    python -m benchmarks.soak [--minutes M] [--seed N] [--home FOLDER] [--smoke]
 
 Serves the demo set to painters, leavers, cancellers, vandals, crowds and an operator who unloads
 variants, and kills the runner at intervals, all from one seed.
@@ -13,7 +13,8 @@ Four conditions must hold:
 - Memory, file descriptors, threads and temporary files grow by at most 5 %, measured before and
   after the same exercise.
 
-`--smoke` takes 20 seconds with at least one kill and a short queue, and checks only the outcomes.
+`--home` is a Bento home with the demo set, which is imported otherwise.
+`--smoke` takes 6 seconds with at least one kill and a short queue, and checks only the outcomes.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ _ENDS_UNHEARD = {"success", "cancelled", "runner_lost"}
 _COUNTED = re.compile(r'experimance_requests_total\{(?=.*outcome="(\w+)").*\} (\S+)')
 _KILL_SECONDS = 240.0
 _CALM_SECONDS = 60.0
-_SMOKE_MINUTES = 1 / 3
-_SMOKE_SETTINGS = {"MAX_QUEUE_SECONDS": "5"}
+_SMOKE_MINUTES = 1 / 10
+_SMOKE_SETTINGS = {"MAX_QUEUE": "8", "MAX_QUEUE_SECONDS": "5"}
 _WARM_UP_SHARE = 0.2
 # The server closes idle connections after 15 s.
 _SETTLE_SECONDS = 20.0
@@ -191,17 +192,20 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--home", type=Path, default=None)
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     minutes = _SMOKE_MINUTES if options.smoke else options.minutes
     with tempfile.TemporaryDirectory(prefix="experimance-") as name:
         folder = Path(name)
-        import_demo(folder / "bentoml")
+        home = options.home or folder / "bentoml"
+        if options.home is None:
+            import_demo(home)
         temporary = folder / "tmp"
         temporary.mkdir()
         settings = {"TMPDIR": str(temporary), "LOG_FORMAT": "json"}
         settings |= _SMOKE_SETTINGS if options.smoke else {}
-        with started_service(folder / "bentoml", folder / "log", settings) as url:
+        with started_service(home, folder / "log", settings) as url:
             found = asyncio.run(soak(url, minutes, options.seed, temporary, options.smoke))
     largest = max((value for own in found["growth"].values() for value in own.values()), default=1)
     passed = not found["faults"] and largest <= GROWTH_BAR

@@ -136,9 +136,9 @@ def main() -> None:
     parser.add_argument("--url", default=None)
     parser.add_argument("--reference-url", default=None)
     options = parser.parse_args()
-    requests, repeats = (6, 1) if options.smoke else (options.requests, options.repeats)
+    requests, repeats = (4, 1) if options.smoke else (options.requests, options.repeats)
     bodies = session(requests, options.seed, 1 if options.smoke else STEPS)
-    with running_rivals(options.url, options.reference_url) as urls:
+    with running_rivals(options.url, options.reference_url, warm=not options.smoke) as urls:
         visits = measure(urls, bodies, repeats)
     rows = {name: row(visits[name]) for name in (SERVICE, REFERENCE)}
     print(table(rows))

@@ -120,7 +120,8 @@ def measure(
     for number in range(rounds):
         for place, scenario in enumerate(SCENARIOS):
             rng = np.random.default_rng((seed, number, place))
-            requests, steps = (min(scenario.clients, 4), 1) if smoke else (scenario.requests, STEPS)
+            few = scenario.abandon_every or min(scenario.clients, 2)
+            requests, steps = (few, 1) if smoke else (scenario.requests, STEPS)
             bodies = scenario.bodies(rng, requests, steps)
             for name in in_turn(number + place):
                 results[scenario.name][name].append(paint(urls[name], scenario, bodies))

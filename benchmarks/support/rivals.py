@@ -55,15 +55,23 @@ class Choice:
 
 
 @contextlib.contextmanager
-def running_rivals(service: str | None, reference: str | None) -> Iterator[dict[str, str]]:
-    """Yield URLs by name; a server without a URL is started with the demo set."""
+def running_rivals(
+    service: str | None, reference: str | None, warm: bool = True
+) -> Iterator[dict[str, str]]:
+    """Yield URLs by name; a server without a URL is started with the demo set.
+
+    Args:
+        service: base URL of the service.
+        reference: base URL of the reference server.
+        warm: generate with every variant and LoRA first.
+    """
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(running_service(service))
         if reference is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="experimance-"))
             reference = stack.enter_context(started_reference(Path(folder, "log")))
         urls = {SERVICE: ours, REFERENCE: reference}
-        for url in urls.values():
+        for url in urls.values() if warm else ():
             _warm_up(url)
         yield urls
 
@@ -94,7 +102,7 @@ def _warm_up(url: str) -> None:
     rng = np.random.default_rng(0)
     with client_of(url) as client:
         for model in catalog.models:
-            body = Choice((model,), eras[:1]).draw(rng, 0)
+            body = Choice((model,), eras[:1]).draw(rng, 0, steps=1)
             client.post("/generate", json=body).raise_for_status()
     settle(url)
 
