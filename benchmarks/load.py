@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ BARS = {
     "second_variant_bytes_to_own": 1.01,
 }
 GIB = 2**30
+_SECTIONS = ("models", "controlnets")
 _BUFFER_BYTES = 8 * 2**20
 
 
@@ -113,23 +115,28 @@ class Workshop:
 
     def weights_of(self, section: str, name: str) -> dict[str, Path]:
         """Return the weight files of an entry in the store, by kind of component."""
+        return {
+            kind: file
+            for kind, folder in self._stored[section][name].items()
+            for file in Path(folder).glob("*.safetensors")
+        }
+
+    @cached_property
+    def _stored(self) -> dict[str, dict[str, dict[str, str]]]:
+        """Folders of the components in the store after the import, by section and entry."""
         code = (
             "import json, sys; from models.catalog import load_catalog\n"
             "from models.store.inventory import inventory\n"
-            "found = getattr(inventory(load_catalog(sys.argv[1])), sys.argv[2])[sys.argv[3]]\n"
-            "print(json.dumps({k: str(c.path) for k, c in found.components.items()}))"
+            "found = inventory(load_catalog(sys.argv[1]))\n"
+            "print(json.dumps({section: {name: {k: str(c.path) for k, c in each.components.items()}"
+            " for name, each in getattr(found, section).items()} for section in sys.argv[2:]}))"
         )
-        catalog = str(self.folder / "load.toml")
+        command = [sys.executable, "-c", code, str(self.folder / "load.toml"), *_SECTIONS]
         done = subprocess.run(
-            [sys.executable, "-c", code, catalog, section, name],
-            cwd=ROOT, env=self._environment, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        folders = json.loads(done.stdout)
-        return {
-            kind: file
-            for kind, folder in folders.items()
-            for file in Path(folder).glob("*.safetensors")
-        }
+            command, cwd=ROOT, env=self._environment, capture_output=True, text=True, check=True
+        )
+        found: dict[str, dict[str, dict[str, str]]] = json.loads(done.stdout)
+        return found
 
     def stored_weights(self) -> list[Path]:
         """List the store's weight files for the first step, also in a file for the stages."""
