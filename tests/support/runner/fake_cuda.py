@@ -73,7 +73,7 @@ def fake_cuda(mode: FakeTensorMode, free_bytes: int = _CARD_BYTES) -> Iterator[N
     def empty(*sizes: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
         return plain_empty(*sizes, **options)
 
-    patches = [
+    patches: list[contextlib.AbstractContextManager[Any]] = [
         mock.patch.object(torch, "empty", empty),
         mock.patch.object(torch.cuda, "Event", FakeEvent),
         mock.patch.object(torch.cuda, "mem_get_info", return_value=(free_bytes, _CARD_BYTES)),
