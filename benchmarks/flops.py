@@ -110,10 +110,13 @@ def print_classes(job: GenerateJob) -> None:
     for name, each in jobs.items():
         engine = CountedEngine(*sdxl("lightning", "small"))
         found = counted_by_class(partial(engine.paint, each))
-        plain = sum(found.values()) / _CARD
+        total = sum(found.values())
+        plain = total / _CARD
         faster = plain - found["matrix products"] * (1 / _CARD - 1 / _CARD_FP16_SUMS)
         parts = ", ".join(f"{part} {count / _TERA:.1f}" for part, count in found.items())
-        print(f"{name}: {parts} TFLOP; {plain:.2f} s, {faster:.2f} s with sums in float16")
+        print(
+            f"{name}: {total / _TERA:.1f} TFLOP, of them {parts}; {plain:.2f} s, {faster:.2f} s with sums in float16"
+        )
 
 
 def main() -> None:

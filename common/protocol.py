@@ -10,17 +10,7 @@ from typing import Any
 
 import msgspec
 
-
-def is_in_window(index: int, steps: int, start: float, end: float) -> bool:
-    """Return whether a step lies completely within a window.
-
-    Args:
-        index: number of the step, from 0.
-        steps: number of steps.
-        start: share of the steps before the window, 0 to 1.
-        end: share of the steps after which the window ends, 0 to 1.
-    """
-    return start <= index / steps and (index + 1) / steps <= end
+from common.step_window import is_in_window
 
 
 class LoraWeight(msgspec.Struct, frozen=True):
@@ -101,6 +91,10 @@ class GenerateJob(msgspec.Struct, frozen=True, tag=True):
         return self.guidance_scale > 1.0 and is_in_window(
             index, steps, self.guidance_start, self.guidance_end
         )
+
+    def count_rows(self, index: int, steps: int) -> int:
+        """Return the rows of an image's steps from `index` on; the arguments are as above."""
+        return sum(1 + self.is_guided(each, steps) for each in range(index, steps))
 
 
 class Queued(msgspec.Struct, frozen=True, tag=True):

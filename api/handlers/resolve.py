@@ -13,7 +13,8 @@ from api.schemas.requests import GenerateRequest
 from common.limits import MAX_SEED
 from common.protocol import GenerateJob, LoadCommand, LoraWeight
 from common.scheduler_table import SCHEDULERS, has_karras_sigmas
-from models.catalog import Catalog, VariantSpec
+from common.step_window import resolve_window
+from models.catalog import Catalog
 from models.store.inventory import Inventory, LiveInventory, pick_default
 from models.store.store import CatalogEntry
 
@@ -73,7 +74,9 @@ class RequestResolver:
         controlnet = self.controlnet(request.controlnet)
         spec = self.catalog.models[model]
         self._check_karras(request, model)
-        guidance_start, guidance_end = _guidance_window(request, spec)
+        guidance_start, guidance_end = resolve_window(
+            request.guidance_start, request.guidance_end, (spec.guidance_start, spec.guidance_end)
+        )
         loras, warnings = self._loras(request)
         estimator = self._estimator(request)
         controlled = request.depth_map_b64 is not None or request.mock_depth or estimator
@@ -261,19 +264,6 @@ class RequestResolver:
                 f"scheduler {request.scheduler} has no such setting; leave it out, or choose "
                 "euler, dpm_sde, dpm_multi, dpm_single or unipc",
             )
-
-
-def _guidance_window(request: GenerateRequest, spec: VariantSpec) -> tuple[float, float]:
-    """Return the shares of the steps at which guidance begins and ends.
-
-    A bound that the request leaves out gives way to the one that it names.
-    """
-    start, end = request.guidance_start, request.guidance_end
-    if end is None:
-        end = spec.guidance_end if start is None else max(start, spec.guidance_end)
-    if start is None:
-        start = min(spec.guidance_start, end)
-    return start, end
 
 
 def _pick_known(

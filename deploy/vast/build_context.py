@@ -25,6 +25,7 @@ _WORKER = (
     "common/limits.py",
     "common/log_text.py",
     "common/lifecycle.py",
+    "common/step_window.py",
     "deploy/__init__.py",
     "deploy/vast/__init__.py",
 )

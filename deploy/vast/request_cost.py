@@ -18,9 +18,10 @@ import tomllib
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from common.limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SIDE, MAX_STEPS, MIN_SIDE, MIN_STEPS
+from common.step_window import is_in_window, resolve_window
 
 COSTS = Path(__file__).with_name("costs.toml")
 CATALOGS = Path(__file__).parents[2] / "models" / "catalog"
@@ -28,6 +29,9 @@ CATALOGS = Path(__file__).parents[2] / "models" / "catalog"
 # The service's validation bounds: requests beyond them are rejected and cost nothing.
 _STEPS, _GUIDANCE = (MIN_STEPS, MAX_STEPS), (0.0, MAX_GUIDANCE)
 _IMAGES, _SIDE = (1, MAX_IMAGES), (MIN_SIDE, MAX_SIDE)
+_SHARE = (0.0, 1.0)
+
+Default = TypeVar("Default", float, None)
 # About 75 tokens of English, the chunk size of the text encoders.
 _CHUNK_CHARACTERS = 300
 
@@ -190,12 +194,11 @@ def _guided_steps(payload: Mapping[str, Any], model: Mapping[str, Any], steps: i
     """Return the steps with guidance, which take two rows."""
     if not _is_guided(payload, model):
         return set()
-    bounds = (0.0, 1.0)
-    end = max(_number(payload, "guidance_start", 0.0, bounds), model.get("guidance_end", 1.0))
-    end = _number(payload, "guidance_end", end, bounds)
-    start = min(model.get("guidance_start", 0.0), end)
-    start = _number(payload, "guidance_start", start, bounds)
-    return _window(steps, start, end)
+    default = model.get("guidance_start", 0.0), model.get("guidance_end", 1.0)
+    start = _number(payload, "guidance_start", None, _SHARE)
+    return _window(
+        steps, *resolve_window(start, _number(payload, "guidance_end", None, _SHARE), default)
+    )
 
 
 def _cached_steps(payload: Mapping[str, Any], steps: int, guided: Set[int]) -> set[int]:
@@ -210,19 +213,18 @@ def _acting_steps(payload: Mapping[str, Any], steps: int) -> set[int]:
     strength = _number(payload, "controlnet_strength", 0.8, (0.0, 2.0))
     if strength == 0 or not _follows_depth(payload):
         return set()
-    start = _number(payload, "control_guidance_start", 0.0, (0.0, 1.0))
-    end = _number(payload, "control_guidance_end", 1.0, (0.0, 1.0))
+    start = _number(payload, "control_guidance_start", 0.0, _SHARE)
+    end = _number(payload, "control_guidance_end", 1.0, _SHARE)
     return _window(steps, start, end)
 
 
 def _window(steps: int, start: float, end: float) -> set[int]:
-    """Return the steps within shares of all steps, as in common/protocol.py."""
-    return {step for step in range(steps) if start <= step / steps and (step + 1) / steps <= end}
+    return {step for step in range(steps) if is_in_window(step, steps, start, end)}
 
 
 def _number(
-    payload: Mapping[str, Any], field: str, default: float, bounds: tuple[float, float]
-) -> float:
+    payload: Mapping[str, Any], field: str, default: Default, bounds: tuple[float, float]
+) -> float | Default:
     value = payload.get(field)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         return default

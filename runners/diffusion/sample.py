@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from common.protocol import GenerateJob, is_in_window
+from common.protocol import GenerateJob
+from common.step_window import is_in_window
 from runners.diffusion.conditioning import Conditioning
 from runners.diffusion.deepcache import DeepFeatures, check_supported, is_cached_step
 from runners.diffusion.step_plan import Operand
@@ -128,19 +129,12 @@ class Sample:
     @property
     def remaining_rows(self) -> int:
         """Rows of all remaining steps."""
-        steps = len(self.plan.steps)
-        guided = sum(self.job.is_guided(index, steps) for index in range(self.index, steps))
-        return steps - self.index + guided
+        return self.job.count_rows(self.index, len(self.plan.steps))
 
     @property
     def done(self) -> bool:
         """Whether every step is done. Some schedulers use more timesteps than requested steps."""
         return self.index >= len(self.plan.steps)
-
-    @property
-    def remaining(self) -> int:
-        """Number of remaining steps."""
-        return len(self.plan.steps) - self.index
 
     @property
     def control_scale(self) -> float:

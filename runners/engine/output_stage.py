@@ -160,7 +160,9 @@ class OutputStage:
             image = self._encode(task, sample, pixels)
         except NonFiniteError as error:
             if in_float32 or not self._can_widen:
-                self._repeat_or_fail(task, sample, error)
+                # Only between steps does the switch of sums stand as it was chosen.
+                failure = error
+                self._run_on_device(lambda: self._repeat_or_fail(task, sample, failure))
                 return
             self._telemetry.on_overflow(task)
             self._run_on_device(lambda: self._decode_again(task, sample))
@@ -176,16 +178,15 @@ class OutputStage:
             self._queue.prune()
 
     def _repeat_or_fail(self, task: RequestState, sample: Sample, error: NonFiniteError) -> None:
+        """Restart a sample whose image is not finite if that can help; on the device thread."""
+        if task.finished:
+            return
         if sample.exact_sums or not is_enabled():
             self.fail(task, error)
             return
         self._telemetry.on_repeat(task)
-        self._run_on_device(lambda: self._repeat(task, sample))
-
-    def _repeat(self, task: RequestState, sample: Sample) -> None:
-        if not task.finished:
-            sample.restart()
-            self._queue.resume(task)
+        sample.restart()
+        self._queue.resume(task)
 
     def _decode_again(self, task: RequestState, sample: Sample) -> None:
         if not task.finished:

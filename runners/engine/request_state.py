@@ -63,8 +63,7 @@ class RequestState:
         if self.started:
             return sum(sample.remaining_rows for sample in self.samples)
         steps = self.job.steps - self.job.first_step
-        rows = steps + sum(self.job.is_guided(index, steps) for index in range(steps))
-        return rows * self.job.num_images
+        return self.job.count_rows(0, steps) * self.job.num_images
 
     @property
     def pending_images(self) -> int:

@@ -89,6 +89,8 @@ def choose_kernels(
         if network is not None and network.dtype == variant.vae.dtype
     ]
     chosen: dict[str, object] = {}
+    # Asked for, they do not depend on a measurement, which may lack the memory.
+    fp16_accumulation.enable(sums == "on" and device.dtype == torch.float16)
     try:
         if not is_compiled:
             denoiser = (variant.unet, controlnet.network, controlnet.hint)
@@ -99,15 +101,15 @@ def choose_kernels(
         formats.choose("decoder", variant.vae.dtype, is_last)
         chosen["decoder"] = _NAMES[is_last]
         chosen["convolution_trials"] = _choose_trials(step, decode, measure)
-        if device.dtype == torch.float16:
-            chosen["fp16_accumulation"] = _choose_sums(sums, step, measure)
+        if sums == "auto" and device.dtype == torch.float16:
+            _choose_sums(step, measure)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         chosen["left_out"] = "not enough memory"
     # Outside the handler, whose traceback holds the tensors of the failed attempt.
     device.release_cache()
-    log.info("kernels chosen", **chosen)
+    log.info("kernels chosen", fp16_accumulation=fp16_accumulation.is_enabled(), **chosen)
 
 
 def _choose_format(networks: Sequence[nn.Module], work: Work, measure: Measure) -> bool:
@@ -154,23 +156,18 @@ def _choose_trials(step: Work, decode: Work, measure: Measure) -> bool:
     return pays_off
 
 
-def _choose_sums(mode: Mode, step: Callable[[], torch.Tensor], measure: Measure) -> bool:
-    """Let matrix products have sums in float16 if asked, or if `auto` finds them fast and exact."""
-    fp16_accumulation.enable(False)
-    if mode == "auto":
-        exact = step()
-        seconds = _best(step, measure)
-        is_better = False
-        fp16_accumulation.enable(True)
-        try:
-            error = float((step() - exact).norm() / exact.norm())
-            # NaN is not below the bound either.
-            is_better = error <= MAX_SUM_ERROR and _best(step, measure) < seconds * (1 - _GAIN)
-        finally:
-            fp16_accumulation.enable(is_better)
-        return is_better
-    fp16_accumulation.enable(mode == "on")
-    return mode == "on"
+def _choose_sums(step: Callable[[], torch.Tensor], measure: Measure) -> None:
+    """Let matrix products have sums in float16 if they are fast and exact."""
+    exact = step()
+    seconds = _best(step, measure)
+    is_better = False
+    fp16_accumulation.enable(True)
+    try:
+        error = float((step() - exact).norm() / exact.norm())
+        # NaN is not below the bound either.
+        is_better = error <= MAX_SUM_ERROR and _best(step, measure) < seconds * (1 - _GAIN)
+    finally:
+        fp16_accumulation.enable(is_better)
 
 
 def _best(work: Work, measure: Measure) -> float:
