@@ -115,7 +115,8 @@ def print_classes(job: GenerateJob) -> None:
         faster = plain - found["matrix products"] * (1 / _CARD - 1 / _CARD_FP16_SUMS)
         parts = ", ".join(f"{part} {count / _TERA:.1f}" for part, count in found.items())
         print(
-            f"{name}: {total / _TERA:.1f} TFLOP, of them {parts}; {plain:.2f} s, {faster:.2f} s with sums in float16"
+            f"{name}: {total / _TERA:.1f} TFLOP, of them {parts}; "
+            f"{plain:.2f} s, {faster:.2f} s with sums in float16"
         )
 
 
