@@ -34,7 +34,7 @@ def operations() -> dict[str, list[float]]:
     """Return TFLOP without and with DeepCache at 1024 x 1024, and their ratio, by request."""
     figures = {}
     for model, steps, guidance in _CASES:
-        job = replace(installation_job(), model=model, steps=steps, guidance_scale=guidance)
+        job = replace(installation_job(loras=()), model=model, steps=steps, guidance_scale=guidance)
         engine = CountedEngine(*sdxl(model, "small"))
         # Encode the prompt first: both kinds do it once, so it must not count.
         engine.operations(replace(job, steps=1))

@@ -1,30 +1,38 @@
-"""Device waits, kernel launches and copies to the device, per step and per admission.
+"""Device waits, kernel launches, copies to the device and the host's time, per step and admission.
 
-    python -m benchmarks.syncs
+    python -m benchmarks.syncs [--rounds N]
 
-Counts the installation's request at SDXL's size on the meta device, against diffusers' pipeline. A
-wait is a read of device values by the host; a launch is an operator that is no view; a copy goes
-from the host to the device. The first step is left out, because it fills caches. Copies are counted
-for each scheduler.
+Counts the installation's request with two LoRAs at SDXL's size on the meta device, against
+diffusers' pipeline, whose LoRAs are fused. A wait is a read of device values by the host; a launch
+is an operator that is no view; a copy goes from the host to the device. The first step is left out,
+because it fills caches. Copies are counted for each scheduler. Then engine and pipeline take turns
+without being counted: the meta device computes nothing, so their seconds per step are those of the
+host. A change of LoRAs and the low-rank products are counted apart.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import statistics
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from benchmarks.flops import installation_job
+from benchmarks.flops import installation_job, merge_anew, with_loras
 from benchmarks.support.reference_counts import paint
 from benchmarks.support.report import finish
 from common.protocol import GenerateJob
 from common.scheduler_table import SCHEDULER_NAMES
 from testing.flop_count import CountedEngine, sdxl
 from testing.op_count import OperatorCount
+from testing.random_networks import add_random_loras
 
 LAUNCH_BAR = 0.9
+HOST_BAR = 0.7
+"""Host's seconds per step over those of diffusers."""
 COPIES_PER_ADMISSION = 1
 _COPY_SIDE = 256
 Work = Callable[[Callable[[int], None]], None]
@@ -54,6 +62,46 @@ def per_step(work: Work) -> list[StepCount]:
     ]
 
 
+def host_seconds(first: Work, second: Work, rounds: int) -> tuple[float, float, float]:
+    """Return the median seconds per step of two works in turn, and the median of their ratios.
+
+    The first step of each image is left out.
+    """
+
+    def run(work: Work) -> float:
+        ends: list[float] = []
+        work(lambda _: ends.append(time.perf_counter()))
+        return statistics.median(after - before for before, after in itertools.pairwise(ends))
+
+    run(first), run(second)
+    pairs = []
+    for number in range(rounds):
+        if number % 2:
+            pairs.append((run(first), run(second)))
+        else:
+            theirs = run(second)
+            pairs.append((run(first), theirs))
+    ours, others = zip(*pairs, strict=True)
+    ratio = statistics.median(mine / theirs for mine, theirs in pairs)
+    return statistics.median(ours), statistics.median(others), ratio
+
+
+def low_rank_launches(job: GenerateJob) -> list[int]:
+    """Return the launches of each step but the first, with LoRAs as low-rank products."""
+    networks = sdxl("lightning", "small", "low_rank")
+    add_random_loras(networks[0])
+    engine = CountedEngine(*networks)
+    return [step.launches for step in per_step(lambda on_step: engine.paint(job, on_step))]
+
+
+def launches_of(work: Callable[[], object]) -> int:
+    """Return the kernel launches of a call."""
+    count = OperatorCount()
+    with count.watching():
+        work()
+    return count.launches.total()
+
+
 def copies(engine: CountedEngine, job: GenerateJob) -> tuple[int, int]:
     """Return the copies of a job's admission and the most of a step, the first included."""
     admission = OperatorCount()
@@ -70,8 +118,18 @@ def copies(engine: CountedEngine, job: GenerateJob) -> tuple[int, int]:
 
 def main() -> None:
     """Count all, print each step and scheduler, and finish with the figures that have bars."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=10, help="timed images of either kind")
+    options = parser.parse_args()
     job = installation_job()
-    engine = CountedEngine(*sdxl("lightning", "small"))
+    networks = with_loras("small")
+    engine = CountedEngine(*networks)
+    plain = per_step(
+        lambda on_step: CountedEngine(*networks).paint(replace(job, loras=()), on_step)
+    )
+    change = launches_of(lambda: merge_anew(job))
     own = per_step(lambda on_step: engine.paint(job, on_step))
     reference = per_step(lambda on_step: paint(job, "small", on_step))
     for step, (mine, theirs) in enumerate(zip(own, reference, strict=True), start=2):
@@ -79,6 +137,15 @@ def main() -> None:
             f"step {step}: {mine.launches} launches, {mine.waits} waits, {mine.copies} copies; "
             f"diffusers {theirs.launches}, {theirs.waits}, {theirs.copies}"
         )
+    print(f"without LoRAs: {', '.join(str(step.launches) for step in plain)} launches")
+    print(f"low-rank products: {', '.join(map(str, low_rank_launches(job)))} launches")
+    print(f"a change of LoRAs: {change} launches")
+    ours, others, host = host_seconds(
+        lambda on_step: engine.paint(job, on_step),
+        lambda on_step: paint(job, "small", on_step),
+        options.rounds,
+    )
+    print(f"host: {1000 * ours:.1f} ms per step, diffusers {1000 * others:.1f} ms")
     admissions, steps = [], []
     for name in SCHEDULER_NAMES:
         changed = replace(installation_job(_COPY_SIDE), scheduler=name, prompt=f"hills, {name}")
@@ -92,12 +159,20 @@ def main() -> None:
     )
     figures = {
         "launches": round(ratio, 4),
+        "launches that LoRAs add": max(
+            mine.launches - theirs.launches for mine, theirs in zip(own, plain, strict=True)
+        ),
+        "launches without control": min(step.launches for step in own),
+        "host": round(host, 4),
         "waits": sum(mine.waits for mine in own),
         "copies per step": max(steps),
         "copies per admission": max(admissions),
     }
     bars = {
         "launches": LAUNCH_BAR,
+        "launches that LoRAs add": 0,
+        "launches without control": 1720,
+        "host": HOST_BAR,
         "waits": 0,
         "copies per step": 0,
         "copies per admission": COPIES_PER_ADMISSION,

@@ -6,11 +6,14 @@ The processes communicate over a Unix domain socket, whose fastest payload is pl
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from common.step_window import is_in_window
+
+LoraMode = Literal["merged", "low_rank"]
+"""How LoRAs act on a UNet: merged into a copy of its weights, or as products beside each layer."""
 
 
 class LoraWeight(msgspec.Struct, frozen=True):
@@ -187,8 +190,9 @@ class RunnerStatus(msgspec.Struct, frozen=True, tag=True):
 
     `ram_mb` and `gpu_memory` are in MB (1e6 bytes). `estimated_seconds` is the time until the queue
     is empty. `started_at` is the start of the process in seconds since the epoch, 0 if unknown.
-    `resident_bytes` are the bytes of loaded weights by kind. `gpu_utilization` is 0 to 1, or None
-    if unknown. `retry_after` is in seconds, or None while the runner accepts requests.
+    `resident_bytes` are the bytes of loaded weights by kind. `lora_modes` are by resident variant.
+    `gpu_utilization` is 0 to 1, or None if unknown. `retry_after` is in seconds, or None while the
+    runner accepts requests.
     """
 
     state: str
@@ -207,6 +211,7 @@ class RunnerStatus(msgspec.Struct, frozen=True, tag=True):
     resident_bytes: dict[str, int] = msgspec.field(default_factory=dict)
     gpu_utilization: float | None = None
     retry_after: float | None = None
+    lora_modes: dict[str, LoraMode] = msgspec.field(default_factory=dict)
 
 
 class Cancelled(msgspec.Struct, frozen=True, tag=True):

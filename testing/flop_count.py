@@ -18,7 +18,7 @@ from diffusers import ControlNetModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from common.protocol import GenerateJob
+from common.protocol import GenerateJob, LoraMode
 from models.catalog import load_catalog
 from runners.device import Device
 from runners.diffusion.batch import BatchCache
@@ -26,6 +26,7 @@ from runners.diffusion.conditioning import ConditioningBuilder
 from runners.diffusion.denoise import predict_noise
 from runners.diffusion.sample import Sample
 from runners.networks.loading import extract_hint_embedding
+from runners.networks.merged_lora import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from testing.operator_mode import decomposed, is_composite
 from testing.random_networks import empty_networks
@@ -35,6 +36,7 @@ from testing.workbench import DEVICE, demo_networks
 ControlNetSize = Literal["small", "full"]
 
 META = Device(torch.device("meta"), torch.float16)
+_WORKING_COPY = WorkingCopy()
 _ATTENTION_BLOCKS = ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
 
 
@@ -163,10 +165,16 @@ def demo(model: str) -> tuple[SdxlModel, ControlNet, Device]:
 
 
 @lru_cache
-def sdxl(model: str, size: ControlNetSize = "small") -> tuple[SdxlModel, ControlNet, Device]:
+def sdxl(
+    model: str, size: ControlNetSize = "small", lora_mode: LoraMode = "merged"
+) -> tuple[SdxlModel, ControlNet, Device]:
     """Return a variant of the catalog `experimance` with SDXL's shapes, on the meta device."""
     spec = load_catalog("experimance").models[model]
-    variant = SdxlModel.from_components(model, spec, _shared_parts(), text_key="sdxl")
+    # Low-rank products hook the layers, so those networks are their own.
+    is_merged = lora_mode == "merged"
+    parts = _shared_parts() if is_merged else sdxl_parts()
+    copy = _WORKING_COPY if is_merged else None
+    variant = SdxlModel.from_components(model, spec, parts, "sdxl", copy)
     return variant, _split_controlnet(size), META
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,19 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from common.protocol import LoraMode, LoraWeight
 from models.catalog import load_catalog
 from runners.device import Device
 from runners.networks.loading import extract_hint_embedding
+from runners.networks.merged_lora import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from testing.sdxl_set import configurations, controlnet_config
 from testing.workbench import WEIGHTS
 
-_ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
+_LORA_LAYERS = (
+    "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out",
+)  # fmt: skip
+"""Layers of a UNet that kohya's trainer changes by default: 722 of SDXL's."""
 
 
 def random_parts(device: Device, small: bool) -> dict[str, Any]:
@@ -98,10 +104,13 @@ def _shared_copy(network: Any) -> Any:
     return twin.eval().requires_grad_(False)
 
 
-def engine_networks(parts: Mapping[str, Any], native_size: int) -> tuple[SdxlModel, ControlNet]:
+def engine_networks(
+    parts: Mapping[str, Any], native_size: int, lora_mode: LoraMode = "merged"
+) -> tuple[SdxlModel, ControlNet]:
     """Return the networks in the engine's representation."""
     spec = lightning_spec(native_size)
-    variant = SdxlModel.from_components("lightning", spec, parts, text_key="random")
+    copy = WorkingCopy() if lora_mode == "merged" else None
+    variant = SdxlModel.from_components("lightning", spec, parts, "random", copy)
     return variant, extract_hint_embedding("sdxl_small", parts["controlnet"])
 
 
@@ -112,7 +121,10 @@ def lightning_spec(native_size: int) -> Any:
 
 
 def write_lora(path: Path, unet: nn.Module, rank: int, seed: int) -> None:
-    """Write a LoRA (arXiv:2106.09685) for a UNet's attention projections, in diffusers' format.
+    """Write a LoRA (arXiv:2106.09685) for the layers that kohya's trainer changes by default.
+
+    The factors have the UNet's dtype and diffusers' names; for a UNet on the meta device they are
+    zeros.
 
     Args:
         path: the safetensors file to write.
@@ -121,13 +133,33 @@ def write_lora(path: Path, unet: nn.Module, rank: int, seed: int) -> None:
         seed: seed of the random weights.
     """
     generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int, like: torch.Tensor) -> torch.Tensor:
+        if like.is_meta:
+            return torch.zeros(shape, dtype=like.dtype)
+        return torch.randn(shape, generator=generator).to(like.dtype)
+
     state = {}
     for name, layer in unet.named_modules():
-        if isinstance(layer, nn.Linear) and name.endswith(_ATTENTION_LAYERS):
-            down = (
-                torch.randn(rank, layer.in_features, generator=generator) / layer.in_features**0.5
-            )
-            up = torch.randn(layer.out_features, rank, generator=generator) * 0.01
+        if isinstance(layer, nn.Linear) and name.endswith(_LORA_LAYERS):
+            weight = layer.weight
+            down = draw(rank, layer.in_features, like=weight) / layer.in_features**0.5
+            up = draw(layer.out_features, rank, like=weight) * 0.01
             state[f"unet.{name}.lora_A.weight"] = down
             state[f"unet.{name}.lora_B.weight"] = up
     save_file(state, path)
+
+
+INSTALLATION_LORAS = (LoraWeight("drone", 0.8), LoraWeight("experimance", 0.4))
+"""LoRAs of the installation's request in the wilderness."""
+
+
+def add_random_loras(variant: SdxlModel, rank: int = 32) -> None:
+    """Give a variant the installation's LoRAs with random weights, unless it has them."""
+    if set(variant.loras.names) >= {lora.name for lora in INSTALLATION_LORAS}:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "lora.safetensors")
+        for seed, lora in enumerate(INSTALLATION_LORAS):
+            write_lora(path, variant.unet, rank, seed)
+            variant.loras.add(lora.name, path)

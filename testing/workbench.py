@@ -20,18 +20,20 @@ from diffusers import (
 from msgspec.structs import replace
 from PIL import Image
 
-from common.protocol import Event, GenerateJob, JobDone
+from common.protocol import Event, GenerateJob, JobDone, LoraMode
 from models.catalog import Catalog
 from models.sources.base import parse_source
 from runners.device import Device
 from runners.engine.engine import Engine, EngineConfig
 from runners.networks.loading import extract_hint_embedding, load_component
+from runners.networks.merged_lora import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from testing.catalog import demo_catalog as demo_catalog
 
 WEIGHTS = Path(__file__).parent.parent / "models" / "demo" / "weights"
 DEVICE = Device(torch.device("cpu"), torch.float32)
 CONTROLNET = "sdxl_small"
+_WORKING_COPY = WorkingCopy()
 
 
 def component_folders(catalog: Catalog, model: str) -> dict[str, Path]:
@@ -51,13 +53,23 @@ def _component(kind: str, path: Path) -> Any:
     return load_component(kind, path, DEVICE)
 
 
-@lru_cache
-def demo_networks(model: str) -> tuple[SdxlModel, ControlNet]:
+def demo_networks(model: str, lora_mode: LoraMode = "merged") -> tuple[SdxlModel, ControlNet]:
     """Return a variant of the demo set and its ControlNet, from the repository's files."""
+    return _demo_networks(model, lora_mode)
+
+
+@lru_cache
+def _demo_networks(model: str, lora_mode: LoraMode) -> tuple[SdxlModel, ControlNet]:
     catalog = demo_catalog()
     folders = component_folders(catalog, model)
     parts = {kind: _component(kind, folder) for kind, folder in folders.items()}
-    variant = SdxlModel.from_components(model, catalog.models[model], parts, text_key="demo")
+    spec = catalog.models[model]
+    is_merged = lora_mode == "merged"
+    if not is_merged:
+        # Low-rank products hook the layers.
+        parts["unet"] = load_component("unet", folders["unet"], DEVICE)
+    copy = _WORKING_COPY if is_merged else None
+    variant = SdxlModel.from_components(model, spec, parts, "demo", copy)
     network = load_component("controlnet", WEIGHTS / "controlnet", DEVICE)
     return variant, extract_hint_embedding(CONTROLNET, network)
 
@@ -86,8 +98,13 @@ def image_reference_pipeline() -> StableDiffusionXLControlNetImg2ImgPipeline:
 class ResidentLoader:
     """A loader whose networks are already in memory."""
 
-    def __init__(self, networks: dict[str, tuple[SdxlModel, ControlNet]] | None = None) -> None:
+    def __init__(
+        self,
+        networks: dict[str, tuple[SdxlModel, ControlNet]] | None = None,
+        lora_mode: LoraMode = "merged",
+    ) -> None:
         self._networks = networks
+        self._lora_mode = lora_mode
         self._given: dict[str, tuple[SdxlModel, ControlNet]] = {}
         self.is_waiting_for_eviction = False
 
@@ -101,7 +118,10 @@ class ResidentLoader:
             controlnet: name of the ControlNet.
             loras: names of the LoRAs to add.
         """
-        networks = demo_networks(model) if self._networks is None else self._networks[model]
+        if self._networks is None:
+            networks = demo_networks(model, self._lora_mode)
+        else:
+            networks = self._networks[model]
         catalog = demo_catalog()
         for name in set(loras) & set(catalog.loras):
             path = parse_source(catalog.loras[name].source, catalog.folder).path
@@ -110,15 +130,18 @@ class ResidentLoader:
         return networks
 
     def release_memory(self) -> None:
-        """Release LoRA sets of the requested networks, like `BackgroundLoader.release_memory`."""
+        """Release what `BackgroundLoader.release_memory` releases, of the requested networks."""
         for variant, _ in self._given.values():
             variant.loras.release_sets()
+            if variant.loras.working_copy is not None:
+                variant.loras.working_copy.release()
 
 
 def make_engine(
     config: EngineConfig | None = None,
     max_batch_rows: int = 8,
     clock: Callable[[], float] = time.monotonic,
+    lora_mode: LoraMode = "merged",
 ) -> Engine:
     """Return an engine on the demo set; the caller must tick it.
 
@@ -126,8 +149,9 @@ def make_engine(
         config: limits of the engine; the defaults if None.
         max_batch_rows: maximum rows of a batch.
         clock: the engine's clock, in seconds.
+        lora_mode: how LoRAs act.
     """
-    loader: Any = ResidentLoader()
+    loader: Any = ResidentLoader(lora_mode=lora_mode)
     engine = Engine(loader, DEVICE, config, clock)
     engine.cost.max_batch_rows = max_batch_rows
     return engine

@@ -82,6 +82,7 @@ def build_models_info(resolver: RequestResolver, status: RunnerStatus) -> Models
                 digest=entry.digest,
                 size_bytes=entry.size,
                 resident=name in status.loaded_models,
+                lora_mode=status.lora_modes.get(name),
             )
             for name, entry in inventory.models.items()
         },

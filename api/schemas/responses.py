@@ -157,6 +157,10 @@ class ModelDetails(BaseModel):
     digest: str = Field(description="digest of the weights in the store")
     size_bytes: int = Field(description="total size of the files")
     resident: bool = Field(description="whether the variant is in memory")
+    lora_mode: Literal["merged", "low_rank"] | None = Field(
+        description="how LoRAs act on the UNet: merged into a copy of its weights, or as low-rank "
+        "products beside its layers; null while the variant is not in memory"
+    )
 
 
 class ModelsInfo(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +79,7 @@ class ConditioningBuilder:
         inputs = upload({**host, **(tokens.ids if tokens else {})}, self._device.torch_device)
         return Conditioning(
             prompt=self._embeddings.get_or_create(
-                key, lambda: encode_prompt(variant, tokens or _tokenize_job(job, variant), inputs)
+                key, lambda: _encode(job, variant, tokens, inputs)
             ),
             time_ids=inputs["time_ids"],
             hint=controlnet.hint(self._depth_tensor(inputs["depth"])),
@@ -143,7 +144,26 @@ def _prompt_key(job: GenerateJob, variant: SdxlModel) -> tuple[Any, ...]:
     guided = job.guidance_scale > 1.0
     negative = job.negative_prompt if guided else None
     zeros = variant.spec.force_zeros_for_empty_prompt
-    return (variant.text_encoder_key, zeros, job.prompt, guided, negative)
+    loras = variant.loras.text_key(job.loras)
+    return (variant.text_encoder_key, loras, zeros, job.prompt, guided, negative)
+
+
+def _encode(
+    job: GenerateJob,
+    variant: SdxlModel,
+    tokens: PromptTokens | None,
+    ids: Mapping[str, torch.Tensor],
+) -> PromptEmbedding:
+    """Encode a job's prompt with its LoRAs.
+
+    Args:
+        job: the request.
+        variant: the model.
+        tokens: the prompt's tokens; None if the embedding was evicted after it had been found.
+        ids: their ids on the device.
+    """
+    with variant.loras.activate_text(job.loras):
+        return encode_prompt(variant, tokens or _tokenize_job(job, variant), ids)
 
 
 def _tokenize_job(job: GenerateJob, variant: SdxlModel) -> PromptTokens:

@@ -32,6 +32,7 @@ class CostModel:
         self._step_rate: dict[str, float] = {}
         self._decode_rate: dict[tuple[str, str], float] = {}
         self._encode_rate: dict[tuple[str, bool], float] = {}
+        self._merge_seconds: dict[str, float] = {}
 
     def observe_step(self, variant: str, pixels: int, seconds: float) -> None:
         """Record the duration of a step.
@@ -64,6 +65,19 @@ class CostModel:
             seconds: duration of the preparation.
         """
         _update_rate(self._encode_rate, (variant, image), seconds / pixels)
+
+    def observe_merge(self, variant: str, seconds: float) -> None:
+        """Record the duration of merging a set of LoRAs.
+
+        Args:
+            variant: name of the model.
+            seconds: duration of the change.
+        """
+        _update_rate(self._merge_seconds, variant, seconds)
+
+    def merge_seconds(self, variant: str) -> float:
+        """Return the expected seconds of merging a set of LoRAs; 0 before the first."""
+        return self._merge_seconds.get(variant, 0.0)
 
     def encode_seconds(self, variant: str, image: bool, pixels: int) -> float:
         """Return the expected seconds of preparing a request; 0 before the first measurement.
@@ -99,7 +113,9 @@ class CostModel:
         seconds = self.seconds(job.model, job.decoder, pixels, steps, pictures)
         if task.started:
             return seconds
-        return seconds + self.encode_seconds(job.model, bool(job.image), pixels)
+        # Each request may need another set than the one before it.
+        merge = self.merge_seconds(job.model) if job.loras else 0.0
+        return seconds + merge + self.encode_seconds(job.model, bool(job.image), pixels)
 
     def calibrate(self, measure: Callable[[int], float]) -> None:
         """Set `max_batch_rows` by doubling it while the cost per row falls by at least 5 %.

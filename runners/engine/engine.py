@@ -251,11 +251,12 @@ class Engine:
 
     def _step(self, batch: dict[Sample, RequestState], is_retry: bool = False) -> None:
         """Run one step of a batch, a mapping from samples to their tasks."""
-        span = self.timer.start()
         samples = list(batch)
         is_cached = samples[0].reuses_features
         failure = None
         try:
+            self._activate_loras(samples[0])
+            span = self.timer.start()
             predictions = predict_noise(samples, self._device, self._batches)
         except Exception as error:
             failure = self.faults.examine(error)
@@ -282,6 +283,12 @@ class Engine:
         for sample, task in batch.items():
             if sample.done:
                 self._finisher.finish(task, sample)
+
+    def _activate_loras(self, sample: Sample) -> None:
+        """Merge the sample's LoRAs unless they are active, and measure what that costs."""
+        span = self.timer.start()
+        if sample.variant.loras.prepare(sample.job.loras):
+            self.timer.stop(span, partial(self.cost.observe_merge, sample.job.model))
 
     def _on_step(self, batch: dict[Sample, RequestState], is_cached: bool, seconds: float) -> None:
         """Record the duration of a step."""

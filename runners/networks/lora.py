@@ -1,43 +1,28 @@
-"""LoRAs of a UNet (arXiv:2106.09685): reading, combination and activation."""
+"""LoRAs of a model (arXiv:2106.09685): combination and activation."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
-from diffusers.utils import convert_unet_state_dict_to_peft
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
 from common.lru_cache import LRUCache
-from common.protocol import LoraWeight
-from runners.device import Device
-from runners.errors import AdapterError
+from common.protocol import LoraMode, LoraWeight
+from runners.networks.lora_file import LoraFile, LoraLayer, read_lora
 from runners.networks.lora_hooks import add_output_hook
+from runners.networks.merged_lora import Parts, WorkingCopy, copied_bytes
 from runners.networks.weight_upload import WeightUploader
 
 _MAX_SETS = 16
 _SET_BYTES = 512 * 2**20
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LoraLayer:
-    """Low-rank factors of one layer in the UNet's dtype, with the alpha folded into `up`.
-
-    Shapes: `down` [r, in] and `up` [out, r] for a linear layer, `down` [r, in, k, k] and `up`
-    [out, r, 1, 1] for a convolution.
-    """
-
-    down: torch.Tensor
-    up: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,13 +39,10 @@ class LoraCombination:
     def from_layers(
         cls, adapters: Sequence[tuple[Mapping[str, LoraLayer], float]]
     ) -> LoraCombination:
-        """Combine adapters, each inputs with its strength."""
+        """Combine adapters, each with its strength."""
         layers = {}
         own = 0
-        for layer in dict.fromkeys(layer for adapter, _ in adapters for layer in adapter):
-            parts = [
-                (adapter[layer], strength) for adapter, strength in adapters if layer in adapter
-            ]
+        for layer, parts in _parts_by_layer(adapters).items():
             (first, strength), *more = parts
             if more:
                 down = torch.cat([part.down for part, _ in parts])
@@ -76,35 +58,58 @@ class LoraCombination:
 
 
 class LoraManager:
-    """LoRAs of one UNet (arXiv:2106.09685).
+    """LoRAs of one model (arXiv:2106.09685), each read once and stored in the networks' dtype.
 
-    Each LoRA is read once and stored in the UNet's dtype. An active set costs a layer one low-rank
-    product for any number of adapters, because their factors are concatenated with the strengths
-    folded in. The UNet's weights are never modified. The last 16 sets are cached, up to 512 MiB,
-    because a strength slider creates a new set at every position.
+    With a working copy, a set is merged into it when it becomes active, and a step costs nothing
+    more. Without one, an active set costs each layer of the UNet one low-rank product for any
+    number of adapters, because their factors are concatenated with the strengths folded in. Text
+    encoders, which a prompt passes once, always take that path. The networks' own weights are never
+    modified.
+
+    The last 16 concatenated sets are cached, up to 512 MiB, because a strength slider creates a new
+    set at every position.
 
     Args:
-        unet: the network whose layers the adapters change.
+        unet: the UNet whose layers the adapters change.
+        text_encoders: the text encoders, likewise.
+        working_copy: memory of merged weights; None for low-rank products.
         max_set_bytes: maximum bytes of the cached sets beyond the adapters.
     """
 
-    def __init__(self, unet: nn.Module, max_set_bytes: int = _SET_BYTES) -> None:
+    _numbers = itertools.count()
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        text_encoders: Sequence[nn.Module] = (),
+        working_copy: WorkingCopy | None = None,
+        max_set_bytes: int = _SET_BYTES,
+    ) -> None:
         self._unet = unet
+        self._text_encoders = tuple(text_encoders)
+        self.working_copy = working_copy
         self._lock = threading.Lock()
-        self._adapters: dict[str, dict[str, LoraLayer]] = {}
-        self._sets: LRUCache[tuple[LoraWeight, ...], LoraCombination] = LRUCache(
+        self._adapters: dict[str, LoraFile] = {}
+        self._uids: dict[str, int] = {}
+        self._sets: LRUCache[tuple[Hashable, ...], LoraCombination] = LRUCache(
             max_set_bytes, lambda combination: combination.bytes, _MAX_SETS
         )
         self._active: Mapping[str, LoraLayer] = {}
         self._hooked: set[str] = set()
         self.warnings: dict[str, str] = {}
+        self.copied_bytes = 0
+        """Bytes of the working copy that a set of all loaded adapters needs."""
+
+    @property
+    def mode(self) -> LoraMode:
+        """How sets act on the UNet."""
+        return "low_rank" if self.working_copy is None else "merged"
 
     @property
     def size(self) -> int:
         """Bytes of the loaded adapters."""
         with self._lock:
-            adapters = list(self._adapters.values())
-        return sum(part.down.nbytes + part.up.nbytes for a in adapters for part in a.values())
+            return sum(adapter.bytes for adapter in self._adapters.values())
 
     @property
     def set_bytes(self) -> int:
@@ -113,7 +118,7 @@ class LoraManager:
 
     @property
     def active_layers(self) -> Mapping[str, LoraLayer]:
-        """Combined factors of the active adapters by layer; empty outside `activate`."""
+        """Concatenated factors of the active adapters by layer; empty outside an activation."""
         return self._active
 
     @property
@@ -129,126 +134,178 @@ class LoraManager:
         Args:
             name: name of the adapter.
             path: the file.
-            uploader: copier of weights to the UNet's device; a new one if None.
+            uploader: copier of weights to the networks' device; a new one if None.
 
         Raises:
-            AdapterError: the file's layers do not match the UNet in name or shape.
+            AdapterError: the file's layers do not match a network in name or shape.
         """
         if name in self._adapters:
             return False
         # All adapter tensors are inference tensors, so that compiled blocks see one kind of tensor
         # for shared and for combined factors.
-        layers, ignored = read_lora(path, self._unet, uploader)
-        for layer in layers.keys() - self._hooked:
-            add_output_hook(self._unet.get_submodule(layer), weakref.WeakMethod(self._delta), layer)
-        self._hooked |= layers.keys()
-        if ignored:
-            self.warnings[name] = f"lora {name}: its {', '.join(ignored)} part is not applied"
+        adapter = read_lora(path, self._unet, self._text_encoders, uploader)
+        if self.working_copy is None:
+            self._hook(self._unet, adapter.unet, "")
+        for number, (encoder, layers) in enumerate(
+            zip(self._text_encoders, adapter.text, strict=True)
+        ):
+            self._hook(encoder, layers, _text_prefix(number))
+        if adapter.ignored:
+            parts = ", ".join(adapter.ignored)
+            self.warnings[name] = f"lora {name}: its {parts} part is not applied"
         with self._lock:
-            self._adapters[name] = layers
+            self._adapters[name] = adapter
+            self._uids[name] = next(self._numbers)
+        self._count_copied()
         return True
 
     def remove(self, name: str) -> None:
         """Forget an adapter and the sets with it; no request may use it."""
         with self._lock:
-            del self._adapters[name]
+            del self._adapters[name], self._uids[name]
             self._sets.clear()
         self.warnings.pop(name, None)
+        self._count_copied()
+
+    def prepare(self, loras: Sequence[LoraWeight]) -> bool:
+        """Give the UNet the merged weights of exactly these adapters; on the device thread.
+
+        Does nothing in low-rank mode.
+
+        Returns:
+            Whether a set has been merged.
+        """
+        copy = self.working_copy
+        key = self._key(loras)
+        if copy is None or copy.is_merged(self._unet, key):
+            return False
+        if key is None:
+            copy.restore()
+            return False
+        copy.merge(self._unet, key, lambda: self._unet_parts(loras))
+        return True
 
     @contextlib.contextmanager
     def activate(self, loras: Sequence[LoraWeight]) -> Iterator[None]:
-        """Apply exactly these adapters until the block ends."""
-        with self._lock:
-            combination = self._sets.get_or_create(tuple(loras), lambda: self._combine(loras))
-        self._active = combination.layers
-        try:
+        """Apply exactly these adapters to the UNet until the block ends.
+
+        A merged set stays in the UNet's weights until another call; so every evaluation of the UNet
+        needs one, without adapters too.
+        """
+        if self.working_copy is not None:
+            self.prepare(loras)
             yield
-        finally:
-            self._active = {}
+            return
+        with self._lock:
+            combination = self._sets.get_or_create(
+                ("unet", *loras),
+                lambda: LoraCombination.from_layers(
+                    [(self._adapters[lora.name].unet, lora.strength) for lora in loras]
+                ),
+            )
+        with self._acting(combination):
+            yield
+
+    @contextlib.contextmanager
+    def activate_text(self, loras: Sequence[LoraWeight]) -> Iterator[None]:
+        """Apply exactly these adapters to the text encoders until the block ends."""
+        with self._lock:
+            combination = self._sets.get_or_create(
+                ("text", *loras),
+                lambda: LoraCombination.from_layers(
+                    [(_text_layers(self._adapters[lora.name]), lora.strength) for lora in loras]
+                ),
+            )
+        with self._acting(combination):
+            yield
+
+    def text_key(self, loras: Sequence[LoraWeight]) -> Hashable:
+        """Return what identifies the effect of adapters on the text encoders; None without one."""
+        with self._lock:
+            return (
+                tuple(
+                    (self._uids[lora.name], lora.strength)
+                    for lora in loras
+                    if any(self._adapters[lora.name].text)
+                )
+                or None
+            )
 
     def release_sets(self) -> None:
         """Evict all cached sets to free memory. Thread-safe."""
         with self._lock:
             self._sets.clear()
 
-    def _combine(self, loras: Sequence[LoraWeight]) -> LoraCombination:
-        return LoraCombination.from_layers(
-            [(self._adapters[lora.name], lora.strength) for lora in loras]
-        )
+    def _count_copied(self) -> None:
+        if self.working_copy is not None:
+            with self._lock:
+                layers = {layer for adapter in self._adapters.values() for layer in adapter.unet}
+            self.copied_bytes = copied_bytes(self._unet, tuple(layers))
 
-    def _delta(self, layer: str, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor | None:
-        """Return the output delta of the active adapters for a layer, or None."""
+    @contextlib.contextmanager
+    def _acting(self, combination: LoraCombination) -> Iterator[None]:
+        self._active = combination.layers
+        try:
+            yield
+        finally:
+            self._active = {}
+
+    def _key(self, loras: Sequence[LoraWeight]) -> Hashable:
+        """Return what identifies a set, None for none; a name can get another file later."""
+        with self._lock:
+            return tuple((self._uids[lora.name], lora.strength) for lora in loras) or None
+
+    def _unet_parts(self, loras: Sequence[LoraWeight]) -> Mapping[str, Parts]:
+        with self._lock:
+            return _parts_by_layer(
+                [(self._adapters[lora.name].unet, lora.strength) for lora in loras]
+            )
+
+    def _hook(self, network: nn.Module, layers: Mapping[str, LoraLayer], prefix: str) -> None:
+        for layer in layers:
+            name = f"{prefix}{layer}"
+            if name not in self._hooked:
+                module = network.get_submodule(layer)
+                add_output_hook(module, weakref.WeakMethod(self._change), name)
+                self._hooked.add(name)
+
+    def _change(
+        self, layer: str, module: nn.Module, inputs: torch.Tensor, output: torch.Tensor
+    ) -> bool:
+        """Add the product of the active adapters to a layer's output; return False without one."""
         adapter = self._active.get(layer)
         if adapter is None:
-            return None
+            return False
         if isinstance(module, nn.Conv2d):
             reduced = F.conv2d(
                 inputs, adapter.down, None, module.stride, module.padding, module.dilation
             )
-            return F.conv2d(reduced, adapter.up)
-        return F.linear(F.linear(inputs, adapter.down), adapter.up)
+            output.add_(F.conv2d(reduced, adapter.up))
+        else:
+            reduced = F.linear(inputs, adapter.down)
+            rows = output.view(-1, output.shape[-1])
+            rows.addmm_(reduced.view(-1, reduced.shape[-1]), adapter.up.T)
+        return True
 
 
-def read_lora(
-    path: Path, unet: nn.Module, uploader: WeightUploader | None = None
-) -> tuple[dict[str, LoraLayer], list[str]]:
-    """Read a LoRA file into the UNet's dtype and onto its device.
+def _parts_by_layer(
+    adapters: Sequence[tuple[Mapping[str, LoraLayer], float]],
+) -> dict[str, list[tuple[LoraLayer, float]]]:
+    """Return each layer's factors with their strengths, in the order of the adapters."""
+    parts: dict[str, list[tuple[LoraLayer, float]]] = {}
+    for adapter, strength in adapters:
+        for layer, factors in adapter.items():
+            parts.setdefault(layer, []).append((factors, strength))
+    return parts
 
-    Args:
-        path: the file.
-        unet: the UNet.
-        uploader: copier of weights to the UNet's device; a new one if None.
 
-    Returns:
-        The layers by UNet module name, and the names of other networks in the file.
-
-    Raises:
-        AdapterError: the file's layers do not match the UNet in name or shape.
-    """
-    config: Any = unet.config
-    state, alphas = StableDiffusionXLLoraLoaderMixin.lora_state_dict(
-        load_file(path), unet_config=config
-    )
-    factors = convert_unet_state_dict_to_peft(_select_prefix(state, "unet."))
-    scales = {
-        _layer_of_alpha(key): alpha for key, alpha in _select_prefix(alphas or {}, "unet.").items()
+def _text_layers(adapter: LoraFile) -> dict[str, LoraLayer]:
+    return {
+        f"{_text_prefix(number)}{layer}": factors
+        for number, layers in enumerate(adapter.text)
+        for layer, factors in layers.items()
     }
-    others = sorted({key.partition(".")[0] for key in state if not key.startswith("unet.")})
-    found: dict[str, torch.Tensor] = {}
-    weights = dict(unet.named_parameters())
-    for key, down in factors.items():
-        if not key.endswith("lora_A.weight"):
-            continue
-        layer = key.removesuffix(".lora_A.weight")
-        up = factors.get(f"{layer}.lora_B.weight")
-        weight = weights.get(f"{layer}.weight")
-        if up is None or weight is None:
-            raise AdapterError(f"layer {layer} does not exist in this model")
-        if down.shape[1:] != weight.shape[1:] or up.shape[0] != weight.shape[0]:
-            raise AdapterError(f"the shape of layer {layer} does not match this model")
-        scale = scales.get(layer, down.shape[0]) / down.shape[0]
-        found[f"{layer}.down"] = down.to(weight.dtype)
-        found[f"{layer}.up"] = (up * scale).to(weight.dtype)
-    if not found:
-        raise AdapterError("the file has no layers for the UNet")
-    # All factors travel as one buffer.
-    moved = (uploader or _make_uploader(unet)).upload(found)
-    names = [key.removesuffix(".down") for key in found if key.endswith(".down")]
-    layers = {name: LoraLayer(moved[f"{name}.down"], moved[f"{name}.up"]) for name in names}
-    return layers, others
 
 
-def _make_uploader(unet: nn.Module) -> WeightUploader:
-    weight = next(unet.parameters())
-    return WeightUploader(Device(weight.device, weight.dtype))
-
-
-def _select_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
-
-
-def _layer_of_alpha(alpha_key: str) -> str:
-    """Return the layer name of an alpha key, which uses diffusers' older naming plus `.alpha`."""
-    key = alpha_key.removesuffix(".alpha").removesuffix(".weight").removesuffix(".down")
-    key = key.removesuffix(".lora").removesuffix("_lora")
-    return key.replace(".processor.", ".").replace(".to_out", ".to_out.0")
+def _text_prefix(number: int) -> str:
+    return f"text_encoder_{number + 1}."

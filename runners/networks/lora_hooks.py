@@ -15,21 +15,22 @@ from typing import Any
 import torch
 from torch import nn
 
-DeltaFn = Callable[[str, nn.Module, torch.Tensor], torch.Tensor | None]
+ChangeFn = Callable[[str, nn.Module, torch.Tensor, torch.Tensor], bool]
 
 _numbers = itertools.count()
 _layers: dict[
-    int, tuple[weakref.ref[nn.Module], list[tuple[weakref.WeakMethod[DeltaFn], str]]]
+    int, tuple[weakref.ref[nn.Module], list[tuple[weakref.WeakMethod[ChangeFn], str]]]
 ] = {}
 
 
-def add_output_hook(module: nn.Module, change: weakref.WeakMethod[DeltaFn], layer: str) -> None:
-    """Add the result of `change` to the output of a layer at every call.
+def add_output_hook(module: nn.Module, change: weakref.WeakMethod[ChangeFn], layer: str) -> None:
+    """Let `change` modify the output of a layer in place at every call.
 
     Args:
         module: a linear layer or a convolution.
-        change: a weakly referenced bound method from the layer's name, the module and its input to
-            the delta or None. The hook ignores it after its owner is freed.
+        change: a weakly referenced bound method from the layer's name, the module, its input and
+            its output to whether it has modified the output. The hook ignores it after its owner
+            is freed. The first change that returns True is the only one of a call.
         layer: the layer's name.
     """
     number = getattr(module, "hook_id", None)
@@ -43,31 +44,26 @@ def add_output_hook(module: nn.Module, change: weakref.WeakMethod[DeltaFn], laye
 
 def _hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
     if torch.compiler.is_compiling():
-        _add_change(output, inputs[0], module.hook_id)
-        return output
-    delta = _compute_delta(int(module.hook_id), inputs[0])
-    return output if delta is None else output + delta
+        _change_output(output, inputs[0], module.hook_id)
+    else:
+        _change(int(module.hook_id), inputs[0], output)
+    return output
 
 
-def _compute_delta(number: int, inputs: torch.Tensor) -> torch.Tensor | None:
+def _change(number: int, inputs: torch.Tensor, output: torch.Tensor) -> None:
     reference, changes = _layers[number]
     module = reference()
     for method, layer in changes:
         change = method()
-        if change is not None and module is not None:
-            delta = change(layer, module, inputs)
-            if delta is not None:
-                return delta
-    return None
+        if change is not None and module is not None and change(layer, module, inputs, output):
+            return
 
 
-@torch.library.custom_op("experimance::add_change", mutates_args={"output"})
-def _add_change(output: torch.Tensor, inputs: torch.Tensor, number: torch.Tensor) -> None:
-    delta = _compute_delta(int(number), inputs)
-    if delta is not None:
-        output.add_(delta)
+@torch.library.custom_op("experimance::change_output", mutates_args={"output"})
+def _change_output(output: torch.Tensor, inputs: torch.Tensor, number: torch.Tensor) -> None:
+    _change(int(number), inputs, output)
 
 
-@_add_change.register_fake
+@_change_output.register_fake
 def _(output: torch.Tensor, inputs: torch.Tensor, number: torch.Tensor) -> None:
     """Do nothing: the operator returns no tensor."""

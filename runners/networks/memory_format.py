@@ -46,8 +46,8 @@ class MemoryFormats:
         return self._chosen.get((group, dtype), is_default)
 
     def apply(self, kind: str, network: Any) -> None:
-        """Give a network that has just been loaded its format."""
-        if self.is_channels_last(kind, network.dtype):
+        """Give a component that has just been loaded the format of its kind."""
+        if kind in _GROUPS and self.is_channels_last(kind, network.dtype):
             turn_to_channels_last(network)
 
 

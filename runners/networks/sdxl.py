@@ -10,7 +10,7 @@ from torch import nn
 
 from models.catalog import VariantSpec
 from runners.networks.lora import LoraManager
-from runners.networks.memory_format import MemoryFormats
+from runners.networks.merged_lora import WorkingCopy
 from runners.networks.static_conditioning import CrossAttentionCache
 
 
@@ -40,7 +40,7 @@ class SdxlModel:
         spec: VariantSpec,
         parts: Mapping[str, Any],
         text_key: str,
-        formats: MemoryFormats | None = None,
+        working_copy: WorkingCopy | None = None,
     ) -> SdxlModel:
         """Build a variant with its own LoRA manager from loaded components.
 
@@ -49,22 +49,19 @@ class SdxlModel:
             spec: the variant's catalog entry.
             parts: the components by kind.
             text_key: the `text_encoder_key`.
-            formats: memory formats of the networks; those before warm-up if None.
+            working_copy: memory of merged LoRAs; None for low-rank products.
         """
-        formats = formats or MemoryFormats()
-        for kind in ("unet", "vae", "tiny_decoder"):
-            if kind in parts:
-                formats.apply(kind, parts[kind])
+        text_encoders = parts["text_encoder"], parts["text_encoder_2"]
         return cls(
             name=name,
             spec=spec,
             tokenizers=(parts["tokenizer"], parts["tokenizer_2"]),
-            text_encoders=(parts["text_encoder"], parts["text_encoder_2"]),
+            text_encoders=text_encoders,
             text_encoder_key=text_key,
             unet=parts["unet"],
             vae=parts["vae"],
             tiny_decoder=parts.get("tiny_decoder"),
-            loras=LoraManager(parts["unet"]),
+            loras=LoraManager(parts["unet"], text_encoders, working_copy),
             cross_attention=CrossAttentionCache(parts["unet"]),
         )
 

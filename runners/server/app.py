@@ -157,6 +157,7 @@ class RunnerApp:
             resident_bytes=dict(resident),
             gpu_utilization=sum(loads) / len(loads) if loads else None,
             retry_after=self.pool.retry_after(),
+            lora_modes={name: mode for each in held for name, mode in each.lora_modes.items()},
         )
 
     @property

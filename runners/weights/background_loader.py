@@ -114,6 +114,7 @@ class BackgroundLoader:
     def release_memory(self) -> None:
         """Free the variants' rebuildable caches; for the device thread."""
         self.model_cache.release_lora_sets()
+        self.model_cache.release_working_copy()
 
     def close(self) -> None:
         """Cancel queued loads and wait for the current one."""

@@ -12,6 +12,7 @@ from models.store.store import CatalogEntry, Component
 from runners.device import Device
 from runners.networks.depth_estimators import ESTIMATOR_KINDS, load_estimator
 from runners.networks.loading import load_component
+from runners.networks.memory_format import MemoryFormats
 from runners.networks.pinned_weights import PinnedWeightCache
 from runners.networks.weight_upload import WeightUploader
 from runners.weights.vram_budget import device_bytes, parameter_bytes
@@ -25,11 +26,13 @@ class ComponentCache:
     Args:
         catalog: the catalog of models.
         device: device of the weights.
+        formats: memory formats of the networks.
     """
 
-    def __init__(self, catalog: Catalog, device: Device) -> None:
+    def __init__(self, catalog: Catalog, device: Device, formats: MemoryFormats) -> None:
         self._catalog = catalog
         self._device = device
+        self._formats = formats
         self.uploader = WeightUploader(device)
         """Copier of all weights to the device."""
         self._pinned: PinnedWeightCache | None = None
@@ -49,6 +52,10 @@ class ComponentCache:
         """Return the bytes of an entry's components that are not loaded."""
         new = [part for part in entry.components.values() if part.tag not in self._components]
         return sum(map(self._device_bytes, new))
+
+    def entry_bytes(self, entry: CatalogEntry) -> int:
+        """Return the bytes of all components of an entry on the device."""
+        return sum(map(self._device_bytes, entry.components.values()))
 
     def _device_bytes(self, component: Component) -> int:
         # A tag names its content, so the headers of its files need to be read only once.
@@ -76,6 +83,7 @@ class ComponentCache:
                 loaded = load_component(
                     kind, component.path, self._device, self.uploader, self._pinned
                 )
+                self._formats.apply(kind, loaded)
                 size = parameter_bytes(loaded)
             self._components[component.tag] = loaded
             self._sizes[component.tag] = kind, size

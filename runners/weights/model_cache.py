@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from common.limits import MAX_LORAS
+from common.protocol import LoraMode
 from models.catalog import Catalog
 from models.store.inventory import LiveInventory
 from models.store.store import CatalogEntry
@@ -24,6 +26,7 @@ from runners.weights.evictor import Evictor
 from runners.weights.load_rate import LoadRate
 from runners.weights.load_recorder import LoadRecorder
 from runners.weights.vram_budget import VramBudget, device_file_bytes
+from runners.weights.working_copies import WorkingCopies
 
 _ESTIMATOR = "depth_estimator"
 _TEXT = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
@@ -71,7 +74,8 @@ class ModelCache:
         self._controlnets: dict[str, ControlNet] = {}
         self._estimators: dict[str, Estimator] = {}
         self._loading = threading.Lock()
-        self._components = ComponentCache(catalog, device)
+        self._components = ComponentCache(catalog, device, self.formats)
+        self._working_copies = WorkingCopies(self.budget)
         self._recorder = LoadRecorder()
 
     @property
@@ -111,11 +115,23 @@ class ModelCache:
 
     @property
     def resident_bytes(self) -> dict[str, int]:
-        """Bytes of resident weights by component kind; shared components count once."""
+        """Bytes of resident weights by component kind; shared components count once.
+
+        `working_copy` is the memory for merged LoRAs.
+        """
         total = self._components.bytes_by_kind
-        for variant in list(self._variants.values()):
-            total["lora"] += variant.loras.size + variant.loras.set_bytes
+        managers = [variant.loras for variant in list(self._variants.values())]
+        for manager in managers:
+            total["lora"] += manager.size + manager.set_bytes
+        copied = self._working_copies.used_bytes(managers)
+        if copied:
+            total["working_copy"] = copied
         return dict(total)
+
+    @property
+    def lora_modes(self) -> dict[str, LoraMode]:
+        """How LoRAs act, by resident variant."""
+        return {name: variant.loras.mode for name, variant in list(self._variants.items())}
 
     def load_seconds(self, model: str = "", controlnet: str = "", estimator: str = "") -> float:
         """Return the expected seconds until these entries are resident; 0 if they are."""
@@ -170,11 +186,13 @@ class ModelCache:
                 parts = self._load_parts("model", name, entry)
                 text_key = " ".join(entry.components[kind].tag for kind in _TEXT)
                 spec = self._catalog.models[name]
-                variant = SdxlModel.from_components(name, spec, parts, text_key, self.formats)
-                if self.compiler.active:
+                copy = self._working_copies.choose(parts["unet"], self._request_bytes(entry))
+                variant = SdxlModel.from_components(name, spec, parts, text_key, copy)
+                if self.compiler.active and copy is None:
                     # All LoRAs load first, because a later one would trigger a recompilation.
                     for lora in self._live_inventory.inventory.loras:
                         self._read_lora(variant, lora, self._lora_file(lora))
+                if self.compiler.active:
                     self.compiler.compile_unet(variant, self._device)
                 self._variants[name] = variant
             return self._variants[name]
@@ -190,7 +208,6 @@ class ModelCache:
                 entry = self._entry("controlnet", name, self._live_inventory.inventory.controlnets)
                 self._make_room_for("controlnet", name, entry, beside)
                 parts = self._load_parts("controlnet", name, entry)
-                self.formats.apply("controlnet", parts["controlnet"])
                 controlnet = extract_hint_embedding(name, parts["controlnet"])
                 self.compiler.compile_controlnet(controlnet, self._device)
                 self._controlnets[name] = controlnet
@@ -235,7 +252,7 @@ class ModelCache:
             for name in names:
                 if name not in variant.loras.names:
                     file = self._lora_file(name)
-                    size = partial(device_file_bytes, self._device, file)
+                    size = partial(self._lora_bytes, variant, file)
                     self._make_room("lora", name, size, kept)
                     self._read_lora(variant, name, file)
 
@@ -243,6 +260,10 @@ class ModelCache:
         """Free the cached LoRA sets, which can be rebuilt. Thread-safe."""
         for variant in list(self._variants.values()):
             variant.loras.release_sets()
+
+    def release_working_copy(self) -> None:
+        """Free the memory of merged LoRAs until the next set; on the device thread."""
+        self._working_copies.release()
 
     def unload_variant(self, name: str) -> bool:
         """Unload a variant and its unshared components; return False if it was not resident."""
@@ -262,6 +283,24 @@ class ModelCache:
         entry = self._entry("lora", name, self._live_inventory.inventory.loras)
         (path,) = entry.components["lora"].path.glob("*.safetensors")
         return path
+
+    def _lora_bytes(self, variant: SdxlModel, file: Path) -> int:
+        """Return the bytes of a LoRA and of what the working copy can need for it."""
+        managers = [each.loras for each in self._variants.values()]
+        growth = self._working_copies.growth(variant.unet, managers)
+        return device_file_bytes(self._device, file) + growth
+
+    def _request_bytes(self, entry: CatalogEntry) -> int:
+        """Return the most bytes that a request of a variant needs, without the working copy."""
+        found = self._live_inventory.inventory
+        size = self._components.entry_bytes
+        loras = sorted(map(size, found.loras.values()), reverse=True)
+        return (
+            size(entry)
+            + max(map(size, found.controlnets.values()), default=0)
+            + max(map(size, found.depth_estimators.values()), default=0)
+            + sum(loras[:MAX_LORAS])
+        )
 
     def _read_lora(self, variant: SdxlModel, name: str, file: Path) -> None:
         def explain(error: Exception) -> str:
@@ -303,8 +342,8 @@ class ModelCache:
         for name, variant in self._variants.items():
             entries[name] = partial(self._evict, self._variants, name)
             for lora in variant.loras.names:
-                # A compiled UNet would be compiled again for the LoRA's return.
-                can_free = not self.compiler.active
+                # A compiled UNet would be compiled again for the return of a low-rank product.
+                can_free = not self.compiler.active or variant.loras.mode == "merged"
                 free = partial(variant.loras.remove, lora) if can_free else None
                 entries[lora_key(name, lora)] = free
         for name in self._controlnets:

@@ -6,7 +6,8 @@ adds one looks at what it costs.
 
 EXPECTED_OPERATORS = frozenset(
     {
-        "_adaptive_avg_pool2d", "_to_copy", "add", "add_", "addmm", "arange", "argmax", "bmm",
+        "_adaptive_avg_pool2d", "_to_copy", "add", "add_", "addmm", "addmm_", "arange", "argmax",
+        "baddbmm_", "bmm",
         "cat", "clamp", "clone", "constant_pad_nd", "convolution", "copy_", "cos", "div",
         "embedding", "exp", "gelu", "index", "index_copy_", "mm", "mul", "mul_",
         "native_group_norm", "native_layer_norm", "new_zeros", "relu", "round",

@@ -19,6 +19,7 @@ from models.catalog import load_catalog
 from runners.device import Device
 from runners.diffusion.vae import Pixels
 from runners.networks.loading import extract_hint_embedding
+from runners.networks.merged_lora import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from testing.flop_count import sdxl_controlnet, sdxl_parts
 from tests.support.runner.copy_stream import LateCopyStream
@@ -104,7 +105,9 @@ def to_cuda(network: nn.Module, is_channels_last: bool = False) -> nn.Module:
     return network
 
 
-def cuda_networks(mode: FakeTensorMode) -> tuple[SdxlModel, ControlNet]:
+def cuda_networks(
+    mode: FakeTensorMode, working_copy: WorkingCopy | None = None
+) -> tuple[SdxlModel, ControlNet]:
     """SDXL and its small depth ControlNet as fake CUDA tensors."""
     parts, controlnet = sdxl_parts(), sdxl_controlnet("small")
     spec = load_catalog("experimance").models["lightning"]
@@ -113,5 +116,5 @@ def cuda_networks(mode: FakeTensorMode) -> tuple[SdxlModel, ControlNet]:
         for kind, part in parts.items():
             if isinstance(part, nn.Module):
                 to_cuda(part, is_channels_last=kind in {"vae", "tiny_decoder"})
-        variant = SdxlModel.from_components("lightning", spec, parts, text_key="fake")
+        variant = SdxlModel.from_components("lightning", spec, parts, "fake", working_copy)
         return variant, extract_hint_embedding("depth", to_cuda(controlnet))

@@ -16,7 +16,7 @@ from testing.op_count import OperatorCount
 
 pytestmark = pytest.mark.slow
 
-JOB = replace(installation_job(256), steps=2, control_guidance_end=0.5)
+JOB = replace(installation_job(256, loras=()), steps=2, control_guidance_end=0.5)
 
 
 def counts(work: object) -> OperatorCount:

@@ -6,6 +6,7 @@ for a copy. docs/performance.md lists what the emulation cannot see.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from runners.diffusion.denoise import predict_noise
 from runners.diffusion.sample import Sample
 from runners.diffusion.step_plan import plan_steps
 from runners.engine.engine import Engine, EngineConfig
+from runners.networks.lora import LoraManager
+from runners.networks.merged_lora import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from runners.networks.weight_upload import WeightUploader
 from testing.op_count import OperatorCount
@@ -38,7 +41,7 @@ pytestmark = pytest.mark.slow
 
 Networks = tuple[SdxlModel, ControlNet]
 SIDE = 1024
-JOB = replace(installation_job(SIDE), steps=2, control_guidance_end=1.0)
+JOB = replace(installation_job(SIDE, loras=()), steps=2, control_guidance_end=1.0)
 LORA_LAYER = "attentions.0.transformer_blocks.0."
 
 
@@ -148,27 +151,41 @@ def test_requests_never_wait_for_the_device(
     assert batches.count([alone]) == 2
 
 
+@pytest.mark.parametrize("lora_mode", ["merged", "low_rank"])
 def test_loras_act_without_waiting(
     networks: Networks,
     mode: FakeTensorMode,
     plain: OperatorCount,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    lora_mode: str,
 ) -> None:
-    loras = networks[0].loras
+    variant, controlnet = networks
+    copy = WorkingCopy() if lora_mode == "merged" else None
+    loras = LoraManager(variant.unet, variant.text_encoders, copy)
+    networks = dataclasses.replace(variant, loras=loras), controlnet
     for seed, name in enumerate(("first", "second")):
         file = tmp_path / f"{name}.safetensors"
         write_lora(file, networks[0].unet, rank=2, seed=seed)
         # One layer of each block, because fake tensors are slow to make.
         part = {key: each for key, each in load_file(file).items() if LORA_LAYER in key}
         # Fake tensors cannot be read from a file.
-        monkeypatch.setattr("runners.networks.lora.load_file", lambda _, read=part: read)
+        monkeypatch.setattr("runners.networks.lora_file.load_file", lambda _, read=part: read)
         with fake_cuda(mode):
             loras.add(name, file, WeightUploader(CUDA, FakeCopyStream()))
     weights = (LoraWeight("first", 0.8), LoraWeight("second", 0.4))
     count, listeners = paint(networks, mode, replace(JOB, loras=weights))
     check(count, listeners)
-    assert count.launches.total() > plain.launches.total()
+    more = count.launches - plain.launches
+    if lora_mode == "merged":
+        # Once per shape of weights; a step has no other launches than without LoRAs.
+        assert 0 < more["baddbmm_"] < 10
+        assert not more["addmm_"]
+        assert copy is not None
+        with fake_cuda(mode):
+            copy.release()
+    else:
+        assert more["addmm_"] > 10
 
 
 def test_decode_in_tiles(networks: Networks, mode: FakeTensorMode, plain: OperatorCount) -> None:

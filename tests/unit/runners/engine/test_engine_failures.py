@@ -12,7 +12,7 @@ import torch
 
 import runners.engine.engine
 import runners.engine.output_stage
-from common.protocol import CancelCommand, GenerateJob, JobFailed, LoraWeight, Step
+from common.protocol import CancelCommand, GenerateJob, JobFailed, LoraMode, LoraWeight, Step
 from runners.device import Device
 from runners.diffusion.batch import BatchCache
 from runners.diffusion.conditioning import Conditioning, ConditioningBuilder
@@ -21,7 +21,7 @@ from runners.diffusion.sample import Sample
 from runners.diffusion.vae import PixelTransfer, start_decode
 from runners.engine.engine import Engine, EngineConfig
 from runners.networks.sdxl import SdxlModel
-from testing.workbench import Listener, demo_networks, make_engine
+from testing.workbench import Listener, ResidentLoader, demo_networks, make_engine
 from tests.support.runner.jobs import (
     Clock,
     await_end,
@@ -224,31 +224,44 @@ def test_out_of_memory_shrinks_the_batch_before_any_error(
     assert all(pictures(listener) for listener in listeners)
 
 
+@pytest.mark.parametrize("lora_mode", ["merged", "low_rank"])
 def test_out_of_memory_evicts_cached_lora_sets(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    lora_mode: LoraMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    variant, _ = demo_networks("base")
+    engine = make_engine(lora_mode=lora_mode)
+    variant, _ = demo_networks("base", lora_mode)
+
+    def set_bytes() -> int:
+        copy = variant.loras.working_copy
+        return variant.loras.set_bytes if copy is None else copy.bytes
+
     jobs = [job(str(index), loras=(LoraWeight("drone", 0.3),), steps=2) for index in range(2)]
     held: list[int] = []
+    steps: list[int] = []
 
     def small_device(
         samples: Sequence[Sample], device: Device, batches: BatchCache
     ) -> list[torch.Tensor]:
-        held.append(variant.loras.set_bytes)
         predictions = predict_noise(samples, device, batches)
-        if len(held) == 1:
-            assert variant.loras.set_bytes > 0
+        steps.append(set_bytes())
+        if len(steps) == 1:
             raise torch.OutOfMemoryError
         return predictions
 
+    release = ResidentLoader.release_memory
+
+    def watched_release(loader: ResidentLoader) -> None:
+        release(loader)
+        held.append(set_bytes())
+
     monkeypatch.setattr(runners.engine.engine, "predict_noise", small_device)
+    monkeypatch.setattr(ResidentLoader, "release_memory", watched_release)
     listeners = [Listener() for _ in jobs]
     for each, listener in zip(jobs, listeners, strict=True):
         engine.submit(each, listener)
-    variant.loras.release_sets()
     finish(engine)
-    assert held[:2] == [0, 0]
-    assert held[2] > 0
+    assert all(size > 0 for size in steps)
+    assert held == [0]
     assert all(pictures(listener) for listener in listeners)
 
 

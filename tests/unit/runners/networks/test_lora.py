@@ -1,9 +1,8 @@
-"""LoRAs compared with peft, and restored weights after deactivation."""
+"""Low-rank LoRAs compared with peft, and unchanged predictions after deactivation."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,28 +12,11 @@ from safetensors.torch import save_file
 
 from common.protocol import LoraWeight
 from runners.errors import AdapterError
-from runners.networks.lora import LoraManager, read_lora
+from runners.networks.lora import LoraManager
+from runners.networks.lora_file import read_lora
 from testing.workbench import WEIGHTS, demo_networks
 from tests.support.files.lora_files import layers_of, lora_file
-
-
-def predict(unet: torch.nn.Module) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(3)
-
-    def noise(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    config: Any = unet.config
-    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-    with torch.inference_mode():
-        result: torch.Tensor = unet(
-            noise(2, 4, 16, 16),
-            torch.tensor([500.0, 20.0]),
-            noise(2, 77, config.cross_attention_dim),
-            added_cond_kwargs={"text_embeds": noise(2, pooled), "time_ids": noise(2, 6)},
-            return_dict=False,
-        )[0]
-    return result
+from tests.support.runner.predictions import predict
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +137,7 @@ def test_lora_sets_share_tensors(bank: LoraManager) -> None:
 def test_a_slider_keeps_no_more_than_the_bounds(
     unet: UNet2DConditionModel, folder: Path, room: float, kept: int
 ) -> None:
-    layers, _ = read_lora(folder / "drone.safetensors", unet)
+    layers = read_lora(folder / "drone.safetensors", unet).unet
     one = sum(part.up.nbytes for part in layers.values())
     slid = LoraManager(unet, max_set_bytes=int(room * one))
     slid.add("drone", folder / "drone.safetensors")
@@ -208,7 +190,8 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_half_precision_weights_are_cast(folder: Path) -> None:
     unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float16)
-    layers, ignored = read_lora(folder / "drone.safetensors", unet)
+    file = read_lora(folder / "drone.safetensors", unet)
+    layers = file.unet
     assert {layer.up.dtype for layer in layers.values()} == {torch.float16}
-    assert ignored == []
+    assert file.ignored == ()
     assert np.isfinite([layer.up.abs().max().item() for layer in layers.values()]).all()

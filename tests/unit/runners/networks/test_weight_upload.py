@@ -11,9 +11,9 @@ from torch import nn
 
 from runners.device import Device
 from runners.networks.loading import load_component
-from runners.networks.lora import read_lora
+from runners.networks.lora_file import read_lora
+from runners.networks.memory_format import MemoryFormats
 from runners.networks.pinned_weights import PinnedWeightCache
-from runners.networks.sdxl import SdxlModel
 from runners.networks.weight_upload import WeightUploader
 from testing.workbench import DEVICE, component_folders, demo_catalog, demo_networks
 from tests.support.files.lora_files import lora_file
@@ -102,8 +102,8 @@ def test_lora_travels_as_one_buffer(
 ) -> None:
     unet = demo_networks("base")[0].unet
     file = lora_file(tmp_path / "lora.safetensors", unet, style, seed=1, rank=4)
-    plain, _ = read_lora(file, unet)
-    moved, _ = read_lora(file, unet, uploader)
+    plain = read_lora(file, unet).unet
+    moved = read_lora(file, unet, uploader=uploader).unet
     assert len(stream.device_buffers) == 1
     assert moved.keys() == plain.keys()
     for name, layer in plain.items():
@@ -123,16 +123,16 @@ def test_network_moves_with_its_buffers(uploader: WeightUploader, stream: LateCo
 
 
 def test_turned_decoders_leave_the_buffer_in_which_they_arrived(uploader: WeightUploader) -> None:
-    half, catalog = Device(torch.device("cpu"), torch.float16), demo_catalog()
+    half = Device(torch.device("cpu"), torch.float16)
     parts = {
         kind: load_component(kind, folder, half, uploader)
-        for kind, folder in component_folders(catalog, "base").items()
+        for kind, folder in component_folders(demo_catalog(), "base").items()
     }
     shared = parts["vae"].decoder.conv_norm_out.weight.untyped_storage()
     assert shared.nbytes() > 10 * parts["vae"].decoder.conv_norm_out.weight.nbytes
     before = {name: tensor.clone() for name, tensor in parts["vae"].state_dict().items()}
-    SdxlModel.from_components("base", catalog.models["base"], parts, text_key="half")
     for kind in ("vae", "tiny_decoder"):
+        MemoryFormats().apply(kind, parts[kind])
         for tensor in parts[kind].parameters():
             assert tensor.untyped_storage().nbytes() == tensor.nbytes
     assert all(torch.equal(parts["vae"].state_dict()[name], each) for name, each in before.items())

@@ -160,6 +160,7 @@ class LoadedModels:
         self.variants: dict[str, SdxlModel] = {}
         self.controlnets: dict[str, ControlNet] = {}
         self.resident_bytes: dict[str, int] = {}
+        self.lora_modes: dict[str, str] = {}
         self.eviction_blocked = False
 
     def touch(

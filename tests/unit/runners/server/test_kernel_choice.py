@@ -31,6 +31,7 @@ def networks(parts: dict[str, object]) -> tuple[SdxlModel, ControlNet]:
     spec = demo_catalog().models["lightning"]
     for kind in ("unet", "vae", "tiny_decoder"):
         parts[kind].to(memory_format=torch.contiguous_format)  # type: ignore[attr-defined]
+        MemoryFormats().apply(kind, parts[kind])
     variant = SdxlModel.from_components("lightning", spec, parts, text_key="half")
     network = load_component("controlnet", WEIGHTS / "controlnet", HALF)
     return variant, extract_hint_embedding(CONTROLNET, network)
