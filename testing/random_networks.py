@@ -34,9 +34,15 @@ _LORA_LAYERS = (
 """Layers of a UNet that kohya's trainer changes by default: 722 of SDXL's."""
 
 
-def random_parts(device: Device, small: bool) -> dict[str, Any]:
-    """Return networks and tokenizers by kind; `small` narrows the networks of the same layout."""
-    networks = empty_networks(small)
+def random_parts(device: Device, small: bool, is_deep: bool = False) -> dict[str, Any]:
+    """Return networks and tokenizers by kind.
+
+    Args:
+        device: device and dtype of the networks.
+        small: narrow networks of the same layout, with fewer transformer blocks.
+        is_deep: give a narrow UNet all transformer blocks of SDXL's.
+    """
+    networks = empty_networks(small, is_deep)
     for network in networks.values():
         fill(network, device)
     tokenizers = {
@@ -46,12 +52,16 @@ def random_parts(device: Device, small: bool) -> dict[str, Any]:
     return {**networks, **tokenizers}
 
 
-def empty_networks(small: bool = False) -> dict[str, Any]:
+def empty_networks(small: bool = False, is_deep: bool = False) -> dict[str, Any]:
     """Return SDXL's networks and the small ControlNet by kind, on the meta device.
 
-    The autoencoder stays finite in half precision, like the catalog's.
+    The arguments are those of `random_parts`. The autoencoder stays finite in half precision, like
+    the catalog's.
     """
     configs = configurations(small)
+    if is_deep:
+        layers = configurations(small=False)["unet"]["transformer_layers_per_block"]
+        configs["unet"] = {**configs["unet"], "transformer_layers_per_block": layers}
     with torch.device("meta"):
         networks = {
             "unet": UNet2DConditionModel.from_config(configs["unet"]),

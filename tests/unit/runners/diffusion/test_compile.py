@@ -22,6 +22,7 @@ from runners.diffusion.conditioning import ConditioningBuilder
 from runners.diffusion.denoise import predict_noise
 from runners.diffusion.sample import Sample
 from runners.networks.loading import extract_hint_embedding, load_component
+from runners.networks.merged_lora import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from runners.server.device_worker import DeviceWorker
 from testing.imports import store_at
@@ -52,14 +53,14 @@ SETS = [
 SIZES = [(64, 64), (96, 64), (64, 128)]
 
 
-def fresh(compiler: Compiler) -> tuple[SdxlModel, ControlNet]:
+def fresh(compiler: Compiler, lora_mode: str = "low_rank") -> tuple[SdxlModel, ControlNet]:
     """Networks of their own: what is compiled stays compiled."""
     catalog = demo_catalog()
     folders = component_folders(catalog, "lightning")
     parts = {kind: load_component(kind, folder, DEVICE) for kind, folder in folders.items()}
-    variant = SdxlModel.from_components(
-        "lightning", catalog.models["lightning"], parts, text_key="demo"
-    )
+    copy = WorkingCopy() if lora_mode == "merged" else None
+    spec = catalog.models["lightning"]
+    variant = SdxlModel.from_components("lightning", spec, parts, "demo", copy)
     for name, lora in catalog.loras.items():
         variant.loras.add(name, Path(parse_source(lora.source, catalog.folder).path))
     controlnet = extract_hint_embedding(
@@ -106,13 +107,13 @@ class FailingBackend:
         return graph
 
 
-@pytest.fixture(scope="module")
-def compiled_networks() -> Iterator[tuple[SdxlModel, ControlNet]]:
+@pytest.fixture(scope="module", params=["merged", "low_rank"])
+def compiled_networks(request: pytest.FixtureRequest) -> Iterator[tuple[SdxlModel, ControlNet]]:
     # The quick backend: graphs are traced and guarded as ever, and run as they are.
     compiler = Compiler("regional", backend="eager")
     assert compiler.active
     # As in the service: loaded on one thread, used on another.
-    yield elsewhere(partial(fresh, compiler))
+    yield elsewhere(partial(fresh, compiler, request.param))
     torch.compiler.reset()
 
 

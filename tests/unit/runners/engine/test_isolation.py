@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from common.protocol import GenerateJob, LoraWeight
+from common.protocol import GenerateJob, LoraMode, LoraWeight
 from common.scheduler_table import SCHEDULERS
 from models.demo.training.data.terrain import make_terrain
 from runners.engine.engine import Engine
-from runners.networks.lora import LoraManager
+from runners.networks.merged_lora import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from testing.workbench import (
     DEVICE,
@@ -33,7 +33,9 @@ Networks = dict[str, tuple[SdxlModel, ControlNet]]
 
 DEPTHS = [make_terrain(seed, size).depth for seed, size in ((1, (64, 64)), (2, (64, 72)))]
 LORAS = st.dictionaries(
-    st.sampled_from(sorted(demo_catalog().loras)), st.sampled_from([0.3, 1.0, 1.5]), max_size=2
+    st.sampled_from(sorted(demo_catalog().loras)),
+    st.sampled_from([-2.0, 0.3, 1.0, 4.0]),
+    max_size=2,
 )
 
 
@@ -81,25 +83,32 @@ def _untouched(name: str) -> dict[str, Any]:
     }
 
 
-def _fresh(*models: str) -> Networks:
+def _fresh(lora_mode: LoraMode, *models: str) -> Networks:
     """Networks that no request has touched; of all variants by default."""
     made = {}
+    working_copy = WorkingCopy() if lora_mode == "merged" else None
     for name in models or demo_catalog().models:
         copies = copy.deepcopy(_untouched(name))
         controlnet = copies.pop("controlnet")
         spec = demo_catalog().models[name]
-        made[name] = SdxlModel.from_components(name, spec, copies, "fresh"), controlnet
+        variant = SdxlModel.from_components(name, spec, copies, "fresh", working_copy)
+        made[name] = variant, controlnet
     return made
 
 
 @pytest.fixture(scope="module")
 def pristine() -> Networks:
-    return _fresh()
+    return _fresh("low_rank")
+
+
+@pytest.fixture(scope="module", params=["merged", "low_rank"])
+def lora_mode(request: pytest.FixtureRequest) -> Any:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def shared_networks() -> Networks:
-    return _fresh()
+def shared_networks(lora_mode: LoraMode) -> Networks:
+    return _fresh(lora_mode)
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +126,8 @@ def _engine(networks: Networks) -> Engine:
     return engine
 
 
-def _alone(job: GenerateJob) -> list[np.ndarray[Any, Any]]:
-    engine = _engine(_fresh(job.model))
+def _alone(job: GenerateJob, lora_mode: LoraMode) -> list[np.ndarray[Any, Any]]:
+    engine = _engine(_fresh(lora_mode, job.model))
     listener = Listener()
     engine.submit(job, listener)
     drain(engine)
@@ -128,12 +137,15 @@ def _alone(job: GenerateJob) -> list[np.ndarray[Any, Any]]:
 
 @pytest.mark.slow
 @settings(
-    max_examples=6,
+    max_examples=4,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(sequence=st.lists(jobs(), min_size=3, max_size=6), data=st.data())
 def test_a_picture_does_not_depend_on_other_requests(
-    shared_engine: Engine, sequence: list[GenerateJob], data: st.DataObject
+    shared_engine: Engine,
+    lora_mode: LoraMode,
+    sequence: list[GenerateJob],
+    data: st.DataObject,
 ) -> None:
     listeners = [Listener() for _ in sequence]
     for number, (job, listener) in enumerate(zip(sequence, listeners, strict=True)):
@@ -143,7 +155,7 @@ def test_a_picture_does_not_depend_on_other_requests(
     drain(shared_engine)
     for job, listener in zip(sequence, listeners, strict=True):
         await_end(listener)
-        for mine, theirs in zip(pictures(listener), _alone(job), strict=True):
+        for mine, theirs in zip(pictures(listener), _alone(job, lora_mode), strict=True):
             assert np.abs(mine.astype(int) - theirs).max() <= 1
 
 
@@ -151,7 +163,7 @@ def test_a_picture_does_not_depend_on_other_requests(
 def test_the_networks_are_as_they_were(shared_networks: Networks, pristine: Networks) -> None:
     """After everything that the shared engine has painted, its weights are the files' still."""
     for name, (variant, controlnet) in shared_networks.items():
-        assert isinstance(variant.loras, LoraManager)
+        variant.loras.prepare(())
         for mine, clean in (
             (variant.unet, pristine[name][0].unet),
             (controlnet.network, pristine[name][1].network),

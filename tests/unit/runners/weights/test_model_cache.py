@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +21,9 @@ from runners.weights.background_loader import BackgroundLoader
 from runners.weights.entry_keys import lora_key
 from runners.weights.model_cache import ModelCache
 from runners.weights.vram_budget import VramBudget, device_bytes, device_file_bytes
+from runners.weights.working_copies import mergeable_bytes
 from testing.imports import store_at
-from testing.workbench import DEVICE, Listener, demo_catalog
+from testing.workbench import DEVICE, Listener, demo_catalog, demo_networks
 from tests.support.runner.jobs import job, paint, pictures
 from tests.support.waiting import wait_until
 
@@ -199,6 +201,58 @@ def test_lora_larger_than_the_budget_is_reported(live_inventory: LiveInventory) 
     with pytest.raises(LoadError, match=r"lora drone: its .* GB do not fit .*VRAM_BUDGET_GB"):
         model_cache.load_loras("base", ["drone"], beside=[CONTROLNET])
     assert model_cache.variants["base"].loras.names == ()
+
+
+def room_for_merging(live_inventory: LiveInventory) -> int:
+    """Least budget in bytes with which LoRAs are merged."""
+    found = live_inventory.inventory
+    entries = [*found.depth_estimators.values()]
+    estimator = max(
+        sum(device_bytes(DEVICE, part) for part in entry.components.values()) for entry in entries
+    )
+    loras = sum(lora_bytes(live_inventory, name) for name in found.loras)
+    unet = demo_networks("base")[0].unet
+    return sum_device_bytes(live_inventory, "base") + estimator + loras + mergeable_bytes(unet)
+
+
+def test_loras_are_merged_where_the_working_copy_fits(live_inventory: LiveInventory) -> None:
+    room = room_for_merging(live_inventory)
+    for bound, mode in ((None, "merged"), (room, "merged"), (room - 10_000, "low_rank")):
+        model_cache = make_model_cache(live_inventory, bound)
+        ask(model_cache, "base")
+        assert model_cache.lora_modes == {"base": mode}
+        model_cache.load_loras("base", ["drone", "experimance"])
+        manager = model_cache.variants["base"].loras
+        with manager.activate([LoraWeight("drone", 0.5)]):
+            pass
+        assert (model_cache.resident_bytes.get("working_copy", 0) > 0) == (mode == "merged")
+        assert bound is None or model_cache.used_bytes <= bound
+
+
+def test_the_mode_does_not_depend_on_what_else_is_resident(live_inventory: LiveInventory) -> None:
+    """A variant that is loaded into a full budget evicts others rather than change its images."""
+    room = room_for_merging(live_inventory)
+    model_cache = make_model_cache(live_inventory, room)
+    ask(model_cache, "lightning", "hyper", "base")
+    model_cache.load_loras("base", ["drone", "experimance"], beside=[CONTROLNET])
+    assert model_cache.lora_modes["base"] == "merged"
+    assert model_cache.used_bytes <= room
+
+
+def test_the_working_copy_is_freed_with_the_last_variant(live_inventory: LiveInventory) -> None:
+    model_cache = make_model_cache(live_inventory, None)
+    ask(model_cache, "base", "lightning")
+    sizes = []
+    for model in ("base", "lightning"):
+        model_cache.load_loras(model, ["drone"])
+        with model_cache.variants[model].loras.activate([LoraWeight("drone", 0.5)]):
+            sizes.append(model_cache.resident_bytes["working_copy"])
+    assert sizes[0] == sizes[1], "variants share it"
+    assert model_cache.unload_variant("lightning")
+    assert model_cache.resident_bytes["working_copy"] == sizes[0]
+    assert model_cache.unload_variant("base")
+    gc.collect()
+    assert "working_copy" not in model_cache.resident_bytes
 
 
 @pytest.mark.slow
