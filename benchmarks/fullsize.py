@@ -1,11 +1,16 @@
 """Seconds of one whole image at SDXL's size on this CPU: the engine against diffusers' pipeline.
 
-    python -m benchmarks.fullsize [--rounds N] [--work FOLDER] [--small] [--no-service]
+    python -m benchmarks.fullsize [--loras] [--rounds N] [--work FOLDER] [--small] [--no-service]
 
 The engine with the full and the tiny decoder, and the pipeline, take turns on the same files:
 random weights in bfloat16, the small ControlNet, 512 x 512, 6 steps without guidance. Then the
 service generates one image at 1024 x 1024. Needs 24 GB of disk and 12 GB of memory, and takes about
-15 minutes. The files are deleted at the end. `--small` is a trial with narrow networks in a minute.
+15 minutes. The files are deleted at the end.
+
+With `--loras` the image is the installation's: two LoRAs of rank 32 on 722 layers, guidance 2.0,
+control for 80 % of the steps; the pipeline's LoRAs are fused. Pairs of steps with and without LoRAs
+take turns, and the seconds of a change of LoRAs are printed. `--small` is a trial with narrow
+networks in a minute.
 """
 
 from __future__ import annotations
@@ -27,6 +32,12 @@ from msgspec.structs import replace
 from PIL import Image
 
 from benchmarks.load import Workshop
+from benchmarks.support.lora_contest import (
+    add_loras,
+    change_seconds,
+    installation_job,
+    step_ratios,
+)
 from benchmarks.support.plain_pipeline import plain_pipeline
 from benchmarks.support.report import finish
 from common.protocol import GenerateJob
@@ -39,6 +50,7 @@ from runners.engine.image_encoding import encode_picture
 from runners.networks.loading import load_component
 from runners.weights.model_cache import ModelCache
 from testing.imports import store_at
+from testing.random_networks import INSTALLATION_LORAS
 from testing.sdxl_set import CHECKPOINT
 from testing.server import started_service
 from testing.workbench import (
@@ -52,6 +64,9 @@ from testing.workbench import (
 _START_SECONDS = 900
 BARS = {"full": 0.97, "tiny": 0.83}
 """Seconds of the engine over the pipeline's, by decoder."""
+LORA_BARS = {"full": 0.9, "tiny": 0.9, "step": 1.02}
+"""The same for the installation's request, and a step with two LoRAs over one without."""
+_PAIRS = 20
 
 
 class Contest:
@@ -71,6 +86,24 @@ class Contest:
         }
         scheduler = build_scheduler(self._networks[0].spec.scheduler, "auto", None)
         self._pipeline = plain_pipeline(parts, scheduler)
+
+    def lora_figures(self, side: int, pairs: int, folder: Path) -> tuple[float, dict[str, float]]:
+        """Give both the installation's LoRAs, and compare steps and changes of LoRAs.
+
+        Args:
+            side: width and height of the steps' image, in pixels.
+            pairs: pairs of steps with and without LoRAs.
+            folder: folder for the LoRAs' files.
+
+        Returns:
+            The median ratio of the pairs, and the seconds of a change by way.
+        """
+        add_loras(self._networks, self._pipeline, folder)
+        ratios = step_ratios(self._networks, self._device, side, pairs)
+        print(f"steps with two LoRAs over none: {', '.join(f'{each:.3f}' for each in ratios)}")
+        changes = change_seconds(self._networks, self._pipeline)
+        print(f"seconds of a change of LoRAs: {changes}", flush=True)
+        return statistics.median(ratios), changes
 
     def engine(self, job: GenerateJob) -> dict[str, float]:
         """Return an image's seconds by part, with `all` from the request to the encoded file."""
@@ -108,22 +141,17 @@ class Contest:
         }
 
 
-def compare(catalog: Catalog, side: int, rounds: int) -> dict[str, list[dict[str, float]]]:
+def compare(contest: Contest, job: GenerateJob, rounds: int) -> dict[str, list[dict[str, float]]]:
     """Time the engine and the pipeline in alternating order.
 
     Args:
-        catalog: the catalog of the random set.
-        side: width and height of the image, in pixels.
+        contest: engine and pipeline.
+        job: the request.
         rounds: timed rounds, after one to warm up.
 
     Returns:
         Seconds by part of every image, by way.
     """
-    contest = Contest(catalog, Device(torch.device("cpu"), torch.bfloat16))
-    job = make_job(
-        np.tile(np.linspace(0, 255, side).astype(np.uint8), (side, 1)),
-        model="first", steps=6, guidance_scale=1.0, output_format="jpeg",
-    )  # fmt: skip
     ways: dict[str, Callable[[], dict[str, float]]] = {
         "engine, full decoder": lambda: contest.engine(job),
         "pipeline": lambda: contest.pipeline(job),
@@ -141,6 +169,14 @@ def compare(catalog: Catalog, side: int, rounds: int) -> dict[str, list[dict[str
             if number >= 0:
                 took[way].append(seconds)
     return took
+
+
+def plain_job(side: int) -> GenerateJob:
+    """Return a request without guidance and LoRAs, square with this many pixels a side."""
+    return make_job(
+        np.tile(np.linspace(0, 255, side).astype(np.uint8), (side, 1)),
+        model="first", steps=6, guidance_scale=1.0, output_format="jpeg",
+    )  # fmt: skip
 
 
 def serve_one(workshop: Workshop, side: int) -> dict[str, Any]:
@@ -172,6 +208,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=None, help="a folder on a large disk")
     parser.add_argument("--small", action="store_true", help="trial with narrow networks")
     parser.add_argument("--no-service", action="store_true")
+    parser.add_argument("--loras", action="store_true", help="the installation's request")
     options = parser.parse_args()
     side, served_side = (256, 256) if options.small else (512, 1024)
     with tempfile.TemporaryDirectory(prefix="fullsize-", dir=options.work) as folder:
@@ -182,16 +219,29 @@ def main() -> None:
         (workshop.folder / CHECKPOINT).unlink()
         served = None if options.no_service else serve_one(workshop, served_side)
         with store_at(workshop.folder / "home"):
-            took = compare(load_catalog(str(workshop.folder / "load.toml")), side, options.rounds)
+            catalog = load_catalog(str(workshop.folder / "load.toml"))
+            contest = Contest(catalog, Device(torch.device("cpu"), torch.bfloat16))
+            figures: dict[str, Any] = {}
+            if options.loras:
+                pairs = 2 if options.small else _PAIRS
+                step, changes = contest.lora_figures(side // 2, pairs, workshop.folder)
+                figures = {"step": round(step, 4), "change_seconds": changes}
+                job = installation_job(side, INSTALLATION_LORAS)
+            else:
+                job = plain_job(side)
+            took = compare(contest, job, options.rounds)
     medians = {way: statistics.median(run["all"] for run in runs) for way, runs in took.items()}
     ratios = {
         decoder: round(medians[f"engine, {decoder} decoder"] / medians["pipeline"], 4)
         for decoder in BARS
     }
+    bars = LORA_BARS if options.loras else BARS
+    measured = {**ratios, **({"step": figures["step"]} if options.loras else {})}
     finish(
-        ratios,
-        BARS,
-        all(ratios[decoder] <= bar for decoder, bar in BARS.items()),
+        measured,
+        bars,
+        all(measured[name] <= bar for name, bar in bars.items()),
+        **figures,
         seconds={way: round(value, 2) for way, value in medians.items()},
         side=side,
         served=served,

@@ -2,8 +2,9 @@
 
     python -m benchmarks.parity [--cases N]
 
-Every case runs in float32 on the CPU three times: in diffusers' pipeline, alone in the engine, and
-with all other cases in one engine. That engine batches them, and half of them join late.
+Every case runs in float32 on the CPU: in diffusers' pipeline with its LoRAs fused, and, with LoRAs
+merged and as low-rank products, alone in the engine and with all other cases in one engine. That
+engine batches them, and half of them join late.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import io
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 from unittest import mock
 
 import numpy as np
@@ -23,7 +25,7 @@ from PIL import Image
 import runners.engine.engine
 import runners.engine.output_stage
 from benchmarks.support.report import finish
-from common.protocol import GenerateJob
+from common.protocol import GenerateJob, LoraMode, LoraWeight
 from common.scheduler_table import SCHEDULERS, has_karras_sigmas
 from runners.diffusion.schedulers import build_scheduler
 from runners.diffusion.vae import Pixels, PixelTransfer, start_decode
@@ -45,6 +47,13 @@ PIXEL_TOLERANCE = 1
 _SIZES = ((256, 256), (256, 384), (264, 328), (320, 256))
 _WINDOWS = ((0.0, 1.0), (0.0, 0.8), (0.2, 0.7), (0.5, 0.75))
 _GUIDED = ((0.0, 1.0), (0.0, 0.5), (0.25, 1.0), (0.2, 0.8))
+_SETS: tuple[tuple[LoraWeight, ...], ...] = (
+    (),
+    (LoraWeight("drone", 0.8), LoraWeight("experimance", 0.4)),
+    (LoraWeight("drone", 2.0),),
+    (LoraWeight("drone", -1.0), LoraWeight("experimance", 1.5)),
+)
+_MODES: tuple[LoraMode, ...] = get_args(LoraMode)
 _NEGATIVE = "blurry, warped, sketch, cartoon, illustration, oversaturated, fish-eye lens"
 _PROMPTS = (
     "aerial photography, untouched wilderness, late afternoon sunlight",
@@ -99,6 +108,7 @@ def cases(sizes: Sequence[tuple[int, int]] = _SIZES) -> Iterator[GenerateJob]:
                 controlnet_strength=(0.8, 1.0, 1.7, 0.0)[number // 3 % 4],
                 scheduler=name,
                 use_karras_sigmas=_karras(name, number),
+                loras=_SETS[number // 2 % len(_SETS)],
             )
 
 
@@ -111,7 +121,7 @@ def _karras(name: str, number: int) -> bool | None:
 
 def reference_latents(job: GenerateJob, batch: int = 1) -> torch.Tensor:
     """Return the pipeline's final latents (1, 4, h/8, w/8), the first of a batch of equal size."""
-    pipeline = image_reference_pipeline() if job.image else reference_pipeline()
+    pipeline = image_reference_pipeline() if job.image else reference_pipeline(job.loras)
     spec = demo_catalog().models["base"].scheduler
     pipeline.scheduler = build_scheduler(spec, job.scheduler, job.use_karras_sigmas)
     jobs = [replace(job, seed=job.seed + i) for i in range(batch)]
@@ -121,7 +131,7 @@ def reference_latents(job: GenerateJob, batch: int = 1) -> torch.Tensor:
 
 
 def engine_results(
-    jobs: Sequence[GenerateJob], late: int
+    jobs: Sequence[GenerateJob], late: int, lora_mode: LoraMode
 ) -> dict[str, tuple[torch.Tensor, Pixels]]:
     """Return final latents and image by request id; the last `late` jobs join on the way."""
     latents: dict[tuple[int, ...], torch.Tensor] = {}
@@ -131,7 +141,7 @@ def engine_results(
         latents[_key(transfer.wait())] = final.clone()
         return transfer
 
-    engine = make_engine()
+    engine = make_engine(lora_mode=lora_mode)
     listeners = {job.request_id: Listener() for job in jobs}
     early = len(jobs) - late
     with mock.patch.object(runners.engine.output_stage, "start_decode", record):
@@ -152,12 +162,12 @@ def _key(pixels: Pixels) -> tuple[int, ...]:
     return (hash(pixels.tobytes()), *pixels.shape)
 
 
-def compare(jobs: Sequence[GenerateJob]) -> dict[str, Outcome]:
+def compare(jobs: Sequence[GenerateJob], lora_mode: LoraMode = "merged") -> dict[str, Outcome]:
     """Compare each job's latents with the reference, and its image alone with the batched one."""
-    together = engine_results(jobs, late=len(jobs) // 2)
+    together = engine_results(jobs, len(jobs) // 2, lora_mode)
     outcomes = {}
     for job in jobs:
-        alone, pixels = engine_results([job], late=0)[job.request_id]
+        alone, pixels = engine_results([job], 0, lora_mode)[job.request_id]
         expected = reference_latents(job)
         difference = float((alone - expected).abs().max())
         own = 0.0
@@ -179,10 +189,14 @@ def main() -> None:
 
 def judge(jobs: Sequence[GenerateJob]) -> None:
     """Compare, print each case, and finish with the largest difference."""
-    outcomes = compare(jobs)
+    outcomes = {
+        f"{name}, {mode}": outcome
+        for mode in _MODES
+        for name, outcome in compare(jobs, mode).items()
+    }
     for name, outcome in outcomes.items():
         verdict = "ok" if outcome.passed else "DIFFERS"
-        print(f"{name:<16} latents {outcome.latents:.1e}  pixels {outcome.pixels}  {verdict}")
+        print(f"{name:<24} latents {outcome.latents:.1e}  pixels {outcome.pixels}  {verdict}")
     worst = max(outcome.latents for outcome in outcomes.values())
     finish(
         worst,

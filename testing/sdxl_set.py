@@ -164,7 +164,9 @@ def write_tiny_decoder(folder: Path, dtype: Dtype, seed: int = 3) -> None:
     with torch.device("meta"):
         network = AutoencoderTiny()
     folder.mkdir(parents=True)
-    write_config(folder, canonicalize_config("tiny_decoder", dict(network.config)))
+    # A class has tuples, a file lists.
+    config = json.loads(json.dumps(dict(network.config)))
+    write_config(folder, canonicalize_config("tiny_decoder", config))
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     _write(folder / "diffusion_pytorch_model.safetensors", shapes, dtype, seed)
 

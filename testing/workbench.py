@@ -20,7 +20,7 @@ from diffusers import (
 from msgspec.structs import replace
 from PIL import Image
 
-from common.protocol import Event, GenerateJob, JobDone, LoraMode
+from common.protocol import Event, GenerateJob, JobDone, LoraMode, LoraWeight
 from models.catalog import Catalog
 from models.sources.base import parse_source
 from runners.device import Device
@@ -74,15 +74,34 @@ def _demo_networks(model: str, lora_mode: LoraMode) -> tuple[SdxlModel, ControlN
     return variant, extract_hint_embedding(CONTROLNET, network)
 
 
+def reference_pipeline(
+    loras: Sequence[LoraWeight] = (),
+) -> StableDiffusionXLControlNetPipeline:
+    """Return diffusers' own pipeline on the same files, with its own ControlNet and LoRAs fused."""
+    return _reference_pipeline(tuple(loras))
+
+
 @lru_cache
-def reference_pipeline() -> StableDiffusionXLControlNetPipeline:
-    """Return diffusers' own pipeline on the same files, with its own ControlNet."""
+def _reference_pipeline(loras: tuple[LoraWeight, ...]) -> StableDiffusionXLControlNetPipeline:
     controlnet = ControlNetModel.from_pretrained(WEIGHTS / "controlnet", dtype=torch.float32)
     pipeline = StableDiffusionXLControlNetPipeline.from_pretrained(
         WEIGHTS, controlnet=controlnet, dtype=torch.float32, add_watermarker=False
     )
     pipeline.set_progress_bar_config(disable=True)
+    if loras:
+        fuse_loras(pipeline, loras)
     return pipeline
+
+
+def fuse_loras(pipeline: Any, loras: Sequence[LoraWeight]) -> None:
+    """Load LoRAs of the demo set into diffusers' pipeline, and fuse them."""
+    catalog = demo_catalog()
+    for lora in loras:
+        path = Path(parse_source(catalog.loras[lora.name].source, catalog.folder).path)
+        pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=lora.name)
+    names = [lora.name for lora in loras]
+    pipeline.set_adapters(names, [lora.strength for lora in loras])
+    pipeline.fuse_lora(adapter_names=names)
 
 
 @lru_cache
