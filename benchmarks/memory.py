@@ -4,7 +4,8 @@
 
 1. Load the demo set's three variants one after another. Each further one may add only its UNet.
 2. Count SDXL in half precision on the meta device: bytes of weights by part, and the peak bytes of
-   a step and of a decode. They determine how many variants fit on a card.
+   a step and of a decode. They determine how many variants fit on a card, beside a working copy for
+   merged LoRAs and without one.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from runners.weights.vram_budget import CONTEXT_BYTES, MARGIN
 from testing.flop_count import META, sdxl
 from testing.imports import store_at
 from testing.live_bytes import peak_bytes
+from testing.random_networks import add_random_loras
 from testing.server import import_demo
 from testing.workbench import CONTROLNET, DEVICE, demo_catalog, make_job
 
@@ -38,6 +40,8 @@ BAR = 1.0
 CARDS = (12, 16, 24, 48, 80)
 """Memory of each card, in GiB."""
 _GIB = 2**30
+_NOT_SHARED = {"unet", "two LoRAs", "full ControlNet"}
+"""Parts that each variant has for itself, or that the installation does not use."""
 
 
 def held_by_variants(home: Path) -> list[dict[str, int]]:
@@ -65,10 +69,11 @@ def weights() -> dict[str, int]:
         "small ControlNet": [controlnet.network, controlnet.hint],
         "full ControlNet": [full.network, full.hint],
     }
+    add_random_loras(variant)
     return {
         name: sum(tensor.nbytes for part in parts for tensor in part.parameters())
         for name, parts in networks.items()
-    }
+    } | {"working copy": variant.loras.copied_bytes, "two LoRAs": variant.loras.size}
 
 
 @torch.inference_mode()
@@ -94,12 +99,13 @@ def variants_on(card: int, parts: Mapping[str, int], needed: int) -> int:
 
     Args:
         card: the card's memory in GiB.
-        parts: bytes of weights by part.
+        parts: bytes of weights by part; those that are left out take none.
         needed: peak bytes of work beside the weights.
     """
     room = card * _GIB - CONTEXT_BYTES - int(needed * MARGIN)
-    shared = sum(size for name, size in parts.items() if name not in {"unet", "full ControlNet"})
-    return max(0, (room - shared) // parts["unet"])
+    own = parts["unet"] + parts.get("two LoRAs", 0)
+    shared = sum(size for name, size in parts.items() if name not in _NOT_SHARED)
+    return max(0, (room - shared) // own)
 
 
 def main() -> None:
@@ -119,7 +125,10 @@ def main() -> None:
         print(f"{side} x {side}, peak GB beside the weights: {figures[str(side)]}")
     needed = max(work(1024).values())
     cards = {f"{card} GiB": variants_on(card, parts, needed) for card in CARDS}
-    print(f"variants that fit on a card: {cards}")
+    print(f"variants that fit on a card, LoRAs merged: {cards}")
+    without = {name: size for name, size in parts.items() if name != "working copy"}
+    low_rank = {f"{card} GiB": variants_on(card, without, needed) for card in CARDS}
+    print(f"LoRAs as low-rank products: {low_rank}")
     finish(
         {"second variant": round(ratios[0], 6), "third variant": round(ratios[1], 6)},
         BAR,
@@ -127,6 +136,7 @@ def main() -> None:
         weights_gb={name: round(size / 1e9, 3) for name, size in parts.items()},
         work_gb=figures,
         variants=cards,
+        variants_low_rank=low_rank,
     )
 
 

@@ -7,7 +7,7 @@ const SECONDS_OF_TYPING = 0.35;
 // What the service takes where a field is left out, and needs not be told.
 const DEFAULTS = {
   controlnet_strength: 0.8, control_guidance_start: 0, control_guidance_end: 1, lora_strength: 1,
-  scheduler: "auto", decoder: "full", output_format: "jpeg", quality: 90,
+  scheduler: "auto", speed: "exact", decoder: "", output_format: "jpeg", quality: 90,
 };
 const NUMBERS = ["steps", "cfg", "guidance_start", "guidance_end", "width", "height"];
 const SLIDERS = ["controlnet_strength", "control_guidance_start", "control_guidance_end", "lora_strength", "quality"];
@@ -102,7 +102,7 @@ export class Form extends EventTarget {
     const seed = this.#root.querySelector("#seed").value;
     put("seed", seed === "" ? "" : Number(seed));
     for (const name of SLIDERS) put(name, Number(this.#control(name).value));
-    for (const name of ["scheduler", "decoder", "output_format"]) put(name, this.#control(name).value);
+    for (const name of ["scheduler", "speed", "decoder", "output_format"]) put(name, this.#control(name).value);
     for (const name of SWITCHES) if (this.#control(name).checked) fields[name] = true;
     if (fields.output_format === "png") delete fields.quality;
     if (this.loras.chosen) fields.loras = this.loras.value;
@@ -119,7 +119,7 @@ export class Form extends EventTarget {
     for (const name of NUMBERS) this.#control(name).value = fields[name] ?? "";
     for (const name of SLIDERS) this.#control(name).value = fields[name] ?? DEFAULTS[name];
     this.#variant();
-    for (const name of ["scheduler", "decoder", "output_format"]) {
+    for (const name of ["scheduler", "speed", "decoder", "output_format"]) {
       this.#control(name).value = fields[name] ?? DEFAULTS[name];
     }
     for (const name of SWITCHES) this.#control(name).checked = fields[name] ?? false;
@@ -214,14 +214,15 @@ export class Form extends EventTarget {
     }
     this.#control("width").placeholder = details.native_size;
     this.#control("height").placeholder = details.native_size;
-    const decoder = this.#control("decoder").value;
-    this.#options("decoder", details.decoders, details.decoders.includes(decoder) ? decoder : undefined);
+    this.#options("speed", details.speeds);
+    // The first one leaves the decoder to the speed.
+    this.#options("decoder", ["", ...details.decoders]);
   }
 
   #options(name, values, chosen) {
     const select = this.#control(name);
     const kept = select.value;
-    select.replaceChildren(...values.map((value) => new Option(words(value), value)));
+    select.replaceChildren(...values.map((value) => new Option(words(value) || "as the speed has it", value)));
     if (values.includes(kept)) select.value = kept;
     else if (values.includes(chosen)) select.value = chosen;
     select.disabled = values.length < 2;

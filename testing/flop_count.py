@@ -6,6 +6,7 @@ operations. The meta device computes nothing, so full-size SDXL takes seconds.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -138,13 +139,37 @@ class CountedEngine:
             job: the request.
             on_step: callback with the zero-based index of each completed step.
         """
-        variant, _ = self._networks
-        decoder = variant.vae if job.decoder == "full" else variant.tiny_decoder
         for sample in self.admit(job):
             while not sample.done:
                 self.step(sample)
                 on_step(sample.index - 1)
-            decoder.decode(sample.latents.to(decoder.dtype), return_dict=False)
+            self.decode(sample)
+
+    @torch.inference_mode()
+    def decode(self, sample: Sample) -> None:
+        """Decode a sample's latents."""
+        variant, _ = self._networks
+        decoder = variant.vae if sample.job.decoder == "full" else variant.tiny_decoder
+        decoder.decode(sample.latents.to(decoder.dtype), return_dict=False)
+
+
+def flop_per_step(engine: CountedEngine, job: GenerateJob) -> tuple[int, list[int]]:
+    """Return the FLOP of a request, and those of each step."""
+    count = _FlopCount()
+    marks = []
+
+    def mark(_: int) -> None:
+        marks.append(sum(count.operations.values()))
+
+    with count:
+        (sample,) = engine.admit(job)
+        mark(0)
+        while not sample.done:
+            engine.step(sample)
+            mark(0)
+        engine.decode(sample)
+    steps = [after - before for before, after in itertools.pairwise(marks)]
+    return sum(count.operations.values()), steps
 
 
 def operations(job: GenerateJob, variant: SdxlModel, controlnet: ControlNet, device: Device) -> int:

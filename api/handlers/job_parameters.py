@@ -38,6 +38,7 @@ def build_job_parameters(
         "negative_prompt": job.negative_prompt,
         "model": job.model,
         "seed": job.seed,
+        "speed": request.speed,
         "steps": job.steps,
         "cfg": job.guidance_scale,
         "guidance_start": job.guidance_start,

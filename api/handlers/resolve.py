@@ -14,7 +14,7 @@ from common.limits import MAX_SEED
 from common.protocol import GenerateJob, LoadCommand, LoraWeight
 from common.scheduler_table import SCHEDULERS, has_karras_sigmas
 from common.step_window import resolve_window
-from models.catalog import Catalog
+from models.catalog import Catalog, SpeedSettings
 from models.store.inventory import Inventory, LiveInventory, pick_default
 from models.store.store import CatalogEntry
 
@@ -74,9 +74,11 @@ class RequestResolver:
         controlnet = self.controlnet(request.controlnet)
         spec = self.catalog.models[model]
         self._check_karras(request, model)
+        speed = self._speed(request, model)
         guidance_start, guidance_end = resolve_window(
-            request.guidance_start, request.guidance_end, (spec.guidance_start, spec.guidance_end)
+            request.guidance_start, request.guidance_end, (speed.guidance_start, speed.guidance_end)
         )
+        cached = request.enable_deepcache
         loras, warnings = self._loras(request)
         estimator = self._estimator(request)
         controlled = request.depth_map_b64 is not None or request.mock_depth or estimator
@@ -89,7 +91,7 @@ class RequestResolver:
             negative_prompt=request.negative_prompt,
             seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed,
             num_images=request.num_images,
-            steps=request.steps or spec.steps,
+            steps=request.steps or speed.steps,
             guidance_scale=spec.cfg if request.cfg is None else request.cfg,
             # An init image alone provides no depth.
             controlnet_strength=request.controlnet_strength if controlled else 0.0,
@@ -102,8 +104,8 @@ class RequestResolver:
             output_format=request.effective_output_format,
             quality=request.quality,
             depth=b"",
-            decoder=self._decoder(request, model),
-            enable_deepcache=request.enable_deepcache,
+            decoder=self._decoder(request, model, speed.decoder),
+            enable_deepcache=speed.enable_deepcache if cached is None else cached,
             loras=loras,
             session=owned(request.session, owner),
             owner=owner,
@@ -244,13 +246,23 @@ class RequestResolver:
         scaled = ((name, strength * request.lora_strength) for name, strength in wanted.items())
         return tuple(LoraWeight(name, s) for name, s in sorted(scaled) if s > 0), warnings
 
-    def _decoder(self, request: GenerateRequest, model: str) -> str:
-        there = self.inventory.models[model].components
-        if request.decoder == "tiny" and "tiny_decoder" not in there:
+    def _speed(self, request: GenerateRequest, model: str) -> SpeedSettings:
+        spec = self.catalog.models[model]
+        if request.speed != "exact" and request.speed not in spec.speeds:
+            accepted = ", ".join(map(repr, ("exact", *spec.speeds)))
+            raise InvalidRequest.for_field(
+                "speed", f"model {model} has no {request.speed!r}; accepted: {accepted}"
+            )
+        return spec.at_speed(request.speed)
+
+    def _decoder(self, request: GenerateRequest, model: str, default: str) -> str:
+        if "tiny_decoder" in self.inventory.models[model].components:
+            return request.decoder or default
+        if request.decoder == "tiny":
             raise InvalidRequest.for_field(
                 "decoder", f"model {model} has no tiny decoder; accepted: 'full'"
             )
-        return request.decoder
+        return "full"
 
     def _check_karras(self, request: GenerateRequest, model: str) -> None:
         if request.use_karras_sigmas is None:

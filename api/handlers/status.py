@@ -76,6 +76,7 @@ def build_models_info(resolver: RequestResolver, status: RunnerStatus) -> Models
                 guidance_end=catalog.models[name].guidance_end,
                 scheduler=catalog.models[name].scheduler.class_name,
                 native_size=catalog.models[name].native_size,
+                speeds=["exact", *catalog.models[name].speeds],
                 decoders=["full", "tiny"] if "tiny_decoder" in entry.components else ["full"],
                 source=catalog.models[name].source,
                 licence=catalog.models[name].licence,

@@ -152,11 +152,22 @@ class GenerateRequest(BaseModel):
     height: ImageSide | None = Field(
         None, description="256 to 2048 pixels, multiple of 8; default: native size", examples=[256]
     )
-    decoder: Literal["full", "tiny"] = Field(
-        "full", description="`tiny` selects the variant's small decoder: faster, less exact"
+    speed: Literal["exact", "balanced", "fast"] = Field(
+        "exact",
+        description="combination of guidance window, DeepCache, decoder and steps that the variant "
+        "has for this speed; fields of the request win over it, and the response's metadata has "
+        "what was used",
     )
-    enable_deepcache: bool = Field(
-        False, description="every other step reuses the UNet's deep features: faster, less exact"
+    decoder: Literal["full", "tiny"] | None = Field(
+        None,
+        description="`tiny` selects the variant's small decoder: faster, less exact; default: "
+        "`full`, or the speed's",
+        examples=["tiny"],
+    )
+    enable_deepcache: bool | None = Field(
+        None,
+        description="every other step reuses the UNet's deep features: faster, less exact; "
+        "default: false, or the speed's",
     )
     output_format: Literal["jpeg", "png", "webp"] = Field("jpeg", description="image format")
     quality: Annotated[int, Field(ge=1, le=100), _NUMBER] = Field(90, description="JPEG and WebP")

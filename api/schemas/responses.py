@@ -31,6 +31,9 @@ class Metadata(BaseModel):
     cfg: float = Field(description="guidance scale")
     guidance_start: float = Field(description="share of steps before guidance began")
     guidance_end: float = Field(description="share of steps after which it ended")
+    speed: str = Field(description="requested speed; its settings are in the other fields")
+    decoder: Literal["full", "tiny"] = Field(description="decoder that was used")
+    enable_deepcache: bool = Field(description="whether steps reused deep features")
     scheduler: str = Field(
         description="class name of the scheduler", examples=["EulerDiscreteScheduler"]
     )
@@ -152,6 +155,7 @@ class ModelDetails(BaseModel):
     scheduler: str = Field(description="class name of the default scheduler")
     native_size: int = Field(description="default width and height in pixels")
     decoders: list[str] = Field(description="accepted values of a request's `decoder`")
+    speeds: list[str] = Field(description="accepted values of a request's `speed`")
     source: str = Field(description="origin of the weights")
     licence: str = Field(description="licence in the catalog")
     digest: str = Field(description="digest of the weights in the store")

@@ -37,8 +37,9 @@ class Fields(TypedDict, total=False):
     use_karras_sigmas: bool | None
     width: int | None
     height: int | None
+    speed: Literal["exact", "balanced", "fast"] | None
     decoder: Literal["full", "tiny"] | None
-    enable_deepcache: bool
+    enable_deepcache: bool | None
     output_format: Literal["jpeg", "png", "webp"] | None
     quality: int | None
     embed_parameters: bool

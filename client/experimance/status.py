@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +75,8 @@ class ModelDetails:
         source: Origin of the weights.
         size_bytes: Size of the weights in bytes.
         resident: Whether the variant is in memory.
+        speeds: Accepted values of a request's `speed`.
+        lora_mode: How LoRAs act, `merged` or `low_rank`; None while the variant is not in memory.
     """
 
     description: str
@@ -88,6 +90,8 @@ class ModelDetails:
     resident: bool
     guidance_start: float = 0.0
     guidance_end: float = 1.0
+    speeds: Sequence[str] = ("exact",)
+    lora_mode: str | None = None
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,7 @@ class Workload:
         name = payload.get("model")
         model = self._models.get(name if isinstance(name, str) else "")
         model = self._models[self._default_model] if model is None else model
+        payload = _at_speed(payload, model)
         steps = _steps_done(payload, int(_number(payload, "steps", model["steps"], _STEPS)))
         guided = _guided_steps(payload, model, steps)
         side = model["native_size"]
@@ -165,6 +166,23 @@ class Workload:
         name = payload.get("controlnet")
         name = name if isinstance(name, str) else self._default_controlnet
         return self._costs.controlnets["small" if "small" in name else "full"]
+
+
+def _at_speed(payload: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a body with the settings of its speed, over which its own fields win."""
+    speed = payload.get("speed")
+    settings = dict(model.get("speeds", {}).get(speed if isinstance(speed, str) else "", {}))
+    own = {name: value for name, value in payload.items() if value is not None}
+    if "guidance_start" in own or "guidance_end" in own:
+        # The window's other bound gives way to the one that is named.
+        default = tuple(
+            settings.pop(name, model.get(name, least))
+            for name, least in (("guidance_start", 0.0), ("guidance_end", 1.0))
+        )
+        start = _number(own, "guidance_start", None, _SHARE)
+        end = _number(own, "guidance_end", None, _SHARE)
+        own["guidance_start"], own["guidance_end"] = resolve_window(start, end, default)
+    return {**settings, **own}
 
 
 def _starts_from_picture(payload: Mapping[str, Any]) -> bool:

@@ -9,6 +9,8 @@ from models.catalog.schema import (
     EraSpec,
     LoraSpec,
     SchedulerSpec,
+    SpeedSettings,
+    SpeedSpec,
     VariantSpec,
     load_catalog,
 )
@@ -22,6 +24,8 @@ __all__ = [
     "EraSpec",
     "LoraSpec",
     "SchedulerSpec",
+    "SpeedSettings",
+    "SpeedSpec",
     "VariantSpec",
     "load_catalog",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import model_validator as pydantic_model_validator
 
 from common.limits import MAX_GUIDANCE, MAX_SIDE, MAX_STEPS, MIN_SIDE, MIN_STEPS, SIDE_STEP
 from common.scheduler_table import SchedulerClass
+from common.step_window import resolve_window
 
 SHIPPED = Path(__file__).parent
 
@@ -30,6 +32,11 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True
     )
+
+
+def _check_window(start: float | None, end: float | None) -> None:
+    if start is not None and end is not None and start > end:
+        raise ValueError(f"guidance_start: must be at most guidance_end ({end})")
 
 
 class SchedulerSpec(_Frozen):
@@ -63,6 +70,37 @@ class _Weights(_Frozen):
     """Description, shown by /models."""
 
 
+class SpeedSpec(_Frozen):
+    """Settings of a request's `speed`; what is left out is the variant's default."""
+
+    steps: int | None = Field(None, ge=MIN_STEPS, le=MAX_STEPS)
+    """Number of steps."""
+    guidance_start: float | None = Field(None, ge=0.0, le=1.0)
+    """Share of the steps before guidance begins."""
+    guidance_end: float | None = Field(None, ge=0.0, le=1.0)
+    """Share of the steps after which guidance ends."""
+    enable_deepcache: bool = False
+    """Whether every other step reuses the UNet's deep features."""
+    decoder: Literal["full", "tiny"] = "full"
+    """Decoder; `tiny` only acts where the variant has one."""
+
+    @pydantic_model_validator(mode="after")
+    def _check_guidance_window(self) -> SpeedSpec:
+        _check_window(self.guidance_start, self.guidance_end)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedSettings:
+    """Settings of a request's `speed` with the variant's defaults filled in."""
+
+    steps: int
+    guidance_start: float
+    guidance_end: float
+    enable_deepcache: bool
+    decoder: Literal["full", "tiny"]
+
+
 class VariantSpec(_Weights):
     """An SDXL variant: the sources of its weights, and its request defaults."""
 
@@ -88,8 +126,18 @@ class VariantSpec(_Weights):
     """Default share of the steps after which guidance ends; the other steps take one row."""
     scheduler: SchedulerSpec
     """Scheduler that a request's `scheduler: auto` selects."""
+    speeds: dict[Literal["balanced", "fast"], SpeedSpec] = Field(default_factory=dict)
+    """Faster combinations of settings, which a request's `speed` selects."""
     force_zeros_for_empty_prompt: bool = True
     """Whether an empty negative prompt has zero embeddings, as in SDXL base's training."""
+
+    def at_speed(self, speed: str) -> SpeedSettings:
+        """Return the settings of a speed: `exact`, or a key of `speeds`."""
+        own = SpeedSpec() if speed == "exact" else self.speeds[speed]  # type: ignore[index]
+        start, end = resolve_window(
+            own.guidance_start, own.guidance_end, (self.guidance_start, self.guidance_end)
+        )
+        return SpeedSettings(own.steps or self.steps, start, end, own.enable_deepcache, own.decoder)
 
     @property
     def is_checkpoint(self) -> bool:
@@ -106,8 +154,7 @@ class VariantSpec(_Weights):
 
     @pydantic_model_validator(mode="after")
     def _check_guidance_window(self) -> VariantSpec:
-        if self.guidance_start > self.guidance_end:
-            raise ValueError(f"guidance_start: must be at most guidance_end ({self.guidance_end})")
+        _check_window(self.guidance_start, self.guidance_end)
         return self
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ class Subject:
         self._plain_parts = shared_copies(parts)
         self.networks = engine_networks(parts, self.side)
         self.lora_files: dict[str, Path] = {}
+        self._fused: tuple[LoraWeight, ...] = ()
         for number, lora in enumerate(LORAS):
             path = folder / f"{lora.name}.safetensors"
             write_lora(path, self.networks[0].unet, 4 if miniature else 32, number)
@@ -78,9 +80,11 @@ class Subject:
 
     @cached_property
     def pipeline(self) -> Any:
-        """Diffusers' pipeline on the same tensors, with the LoRAs loaded and inactive."""
+        """Diffusers' pipeline on the same tensors and a UNet of its own; no LoRA is fused yet."""
         scheduler = build_scheduler(lightning_spec(self.side).scheduler, "auto", None)
-        made = plain_pipeline(self._plain_parts, scheduler)
+        # Fusing writes into the weights.
+        own = {"unet": deepcopy(self._plain_parts["unet"])}
+        made = plain_pipeline({**self._plain_parts, **own}, scheduler)
         for name, path in self.lora_files.items():
             made.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
         made.disable_lora()
@@ -114,16 +118,25 @@ class Subject:
         ends = finished(engine, listeners)
         return [np.asarray(Image.open(io.BytesIO(end.images[0]))) for end in ends]
 
+    def _fuse(self, loras: tuple[LoraWeight, ...]) -> None:
+        """Fuse exactly these LoRAs into the pipeline's UNet."""
+        if loras == self._fused:
+            return
+        if self._fused:
+            self.pipeline.unfuse_lora()
+            self.pipeline.disable_lora()
+        if loras:
+            names = [lora.name for lora in loras]
+            self.pipeline.enable_lora()
+            self.pipeline.set_adapters(names, [lora.strength for lora in loras])
+            self.pipeline.fuse_lora(adapter_names=names)
+        self._fused = loras
+
     def paint_plain(self, job: GenerateJob, batch: int = 1) -> list[np.ndarray[Any, Any]]:
         """Return the same images from diffusers' pipeline."""
         spec = lightning_spec(self.side).scheduler
         self.pipeline.scheduler = build_scheduler(spec, job.scheduler, None)
-        if job.loras:
-            self.pipeline.enable_lora()
-            names, strengths = zip(*((lora.name, lora.strength) for lora in job.loras), strict=True)
-            self.pipeline.set_adapters(list(names), list(strengths))
-        else:
-            self.pipeline.disable_lora()
+        self._fuse(job.loras)
         jobs = [replace(job, seed=number) for number in range(batch)]
         images = self.pipeline(**reference_arguments(jobs), output_type="np").images
         return [(255 * image).round().astype(np.uint8) for image in images]

@@ -208,6 +208,14 @@ class GenerationOptions:
             panel=_TUNING,
         ),
     ] = None
+    speed: Annotated[
+        str | None,
+        _option(
+            "--speed",
+            help="exact, balanced or fast: settings that the variant has for this speed.",
+            panel=_MODEL,
+        ),
+    ] = None
     decoder: Annotated[
         str | None, _option("--decoder", help="VAE decoder: full or tiny.", panel=_TUNING)
     ] = None

@@ -60,6 +60,12 @@ def test_the_demo_set_lies_in_the_repository() -> None:
             r"guidance_start: must be at most guidance_end \(0.4\)",
         ),
         ("native_size = 256", "native_size = 250", "native_size"),
+        (
+            "cfg = 2.0",
+            "cfg = 2.0\nspeeds.fast = { guidance_start = 0.6, guidance_end = 0.4 }",
+            r"models.base.speeds.fast: .*must be at most guidance_end \(0.4\)",
+        ),
+        ("cfg = 2.0", "cfg = 2.0\nspeeds.slow = { steps = 9 }", "models.base.speeds.slow"),
         ('class = "DPM', 'class = "XPM', "scheduler.class"),
         ('source = "file:', 'source = "ftp:', "models.lightning.source"),
         ("loras = { drone = 0.8", "loras = { dron = 0.8", "dron"),

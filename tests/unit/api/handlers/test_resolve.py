@@ -15,6 +15,7 @@ from api.handlers.resolve import RequestResolver
 from api.schemas.requests import GenerateRequest
 from common.protocol import LoadCommand, LoraWeight
 from common.scheduler_table import SCHEDULER_NAMES, SCHEDULERS, has_karras_sigmas
+from models.catalog import SpeedSpec
 from models.store.inventory import LiveInventory
 from models.store.store import Component
 from runners.diffusion.schedulers import build_scheduler
@@ -54,6 +55,66 @@ def test_guidance_window_defaults_to_the_variants(
     resolver = RequestResolver(catalog, live_inventory(inventory()))
     job = resolved(resolver, **fields).job
     assert (job.guidance_start, job.guidance_end) == expected
+
+
+SPEEDS: dict[str, SpeedSpec] = {
+    "balanced": SpeedSpec(guidance_end=0.5),
+    "fast": SpeedSpec(steps=4, guidance_end=0.4, enable_deepcache=True, decoder="tiny"),
+}
+"""Of an invented variant with 6 steps, guided from 0.2 until 0.8."""
+
+
+def at_speed(has_tiny_decoder: bool = True, **fields: Any) -> tuple[Any, ...]:
+    """Steps, guidance window, DeepCache and decoder of the job."""
+    spec = CATALOG.models["lightning"]
+    changes = {"guidance_start": 0.2, "guidance_end": 0.8, "steps": 6, "speeds": SPEEDS}
+    own = spec.model_copy(update=changes)
+    catalog = CATALOG.model_copy(update={"models": {**CATALOG.models, "lightning": own}})
+    there = inventory()
+    parts = there.models["lightning"].components
+    if not has_tiny_decoder:
+        parts = {kind: part for kind, part in parts.items() if kind != "tiny_decoder"}
+    entry = replace(there.models["lightning"], components=parts)
+    there = replace(there, models={**there.models, "lightning": entry})
+    job = resolved(RequestResolver(catalog, live_inventory(there)), **fields).job
+    return (
+        job.steps, job.guidance_start, job.guidance_end, job.enable_deepcache, job.decoder,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, (6, 0.2, 0.8, False, "full")),
+        ({"speed": "exact"}, (6, 0.2, 0.8, False, "full")),
+        ({"speed": "balanced"}, (6, 0.2, 0.5, False, "full")),
+        ({"speed": "fast"}, (4, 0.2, 0.4, True, "tiny")),
+        ({"speed": "fast", "steps": 8}, (8, 0.2, 0.4, True, "tiny")),
+        ({"speed": "fast", "enable_deepcache": False}, (4, 0.2, 0.4, False, "tiny")),
+        ({"speed": "fast", "decoder": "full"}, (4, 0.2, 0.4, True, "full")),
+        ({"speed": "fast", "guidance_end": 1.0}, (4, 0.2, 1.0, True, "tiny")),
+        ({"speed": "fast", "guidance_start": 0.6}, (4, 0.6, 0.6, True, "tiny")),
+        ({"enable_deepcache": True, "decoder": "tiny"}, (6, 0.2, 0.8, True, "tiny")),
+    ],
+)
+def test_speed_fills_in_what_the_request_leaves_out(
+    fields: dict[str, Any], expected: tuple[Any, ...]
+) -> None:
+    assert at_speed(**fields) == expected
+
+
+def test_speed_does_without_a_tiny_decoder_that_is_not_there() -> None:
+    assert at_speed(has_tiny_decoder=False, speed="fast")[-1] == "full"
+    with pytest.raises(InvalidRequest, match="has no tiny decoder"):
+        at_speed(has_tiny_decoder=False, speed="fast", decoder="tiny")
+
+
+def test_speed_that_the_variant_lacks_is_refused() -> None:
+    spec = CATALOG.models["base"].model_copy(update={"speeds": {}})
+    catalog = CATALOG.model_copy(update={"models": {**CATALOG.models, "base": spec}})
+    resolver = RequestResolver(catalog, live_inventory(inventory()))
+    with pytest.raises(InvalidRequest, match="model base has no 'fast'; accepted: 'exact'"):
+        resolved(resolver, model="base", speed="fast")
 
 
 def test_missing_seed_is_random() -> None:

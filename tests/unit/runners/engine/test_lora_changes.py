@@ -1,0 +1,66 @@
+"""Changes of merged LoRAs: once per request at most, and counted in the backlog."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from common.protocol import LoraWeight
+from runners.networks.merged_lora import WorkingCopy
+from testing.workbench import Listener, make_engine
+from tests.support.runner.jobs import TickingClock, finish, job, pictures
+
+SETS = [(LoraWeight("drone", 0.8),), (LoraWeight("drone", 0.3), LoraWeight("experimance", 0.6))]
+
+
+@pytest.fixture
+def merges(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    found: list[Any] = []
+    before: Callable[..., None] = WorkingCopy.merge
+
+    def watched(copy: WorkingCopy, unet: Any, key: Any, layers: Any) -> None:
+        found.append(key)
+        before(copy, unet, key, layers)
+
+    monkeypatch.setattr(WorkingCopy, "merge", watched)
+    return found
+
+
+def test_sets_do_not_take_turns_step_by_step(merges: list[Any]) -> None:
+    engine = make_engine()
+    listeners = [Listener() for _ in range(6)]
+    for number, listener in enumerate(listeners):
+        engine.submit(job(str(number), loras=SETS[number % 2], steps=4), listener)
+    finish(engine)
+    assert all(pictures(listener) for listener in listeners)
+    # Requests of one set are batched where they meet, so there are fewer changes than requests.
+    assert 2 <= len(merges) <= len(listeners)
+
+
+def test_equal_sets_in_a_row_are_merged_once(merges: list[Any]) -> None:
+    engine = make_engine(max_batch_rows=1)
+    for number in range(3):
+        engine.submit(job(str(number), loras=SETS[0], steps=2), Listener())
+    finish(engine)
+    assert len(merges) <= 1
+
+
+def test_the_backlog_has_the_cost_of_a_change() -> None:
+    engine = make_engine(clock=TickingClock())
+    assert engine.cost.merge_seconds("base") == 0
+    for loras in SETS:
+        engine.submit(job("first", loras=loras, steps=1), Listener())
+        while engine.tick():
+            pass
+    cost = engine.cost.merge_seconds("base")
+    assert cost > 0
+    backlog = []
+    for loras in ((), SETS[0]):
+        engine.submit(job("next", loras=loras, steps=1), Listener())
+        backlog.append(engine.load()[2])
+        while engine.tick():
+            pass
+    assert backlog[1] - backlog[0] == pytest.approx(cost)
+    finish(engine)
