@@ -4,8 +4,9 @@
 
 Generates the demo's images in a process of their own: alone, beside one process that computes for a
 fifth of the time, and beside two busy loops per core. Rounds alternate between two spin counts of a
-thread that waits for its team: libgomp's default (GOMP_SPINCOUNT=300000) and the service's. Takes
-six minutes.
+thread that waits for its team: libgomp's default (GOMP_SPINCOUNT=300000), which the service leaves
+alone, and the one that docs/reliability.md names for machines with other programs. Takes six
+minutes.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.support.report import finish, table
-from runners import SPIN_COUNT
 from testing.server import ROOT
 from testing.workbench import Listener, drain, finished, make_engine, make_job
 
-BARS = {"alone": 1.1, "lightly": 1.1, "beside": 0.75}
-"""Seconds with the service's spin count over libgomp's, by what else runs."""
+BESIDE_BAR = 0.75
+"""Seconds with fewer spins over those with libgomp's default, beside busy loops."""
+PLACES = ("alone", "lightly", "beside")
 _SIDE = 256
-_DEFAULT = "300000"
-_WAYS = ("libgomp", "ours")
+_DEFAULT, _FEWER = "300000", "10000"
+_WAYS = ("libgomp", "fewer")
 _LOOP = "while True: pass"
 _LIGHT = """
 import time
@@ -93,9 +94,11 @@ def measure(
     rounds: int, pictures: int, steps: int, side: int, spin: str
 ) -> dict[str, dict[str, float]]:
     """Return the median seconds of an image by way and by what else runs."""
-    found: dict[str, dict[str, list[float]]] = {way: {place: [] for place in BARS} for way in _WAYS}
-    spins = {"libgomp": _DEFAULT, "ours": spin}
-    for place in BARS:
+    found: dict[str, dict[str, list[float]]] = {
+        way: {place: [] for place in PLACES} for way in _WAYS
+    }
+    spins = {"libgomp": _DEFAULT, "fewer": spin}
+    for place in PLACES:
         for number in range(rounds):
             for way in _WAYS if number % 2 else reversed(_WAYS):
                 with busy(place):
@@ -115,7 +118,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=4, help="images per process")
     parser.add_argument("--steps", type=int, default=6, help="steps of an image")
     parser.add_argument("--side", type=int, default=_SIDE, help="pixels of an image's side")
-    parser.add_argument("--spin", default=SPIN_COUNT, help="spin count instead of the service's")
+    parser.add_argument("--spin", default=_FEWER, help="the other spin count")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -124,10 +127,9 @@ def main() -> None:
     seconds = measure(options.rounds, options.pictures, options.steps, options.side, options.spin)
     print(table(seconds))
     ratio: dict[str, Any] = {
-        place: round(seconds["ours"][place] / seconds["libgomp"][place], 3) for place in BARS
+        place: round(seconds["fewer"][place] / seconds["libgomp"][place], 3) for place in PLACES
     }
-    passed = all(ratio[place] <= bar for place, bar in BARS.items())
-    finish(ratio, BARS, passed)
+    finish(ratio, {"beside": BESIDE_BAR}, ratio["beside"] <= BESIDE_BAR)
 
 
 if __name__ == "__main__":

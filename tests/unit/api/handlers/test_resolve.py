@@ -71,9 +71,8 @@ def at_speed(has_tiny_decoder: bool = True, **fields: Any) -> tuple[Any, ...]:
     own = spec.model_copy(update=changes)
     catalog = CATALOG.model_copy(update={"models": {**CATALOG.models, "lightning": own}})
     there = inventory()
-    parts = there.models["lightning"].components
-    if not has_tiny_decoder:
-        parts = {kind: part for kind, part in parts.items() if kind != "tiny_decoder"}
+    part = Component("tiny_decoder", "tiny:1", Path(), 1)
+    parts = {"tiny_decoder": part} if has_tiny_decoder else {}
     entry = replace(there.models["lightning"], components=parts)
     there = replace(there, models={**there.models, "lightning": entry})
     job = resolved(RequestResolver(catalog, live_inventory(there)), **fields).job

@@ -10,7 +10,7 @@ import pytest
 from common.protocol import LoraWeight
 from runners.networks.merged_lora import WorkingCopy
 from testing.workbench import Listener, make_engine
-from tests.support.runner.jobs import TickingClock, finish, job, pictures
+from tests.support.runner.jobs import TickingClock, await_end, finish, job, pictures
 
 SETS = [(LoraWeight("drone", 0.8),), (LoraWeight("drone", 0.3), LoraWeight("experimance", 0.6))]
 
@@ -50,17 +50,21 @@ def test_equal_sets_in_a_row_are_merged_once(merges: list[Any]) -> None:
 def test_the_backlog_has_the_cost_of_a_change() -> None:
     engine = make_engine(clock=TickingClock())
     assert engine.cost.merge_seconds("base") == 0
-    for loras in SETS:
-        engine.submit(job("first", loras=loras, steps=1), Listener())
+    for number, loras in enumerate(SETS):
+        listener = Listener()
+        engine.submit(job(f"first-{number}", loras=loras, steps=1), listener)
         while engine.tick():
             pass
+        await_end(listener)
     cost = engine.cost.merge_seconds("base")
     assert cost > 0
     backlog = []
-    for loras in ((), SETS[0]):
-        engine.submit(job("next", loras=loras, steps=1), Listener())
+    for number, loras in enumerate(((), SETS[0])):
+        listener = Listener()
+        engine.submit(job(f"next-{number}", loras=loras, steps=1), listener)
         backlog.append(engine.load()[2])
         while engine.tick():
             pass
+        await_end(listener)
     assert backlog[1] - backlog[0] == pytest.approx(cost)
     finish(engine)
