@@ -17,8 +17,8 @@ import numpy as np
 from msgspec.structs import replace
 
 from benchmarks.flops import installation_job
-from benchmarks.support.gallery import Pairs, adherence, paint_pairs, plan, read, recognised
-from benchmarks.support.judge import Judge, Picture
+from benchmarks.support.quality.gallery import Pairs, adherence, paint_pairs, plan, read, recognised
+from benchmarks.support.quality.judge import Judge, Picture
 from benchmarks.support.report import finish
 from testing.flop_count import CountedEngine, sdxl
 from testing.heldout import COUNT, heldout

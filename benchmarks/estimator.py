@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.support.gallery import Pairs, paint, plan, true_renderings
+from benchmarks.support.quality.gallery import Pairs, paint, plan, true_renderings
 from benchmarks.support.report import finish
 from common.protocol import LoraWeight
 from models.demo.training.data.eras import ERAS

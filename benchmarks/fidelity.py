@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support import decoder_error, lora_response
-from benchmarks.support.gallery import (
+from benchmarks.support.quality import decoder_error, lora_response
+from benchmarks.support.quality.gallery import (
     Pairs,
     Reading,
     adherence,
@@ -28,7 +28,7 @@ from benchmarks.support.gallery import (
     sheet,
     true_renderings,
 )
-from benchmarks.support.judge import Judge
+from benchmarks.support.quality.judge import Judge
 from benchmarks.support.report import finish
 from models.demo.training.data.looks import LOOKS
 from testing.heldout import COUNT, HeldOut, heldout

@@ -16,10 +16,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.gallery import Pairs, plan
-from benchmarks.support.judge import Judge
+from benchmarks.support.quality.gallery import Pairs, plan
+from benchmarks.support.quality.judge import Judge
+from benchmarks.support.quality.speed_sweep import Quality, Setting, judged, pareto, sweep_settings
 from benchmarks.support.report import finish
-from benchmarks.support.speed_sweep import Quality, Setting, judged, pareto, sweep_settings
 from models.catalog import VariantSpec
 from testing.heldout import COUNT, heldout
 from testing.workbench import demo_catalog

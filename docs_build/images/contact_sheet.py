@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.support.lora_response import STRENGTHS
+from benchmarks.support.quality.lora_response import STRENGTHS
 from models.demo.training.data.eras import ERAS
 from testing.heldout import HeldOut, heldout
 from testing.server import running_service

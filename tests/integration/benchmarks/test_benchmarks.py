@@ -14,8 +14,8 @@ import pytest
 
 from benchmarks import deepcache, estimator
 from benchmarks.fidelity import student_faults
-from benchmarks.support import decoder_error, lora_response
-from benchmarks.support.gallery import (
+from benchmarks.support.quality import decoder_error, lora_response
+from benchmarks.support.quality.gallery import (
     Reading,
     paint_pairs,
     plan,

@@ -9,8 +9,8 @@ from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
-from benchmarks.support.gallery import paint_pairs, plan, true_renderings
-from benchmarks.support.lora_response import mean_change
+from benchmarks.support.quality.gallery import paint_pairs, plan, true_renderings
+from benchmarks.support.quality.lora_response import mean_change
 from common.protocol import LoraWeight
 from models.catalog import load_catalog
 from models.demo.training.data.looks import LOOKS, apply_look

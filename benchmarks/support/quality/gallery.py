@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.support.judge import Judge, Picture
+from benchmarks.support.quality.judge import Judge, Picture
 from common.protocol import GenerateJob
 from models.demo.training.data.eras import ERAS
 from models.demo.training.data.rendering import render

@@ -11,8 +11,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from benchmarks.flops import installation_job, with_loras
-from benchmarks.support.gallery import Pairs, adherence, paint, read, recognised
-from benchmarks.support.judge import Judge
+from benchmarks.support.quality.gallery import Pairs, adherence, paint, read, recognised
+from benchmarks.support.quality.judge import Judge
 from common.protocol import GenerateJob, LoraWeight
 from common.step_window import is_in_window
 from runners.diffusion.deepcache import is_cached_step

@@ -123,7 +123,7 @@ class Judge:
     @classmethod
     def load_or_train(cls, cache_dir: str | Path) -> Judge:
         """Load the judge cached for exactly this code, or train it in two minutes."""
-        data = Path(__file__).parents[2] / "models" / "demo" / "training" / "data"
+        data = Path(__file__).parents[3] / "models" / "demo" / "training" / "data"
         sources = sorted((data / "eras").glob("*.py"))
         sources += [Path(__file__), *(data / name for name in ("terrain.py", "looks.py"))]
         stamp = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.support.gallery import Pairs, adherence, paint_pairs, read, true_renderings
-from benchmarks.support.judge import Judge, Picture
+from benchmarks.support.quality.gallery import Pairs, adherence, paint_pairs, read, true_renderings
+from benchmarks.support.quality.judge import Judge, Picture
 from common.protocol import LoraWeight
 from models.demo.training.data.looks import apply_look
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import runners.engine.engine
 import runners.engine.output_stage
-from benchmarks.support.gallery import Pairs, paint_pairs
+from benchmarks.support.quality.gallery import Pairs, paint_pairs
 from runners.diffusion.vae import PixelTransfer, decode_latents, start_decode
 from runners.networks.sdxl import SdxlModel
 from testing.workbench import demo_networks

@@ -1,0 +1,1 @@
+"""Judged quality of generated images."""
