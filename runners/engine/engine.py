@@ -253,6 +253,8 @@ class Engine:
         """Run one step of a batch, a mapping from samples to their tasks."""
         samples = list(batch)
         is_cached = samples[0].reuses_features
+        # A sample's rows change where its guidance begins or ends.
+        rows = sum(sample.batch_rows for sample in samples)
         failure = None
         try:
             self._activate_loras(samples[0])
@@ -274,7 +276,7 @@ class Engine:
                 sample.advance(prediction)
             except Exception as error:
                 self._finisher.fail(task, self.faults.examine(error))
-        self.timer.stop(span, partial(self._on_step, batch, is_cached))
+        self.timer.stop(span, partial(self._on_step, batch, 0 if is_cached else rows))
         self._throttle.tick()
         self.faults.on_step()
         self.timer.settle()
@@ -290,12 +292,16 @@ class Engine:
         if sample.variant.loras.prepare(sample.job.loras):
             self.timer.stop(span, partial(self.cost.observe_merge, sample.job.model))
 
-    def _on_step(self, batch: dict[Sample, RequestState], is_cached: bool, seconds: float) -> None:
-        """Record the duration of a step."""
-        samples = list(batch)
-        job = samples[0].job
-        if not is_cached:
-            rows = sum(sample.batch_rows for sample in samples)
+    def _on_step(self, batch: dict[Sample, RequestState], rows: int, seconds: float) -> None:
+        """Record the duration of a step.
+
+        Args:
+            batch: the samples of the step, mapped to their tasks.
+            rows: rows of the step; 0 if it reused deep features, whose cost is not learned.
+            seconds: the duration.
+        """
+        job = next(iter(batch)).job
+        if rows:
             self.cost.observe_step(job.model, rows * job.height * job.width, seconds)
         self._telemetry.on_step(batch, seconds)
         for task in dict.fromkeys(batch.values()):

@@ -176,3 +176,24 @@ def test_finished_batch_is_freed_while_others_run(
     await_freed(held["short"])
     assert held["long"]() is not None
     assert long.events[-1] == Step(1, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        ({"guidance_scale": 3.0}, [2, 2, 2, 2]),
+        ({"guidance_scale": 3.0, "guidance_end": 0.5}, [2, 2, 1, 1]),
+        ({"guidance_scale": 3.0, "guidance_start": 0.75}, [1, 1, 1, 2]),
+        ({"guidance_scale": 1.0}, [1, 1, 1, 1]),
+    ],
+)
+def test_costs_are_learned_from_the_rows_of_the_step(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], rows: list[int]
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(
+        engine.cost, "observe_step", lambda _, pixels, seconds: seen.append(pixels // 64**2)
+    )
+    engine.submit(job("one", steps=4, **changes), Listener())
+    finish(engine)
+    assert seen == rows
