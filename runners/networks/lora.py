@@ -7,7 +7,6 @@ import itertools
 import threading
 import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from common.lru_cache import LRUCache
 from common.protocol import LoraMode, LoraWeight
+from runners.networks.lora_combination import LoraCombination, parts_by_layer
 from runners.networks.lora_file import LoraFile, LoraLayer, read_lora
 from runners.networks.lora_hooks import add_output_hook
 from runners.networks.merged_lora import Parts, WorkingCopy, copied_bytes
@@ -23,38 +23,6 @@ from runners.networks.weight_upload import WeightUploader
 
 _MAX_SETS = 16
 _SET_BYTES = 512 * 2**20
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LoraCombination:
-    """Combined adapters at their strengths, by layer.
-
-    `bytes` counts only tensors that are not shared with the adapters.
-    """
-
-    layers: Mapping[str, LoraLayer]
-    bytes: int
-
-    @classmethod
-    def from_layers(
-        cls, adapters: Sequence[tuple[Mapping[str, LoraLayer], float]]
-    ) -> LoraCombination:
-        """Combine adapters, each with its strength."""
-        layers = {}
-        own = 0
-        for layer, parts in _parts_by_layer(adapters).items():
-            (first, strength), *more = parts
-            if more:
-                down = torch.cat([part.down for part, _ in parts])
-                up = torch.cat([part.up * strength for part, strength in parts], dim=1)
-                own += down.nbytes + up.nbytes
-            elif strength == 1.0:
-                down, up = first.down, first.up
-            else:
-                down, up = first.down, first.up * strength
-                own += up.nbytes
-            layers[layer] = LoraLayer(down, up)
-        return cls(layers, own)
 
 
 class LoraManager:
@@ -257,7 +225,7 @@ class LoraManager:
 
     def _unet_parts(self, loras: Sequence[LoraWeight]) -> Mapping[str, Parts]:
         with self._lock:
-            return _parts_by_layer(
+            return parts_by_layer(
                 [(self._adapters[lora.name].unet, lora.strength) for lora in loras]
             )
 
@@ -286,17 +254,6 @@ class LoraManager:
             rows = output.view(-1, output.shape[-1])
             rows.addmm_(reduced.view(-1, reduced.shape[-1]), adapter.up.T)
         return True
-
-
-def _parts_by_layer(
-    adapters: Sequence[tuple[Mapping[str, LoraLayer], float]],
-) -> dict[str, list[tuple[LoraLayer, float]]]:
-    """Return each layer's factors with their strengths, in the order of the adapters."""
-    parts: dict[str, list[tuple[LoraLayer, float]]] = {}
-    for adapter, strength in adapters:
-        for layer, factors in adapter.items():
-            parts.setdefault(layer, []).append((factors, strength))
-    return parts
 
 
 def _text_layers(adapter: LoraFile) -> dict[str, LoraLayer]:

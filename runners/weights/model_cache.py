@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.limits import MAX_LORAS
 from common.protocol import LoraMode
 from models.catalog import Catalog
 from models.store.inventory import LiveInventory
@@ -20,13 +19,12 @@ from runners.networks.depth_estimators import Estimator
 from runners.networks.loading import extract_hint_embedding
 from runners.networks.memory_format import MemoryFormats
 from runners.networks.sdxl import ControlNet, SdxlModel
-from runners.weights.component_cache import ComponentCache
 from runners.weights.entry_keys import estimator_key, lora_key
 from runners.weights.evictor import Evictor
 from runners.weights.load_rate import LoadRate
 from runners.weights.load_recorder import LoadRecorder
+from runners.weights.resident_weights import ResidentWeights
 from runners.weights.vram_budget import VramBudget, device_file_bytes
-from runners.weights.working_copies import WorkingCopies
 
 _ESTIMATOR = "depth_estimator"
 _TEXT = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
@@ -70,12 +68,9 @@ class ModelCache:
         self._catalog = catalog
         self._live_inventory = live_inventory
         self._device = device
-        self._variants: dict[str, SdxlModel] = {}
-        self._controlnets: dict[str, ControlNet] = {}
-        self._estimators: dict[str, Estimator] = {}
+        self._resident = ResidentWeights(catalog, live_inventory, device, self.budget, self.formats)
+        self._components = self._resident.components
         self._loading = threading.Lock()
-        self._components = ComponentCache(catalog, device, self.formats)
-        self._working_copies = WorkingCopies(self.budget)
         self._recorder = LoadRecorder()
 
     @property
@@ -91,17 +86,17 @@ class ModelCache:
     @property
     def variants(self) -> Mapping[str, SdxlModel]:
         """Resident variants by name."""
-        return self._variants
+        return self._resident.variants
 
     @property
     def controlnets(self) -> Mapping[str, ControlNet]:
         """Resident ControlNets by name."""
-        return self._controlnets
+        return self._resident.controlnets
 
     @property
     def estimators(self) -> Mapping[str, Estimator]:
         """Resident depth estimators by name."""
-        return self._estimators
+        return self._resident.estimators
 
     @property
     def eviction_blocked(self) -> bool:
@@ -111,7 +106,7 @@ class ModelCache:
     @property
     def used_bytes(self) -> int:
         """Bytes of weights on the device."""
-        return sum(self.resident_bytes.values())
+        return self._resident.used_bytes
 
     @property
     def resident_bytes(self) -> dict[str, int]:
@@ -119,19 +114,12 @@ class ModelCache:
 
         `working_copy` is the memory for merged LoRAs.
         """
-        total = self._components.bytes_by_kind
-        managers = [variant.loras for variant in list(self._variants.values())]
-        for manager in managers:
-            total["lora"] += manager.size + manager.set_bytes
-        copied = self._working_copies.used_bytes(managers)
-        if copied:
-            total["working_copy"] = copied
-        return dict(total)
+        return self._resident.bytes_by_kind
 
     @property
     def lora_modes(self) -> dict[str, LoraMode]:
         """How LoRAs act, by resident variant."""
-        return {name: variant.loras.mode for name, variant in list(self._variants.items())}
+        return self._resident.lora_modes
 
     def load_seconds(self, model: str = "", controlnet: str = "", estimator: str = "") -> float:
         """Return the expected seconds until these entries are resident; 0 if they are."""
@@ -139,9 +127,9 @@ class ModelCache:
         absent = [
             entries[name]
             for name, resident, entries in (
-                (model, self._variants, found.models),
-                (controlnet, self._controlnets, found.controlnets),
-                (estimator, self._estimators, found.depth_estimators),
+                (model, self._resident.variants, found.models),
+                (controlnet, self._resident.controlnets, found.controlnets),
+                (estimator, self._resident.estimators, found.depth_estimators),
             )
             if name in entries and name not in resident
         ]
@@ -163,15 +151,15 @@ class ModelCache:
         with self._evictor.lock:
             keys = [lora_key(model, name) for name in loras]
             self._evictor.touch([model, controlnet, *keys])
-            variant = self._variants.get(model)
+            variant = self._resident.variants.get(model)
             if variant is not None and not set(loras) <= set(variant.loras.names):
                 variant = None
-            return variant, self._controlnets.get(controlnet)
+            return variant, self._resident.controlnets.get(controlnet)
 
     def touch_estimator(self, name: str) -> Estimator | None:
         """Return a depth estimator, None if not resident, and mark it as used now."""
         self._evictor.touch([estimator_key(name)])
-        return self._estimators.get(name)
+        return self._resident.estimators.get(name)
 
     def load_variant(self, name: str, beside: Collection[str] = ()) -> SdxlModel:
         """Load a variant unless it is resident; entries named in `beside` are not evicted.
@@ -180,13 +168,15 @@ class ModelCache:
             LoadError: the variant is not in the store, does not fit or cannot be loaded.
         """
         with self._loading:
-            if name not in self._variants:
+            if name not in self._resident.variants:
                 entry = self._entry("model", name, self._live_inventory.inventory.models)
                 self._make_room_for("model", name, entry, beside)
                 parts = self._load_parts("model", name, entry)
                 text_key = " ".join(entry.components[kind].tag for kind in _TEXT)
                 spec = self._catalog.models[name]
-                copy = self._working_copies.choose(parts["unet"], self._request_bytes(entry))
+                copy = self._resident.working_copies.choose(
+                    parts["unet"], self._resident.request_bytes(entry)
+                )
                 variant = SdxlModel.from_components(name, spec, parts, text_key, copy)
                 if self.compiler.active and copy is None:
                     # All LoRAs load first, because a later one would trigger a recompilation.
@@ -194,8 +184,8 @@ class ModelCache:
                         self._read_lora(variant, lora, self._lora_file(lora))
                 if self.compiler.active:
                     self.compiler.compile_unet(variant, self._device)
-                self._variants[name] = variant
-            return self._variants[name]
+                self._resident.variants[name] = variant
+            return self._resident.variants[name]
 
     def load_controlnet(self, name: str, beside: Collection[str] = ()) -> ControlNet:
         """Load a ControlNet unless it is resident, like `load_variant`.
@@ -204,14 +194,14 @@ class ModelCache:
             LoadError: the ControlNet is not in the store, does not fit or cannot be loaded.
         """
         with self._loading:
-            if name not in self._controlnets:
+            if name not in self._resident.controlnets:
                 entry = self._entry("controlnet", name, self._live_inventory.inventory.controlnets)
                 self._make_room_for("controlnet", name, entry, beside)
                 parts = self._load_parts("controlnet", name, entry)
                 controlnet = extract_hint_embedding(name, parts["controlnet"])
                 self.compiler.compile_controlnet(controlnet, self._device)
-                self._controlnets[name] = controlnet
-            return self._controlnets[name]
+                self._resident.controlnets[name] = controlnet
+            return self._resident.controlnets[name]
 
     def load_estimator(self, name: str) -> Estimator:
         """Load a depth estimator unless it is resident, like `load_variant`.
@@ -221,14 +211,14 @@ class ModelCache:
         """
         self.touch_estimator(name)
         with self._loading:
-            if name not in self._estimators:
+            if name not in self._resident.estimators:
                 entry = self._entry(
                     _ESTIMATOR, name, self._live_inventory.inventory.depth_estimators
                 )
                 self._make_room_for(_ESTIMATOR, name, entry, ())
                 parts = self._load_parts(_ESTIMATOR, name, entry)
-                (self._estimators[name],) = parts.values()
-            return self._estimators[name]
+                (self._resident.estimators[name],) = parts.values()
+            return self._resident.estimators[name]
 
     def load_loras(self, model: str, names: Sequence[str], beside: Collection[str] = ()) -> None:
         """Read LoRAs for a resident variant, each once; like `load_variant`, make room for them.
@@ -245,7 +235,7 @@ class ModelCache:
                 the UNet.
         """
         with self._loading:
-            variant = self._variants.get(model)
+            variant = self._resident.variants.get(model)
             if variant is None:
                 return
             kept = {*beside, model, *(lora_key(model, name) for name in names)}
@@ -258,26 +248,21 @@ class ModelCache:
 
     def release_lora_sets(self) -> None:
         """Free the cached LoRA sets, which can be rebuilt. Thread-safe."""
-        for variant in list(self._variants.values()):
-            variant.loras.release_sets()
+        self._resident.release_lora_sets()
 
     def release_working_copy(self) -> None:
         """Free the memory of merged LoRAs until the next set; on the device thread."""
-        self._working_copies.release()
+        self._resident.working_copies.release()
 
     def unload_variant(self, name: str) -> bool:
         """Unload a variant and its unshared components; return False if it was not resident."""
         with self._loading:
-            was_resident = self._variants.pop(name, None) is not None
-            self._free_unused_components()
-            return was_resident
+            return self._resident.remove(self._resident.variants, name)
 
     def unload_controlnet(self, name: str) -> bool:
         """Unload a ControlNet; return False if it was not resident."""
         with self._loading:
-            was_resident = self._controlnets.pop(name, None) is not None
-            self._free_unused_components()
-            return was_resident
+            return self._resident.remove(self._resident.controlnets, name)
 
     def _lora_file(self, name: str) -> Path:
         entry = self._entry("lora", name, self._live_inventory.inventory.loras)
@@ -286,21 +271,7 @@ class ModelCache:
 
     def _lora_bytes(self, variant: SdxlModel, file: Path) -> int:
         """Return the bytes of a LoRA and of what the working copy can need for it."""
-        managers = [each.loras for each in self._variants.values()]
-        growth = self._working_copies.growth(variant.unet, managers)
-        return device_file_bytes(self._device, file) + growth
-
-    def _request_bytes(self, entry: CatalogEntry) -> int:
-        """Return the most bytes that a request of a variant needs, without the working copy."""
-        found = self._live_inventory.inventory
-        size = self._components.entry_bytes
-        loras = sorted(map(size, found.loras.values()), reverse=True)
-        return (
-            size(entry)
-            + max(map(size, found.controlnets.values()), default=0)
-            + max(map(size, found.depth_estimators.values()), default=0)
-            + sum(loras[:MAX_LORAS])
-        )
+        return device_file_bytes(self._device, file) + self._resident.copy_growth(variant)
 
     def _read_lora(self, variant: SdxlModel, name: str, file: Path) -> None:
         def explain(error: Exception) -> str:
@@ -330,31 +301,15 @@ class ModelCache:
                 self.release_lora_sets()
         try:
             self._evictor.make_room(
-                f"{what} {name}", needed, lambda: self.used_bytes, self._list_loaded, kept
+                f"{what} {name}",
+                needed,
+                lambda: self.used_bytes,
+                lambda: self._resident.remove_functions(self.compiler.active),
+                kept,
             )
         except LoadError as error:
             self._recorder.fail(what, name, str(error))
             raise
-
-    def _list_loaded(self) -> dict[str, Callable[[], object] | None]:
-        """Return what frees each entry, by its key."""
-        entries: dict[str, Callable[[], object] | None] = {}
-        for name, variant in self._variants.items():
-            entries[name] = partial(self._evict, self._variants, name)
-            for lora in variant.loras.names:
-                # A compiled UNet would be compiled again for the return of a low-rank product.
-                can_free = not self.compiler.active or variant.loras.mode == "merged"
-                free = partial(variant.loras.remove, lora) if can_free else None
-                entries[lora_key(name, lora)] = free
-        for name in self._controlnets:
-            entries[name] = partial(self._evict, self._controlnets, name)
-        for name in self._estimators:
-            entries[estimator_key(name)] = partial(self._evict, self._estimators, name)
-        return entries
-
-    def _evict(self, entries: dict[str, Any], name: str) -> None:
-        del entries[name]
-        self._free_unused_components()
 
     def _entry(self, what: str, name: str, entries: Mapping[str, CatalogEntry]) -> CatalogEntry:
         if name not in entries:
@@ -374,18 +329,6 @@ class ModelCache:
                 for kind, component in entry.components.items():
                     parts[kind] = self._components.get_or_load(name, kind, component)
         except LoadError:
-            self._free_unused_components()
+            self._resident.free_unused()
             raise
         return parts
-
-    def _free_unused_components(self) -> None:
-        found = self._live_inventory.inventory
-        self._components.keep_only(
-            entries[name]
-            for names, entries in (
-                (self._variants, found.models),
-                (self._controlnets, found.controlnets),
-                (self._estimators, found.depth_estimators),
-            )
-            for name in names
-        )
