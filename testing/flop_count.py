@@ -71,10 +71,11 @@ class _FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return decomposed(func, args, kwargs)
         result = func(*args, **kwargs)
-        formula = flop_registry.get(func.overloadpacket)
+        name = func.overloadpacket.__name__.removesuffix("_")
+        # In-place operators have no formulas of their own.
+        formula = flop_registry.get(getattr(torch.ops.aten, name, None))
         if formula is not None:
-            count = formula(*args, **kwargs, out_val=result)
-            self.operations[func.overloadpacket.__name__] += count
+            self.operations[name] += formula(*args, **kwargs, out_val=result)
         return result
 
 
