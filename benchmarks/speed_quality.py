@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.flops import SPEED_BARS
 from benchmarks.support.quality.gallery import Pairs, plan
 from benchmarks.support.quality.judge import Judge
 from benchmarks.support.quality.speed_sweep import Quality, Setting, judged, pareto, sweep_settings
@@ -26,8 +27,6 @@ from testing.workbench import demo_catalog
 
 KEPT_BARS = {"balanced": 0.99, "fast": 0.97}
 """Least share of adherence and era recognition that a speed keeps of the exact images'."""
-TFLOP_BARS = {"exact": 95.0, "balanced": 70.0, "fast": 50.0}
-"""Most operations of the installation's request, by speed, in TFLOP."""
 _CACHE = Path("build/judge")
 _SWEPT = "lightning"
 
@@ -115,9 +114,9 @@ def main() -> None:
     missed += [
         f"{name}: {count} TFLOP"
         for name, count in tflop.items()
-        if not name.startswith("base") and count > TFLOP_BARS[name.split()[1]]
+        if not name.startswith("base") and count > SPEED_BARS[name.split()[1]]
     ]
-    bars: dict[str, Any] = {"kept": KEPT_BARS, "tflop": TFLOP_BARS}
+    bars: dict[str, Any] = {"kept": KEPT_BARS, "tflop": SPEED_BARS}
     finish({"kept": kept, "tflop": tflop}, bars, not missed, missed=missed, swept=len(swept))
 
 
