@@ -61,9 +61,9 @@ def test_the_demo_set_lies_in_the_repository() -> None:
         ),
         ("native_size = 256", "native_size = 250", "native_size"),
         (
-            "cfg = 2.0",
-            "cfg = 2.0\nspeeds.fast = { guidance_start = 0.6, guidance_end = 0.4 }",
-            r"models.base.speeds.fast: .*must be at most guidance_end \(0.4\)",
+            "speeds.fast = { guidance_end = 0.5",
+            "speeds.fast = { guidance_start = 0.6, guidance_end = 0.5",
+            r"models.base.speeds.fast: .*must be at most guidance_end \(0.5\)",
         ),
         ("cfg = 2.0", "cfg = 2.0\nspeeds.slow = { steps = 9 }", "models.base.speeds.slow"),
         ('class = "DPM', 'class = "XPM', "scheduler.class"),
