@@ -139,7 +139,8 @@ class BatchCache:
         guided = tuple(sample.uses_cfg for sample in samples)
         # The key holds uids because references to the networks would keep unloaded weights alive.
         networks = (first.variant.cross_attention.uid, first.controlnet.cross_attention.uid)
-        key = (*networks, first.job.loras, guided, *map(id, prompts))
+        loras = first.variant.loras.set_key(first.job.loras)
+        key = (*networks, loras, guided, *map(id, prompts))
         return self._texts.get_or_create(key, lambda: _build_text(samples, prompts))
 
 

@@ -144,7 +144,7 @@ class LoraManager:
             Whether a set has been merged.
         """
         copy = self.working_copy
-        key = self._key(loras)
+        key = self.set_key(loras)
         if copy is None or copy.is_merged(self._unet, key):
             return False
         if key is None:
@@ -187,6 +187,11 @@ class LoraManager:
         with self._acting(combination):
             yield
 
+    def set_key(self, loras: Sequence[LoraWeight]) -> Hashable:
+        """Return what identifies a set, None for none; a name can get another file later."""
+        with self._lock:
+            return tuple((self._uids[lora.name], lora.strength) for lora in loras) or None
+
     def text_key(self, loras: Sequence[LoraWeight]) -> Hashable:
         """Return what identifies the effect of adapters on the text encoders; None without one."""
         with self._lock:
@@ -217,11 +222,6 @@ class LoraManager:
             yield
         finally:
             self._active = {}
-
-    def _key(self, loras: Sequence[LoraWeight]) -> Hashable:
-        """Return what identifies a set, None for none; a name can get another file later."""
-        with self._lock:
-            return tuple((self._uids[lora.name], lora.strength) for lora in loras) or None
 
     def _unet_parts(self, loras: Sequence[LoraWeight]) -> Mapping[str, Parts]:
         with self._lock:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from common.protocol import LoraWeight
 from runners.networks.merged_lora import WorkingCopy
-from testing.workbench import Listener, make_engine
+from testing.workbench import Listener, demo_networks, make_engine
+from tests.support.files.lora_files import lora_file
 from tests.support.runner.jobs import TickingClock, await_end, finish, job, pictures
 
 SETS = [(LoraWeight("drone", 0.8),), (LoraWeight("drone", 0.3), LoraWeight("experimance", 0.6))]
@@ -45,6 +48,28 @@ def test_equal_sets_in_a_row_are_merged_once(merges: list[Any]) -> None:
         engine.submit(job(str(number), loras=SETS[0], steps=2), Listener())
     finish(engine)
     assert len(merges) <= 1
+
+
+def test_another_file_under_the_same_name_is_used_at_once(tmp_path: Path) -> None:
+    variant, _ = demo_networks("base")
+    engine = make_engine()
+    found = []
+    for number, (name, seed) in enumerate((("era", 1), ("era", 2), ("other", 2))):
+        if name in variant.loras.names:
+            variant.loras.remove(name)
+        file = lora_file(tmp_path / f"{number}.safetensors", variant.unet, "kohya", seed, rank=4)
+        variant.loras.add(name, file)
+        listener = Listener()
+        engine.submit(job(str(number), loras=(LoraWeight(name, 1.0),)), listener)
+        while engine.tick():
+            pass
+        await_end(listener)
+        found.append(pictures(listener)[0].astype(int))
+    engine.close()
+    for name in ("era", "other"):
+        variant.loras.remove(name)
+    assert np.abs(found[0] - found[1]).max() > 1
+    assert np.abs(found[1] - found[2]).max() <= 1
 
 
 def test_the_backlog_has_the_cost_of_a_change() -> None:
