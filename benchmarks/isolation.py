@@ -1,11 +1,12 @@
 """Isolation of requests: no request may change another's image.
 
-    python -m benchmarks.isolation [--requests N] [--concurrency N] [--seed N]
+    python -m benchmarks.isolation [--requests N] [--concurrency N] [--seed N] [--low-rank]
 
 Draws random requests over variants, schedulers, LoRAs, eras, guidance, control windows, sizes,
 decoders and seeds. One service answers them in random order, several at once. Each is then
 generated again, alone, in a fresh process. The figure is the largest difference of any pixel, in
-steps of 1/255. `--url` and `--home` use a service that already runs, and its Bento home.
+steps of 1/255. `--low-rank` gives both so little room for weights that LoRAs are not merged.
+`--url` and `--home` use a service that already runs, and its Bento home.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -34,13 +36,32 @@ from PIL import Image
 from benchmarks.support.mixed import draw_request
 from benchmarks.support.report import finish
 from testing.catalog import demo_catalog
+from testing.imports import store_at
 from testing.server import import_demo, started_service
 
 BAR = 1
 Body = dict[str, Any]
 
 
-def paint_alone(body: Body) -> list[bytes]:
+def low_rank_budget(home: Path) -> float:
+    """Return a budget in GB for which the demo set's LoRAs are just not merged."""
+    from models.store.inventory import LiveInventory
+    from runners.device import CPU
+    from runners.networks.memory_format import MemoryFormats
+    from runners.weights.resident_weights import ResidentWeights
+    from runners.weights.vram_budget import VramBudget
+    from runners.weights.working_copies import mergeable_bytes
+    from testing.workbench import demo_networks
+
+    with store_at(home):
+        live_inventory = LiveInventory(demo_catalog())
+        budget = VramBudget(CPU)
+        resident = ResidentWeights(demo_catalog(), live_inventory, CPU, budget, MemoryFormats())
+        needed = map(resident.request_bytes, live_inventory.inventory.models.values())
+        return (min(needed) + mergeable_bytes(demo_networks("base")[0].unet) - 1000) / 1e9
+
+
+def paint_alone(body: Body, budget_gb: float | None = None) -> list[bytes]:
     """Generate one request in this process, which should be fresh, and return the image files.
 
     Raises:
@@ -56,6 +77,7 @@ def paint_alone(body: Body) -> list[bytes]:
     from runners.engine.engine import Engine
     from runners.weights.background_loader import BackgroundLoader
     from runners.weights.model_cache import ModelCache
+    from runners.weights.vram_budget import VramBudget
 
     live_inventory = LiveInventory(demo_catalog())
     resolver = RequestResolver(demo_catalog(), live_inventory)
@@ -64,7 +86,11 @@ def paint_alone(body: Body) -> list[bytes]:
     depth = decode_depth(body["depth_map_b64"].encode(), job.width, job.height)
     device = Device.best()
     cache = ModelCache(
-        demo_catalog(), live_inventory, device, in_use=lambda: engine.weights_in_use()
+        demo_catalog(),
+        live_inventory,
+        device,
+        VramBudget(device, budget_gb),
+        in_use=lambda: engine.weights_in_use(),
     )
     loader = BackgroundLoader(cache, lambda: engine.wake())
     engine = Engine(loader, device)
@@ -80,7 +106,9 @@ def paint_alone(body: Body) -> list[bytes]:
     return list(last.images)
 
 
-def paint_all_alone(bodies: Sequence[Body], home: Path) -> list[list[bytes]]:
+def paint_all_alone(
+    bodies: Sequence[Body], home: Path, budget_gb: float | None = None
+) -> list[list[bytes]]:
     """Generate every request in a process of its own, two at a time."""
     # The fork server copies this environment when it starts, so set the store's home first.
     os.environ["BENTOML_HOME"] = str(home)
@@ -88,7 +116,7 @@ def paint_all_alone(bodies: Sequence[Body], home: Path) -> list[list[bytes]]:
     # Only import: a fork of a process that has computed would not be fresh.
     context.set_forkserver_preload(["runners.engine.engine", "api.handlers.resolve"])
     with ProcessPoolExecutor(2, mp_context=context, max_tasks_per_child=1) as pool:
-        return list(pool.map(paint_alone, bodies))
+        return list(pool.map(partial(paint_alone, budget_gb=budget_gb), bodies))
 
 
 async def paint_together(url: str, bodies: Sequence[Body], concurrency: int) -> list[list[bytes]]:
@@ -121,6 +149,9 @@ async def paint_together(url: str, bodies: Sequence[Body], concurrency: int) -> 
         async with asyncio.TaskGroup() as group:
             for number in order:
                 group.create_task(paint(int(number)))
+        details = (await client.get("/models")).json()["details"]
+        modes = {entry["lora_mode"] for entry in details.values() if entry["resident"]}
+        print(f"LoRAs: {', '.join(sorted(modes))}")
     return [pictures[number] for number in range(len(bodies))]
 
 
@@ -140,11 +171,13 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--low-rank", action="store_true", help="LoRAs are not merged")
     parser.add_argument("--url", default=None)
     parser.add_argument("--home", type=Path, default=None)
     options = parser.parse_args()
     if (options.url is None) != (options.home is None):
         parser.error("--url and --home belong together")
+    budget_gb = None
     rng = np.random.default_rng(options.seed)
     bodies = [draw_request(rng, number) for number in range(options.requests)]
     with contextlib.ExitStack() as stack:
@@ -155,9 +188,13 @@ def main() -> None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="experimance-"))
             home = Path(folder, "bentoml")
             import_demo(home)
-            with started_service(home, Path(folder, "log")) as url:
+            settings = {}
+            if options.low_rank:
+                budget_gb = low_rank_budget(home)
+                settings = {"VRAM_BUDGET_GB": str(budget_gb)}
+            with started_service(home, Path(folder, "log"), settings) as url:
                 together = asyncio.run(paint_together(url, bodies, options.concurrency))
-        alone = paint_all_alone(bodies, home)
+        alone = paint_all_alone(bodies, home, budget_gb)
     misses = [difference(one, other) for one, other in zip(together, alone, strict=True)]
     for miss, count in sorted(Counter(misses).items()):
         print(f"largest pixel difference {miss:3}: {count} requests")
