@@ -127,7 +127,7 @@ class Workload:
         name = payload.get("model")
         model = self._models.get(name if isinstance(name, str) else "")
         model = self._models[self._default_model] if model is None else model
-        payload = _at_speed(payload, model)
+        model = _at_speed(payload, model)
         steps = _steps_done(payload, int(_number(payload, "steps", model["steps"], _STEPS)))
         guided = _guided_steps(payload, model, steps)
         side = model["native_size"]
@@ -141,7 +141,7 @@ class Workload:
         # The pipeline pads the shorter text to the length of the longer.
         further = max(chunks, default=1) - 1
         step = self._costs.unet.at(megapixels) + further * self._costs.context.at(megapixels)
-        cached = _cached_steps(payload, steps, guided)
+        cached = _cached_steps(payload, model, steps, guided)
         acting = _acting_steps(payload, steps) - cached
 
         def rows(chosen: Set[int]) -> int:
@@ -152,7 +152,7 @@ class Workload:
             + rows(cached) * self._costs.shallow.at(megapixels)
             + rows(acting) * self._controlnet(payload).at(megapixels)
         )
-        decoder = payload.get("decoder")
+        decoder = payload.get("decoder") or model.get("decoder")
         decoders = self._costs.decoders
         decoding = decoders["tiny" if decoder == "tiny" else "full"].at(megapixels)
         pictures = int(_number(payload, "num_images", 1, _IMAGES))
@@ -169,20 +169,9 @@ class Workload:
 
 
 def _at_speed(payload: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a body with the settings of its speed, over which its own fields win."""
+    """Return a model's defaults at the body's speed."""
     speed = payload.get("speed")
-    settings = dict(model.get("speeds", {}).get(speed if isinstance(speed, str) else "", {}))
-    own = {name: value for name, value in payload.items() if value is not None}
-    if "guidance_start" in own or "guidance_end" in own:
-        # The window's other bound gives way to the one that is named.
-        default = tuple(
-            settings.pop(name, model.get(name, least))
-            for name, least in (("guidance_start", 0.0), ("guidance_end", 1.0))
-        )
-        start = _number(own, "guidance_start", None, _SHARE)
-        end = _number(own, "guidance_end", None, _SHARE)
-        own["guidance_start"], own["guidance_end"] = resolve_window(start, end, default)
-    return {**settings, **own}
+    return {**model, **model.get("speeds", {}).get(speed if isinstance(speed, str) else "", {})}
 
 
 def _starts_from_picture(payload: Mapping[str, Any]) -> bool:
@@ -219,9 +208,12 @@ def _guided_steps(payload: Mapping[str, Any], model: Mapping[str, Any], steps: i
     )
 
 
-def _cached_steps(payload: Mapping[str, Any], steps: int, guided: Set[int]) -> set[int]:
+def _cached_steps(
+    payload: Mapping[str, Any], model: Mapping[str, Any], steps: int, guided: Set[int]
+) -> set[int]:
     """Return the steps that reuse deep features, as in runners/diffusion/sample.py."""
-    if payload.get("enable_deepcache") is not True:
+    requested = payload.get("enable_deepcache")
+    if (model.get("enable_deepcache") if requested is None else requested) is not True:
         return set()
     return {step for step in range(1, steps - 1, 2) if step not in guided or step - 1 in guided}
 

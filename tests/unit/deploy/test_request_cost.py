@@ -65,6 +65,8 @@ def test_more_work_weighs_more(production: Workload, more: dict[str, Any], least
         {"guidance_start": 0.5},
         {"controlnet_strength": 0},
         {"enable_deepcache": True},
+        {"speed": "balanced"},
+        {"speed": "fast"},
     ],
 )
 def test_less_work_weighs_less(production: Workload, less: dict[str, Any]) -> None:
@@ -89,6 +91,25 @@ def test_less_work_weighs_less(production: Workload, less: dict[str, Any]) -> No
 def test_junk_counts_as_the_default(production: Workload, junk: dict[str, Any]) -> None:
     expected = production.tflop(REQUEST)
     assert production.tflop({**REQUEST, **junk}) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("fields", "same"),
+    [
+        ({"speed": "balanced"}, {"guidance_end": 0.35}),
+        ({"speed": "fast"}, {"guidance_end": 0.35, "enable_deepcache": True}),
+        ({"speed": "fast", "enable_deepcache": False}, {"guidance_end": 0.35}),
+        ({"speed": "fast", "guidance_end": 1.0}, {"enable_deepcache": True}),
+        ({"speed": "fast", "guidance_start": 0.5},
+         {"guidance_start": 0.5, "guidance_end": 0.5, "enable_deepcache": True}),
+        ({"speed": "exact"}, {}),
+        ({"speed": 7}, {}),
+    ],
+)  # fmt: skip
+def test_speed_costs_what_its_settings_cost(
+    production: Workload, fields: dict[str, Any], same: dict[str, Any]
+) -> None:
+    assert production.tflop({**REQUEST, **fields}) == production.tflop({**REQUEST, **same})
 
 
 def test_cost_is_capped_at_service_limits(production: Workload) -> None:
