@@ -8,9 +8,9 @@ is an operator that is no view; a copy goes from the host to the device. The fir
 because it fills caches. Copies are counted for each scheduler. A change of LoRAs and low-rank
 products are counted apart.
 
-The host's time is measured on one thread of the CPU, on narrow networks with all of SDXL's layers,
-whose arithmetic takes little; engine and pipeline take turns. The ratio on the meta device is
-printed too; there most of the time goes to torch's own rules for shapes, which a GPU does not run.
+The host's time is measured on the meta device, where most of it goes to torch's own rules for
+shapes, and a second time on one thread of the CPU, on narrow networks with all of SDXL's layers,
+whose arithmetic takes little. Engine and pipeline take turns.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from testing.op_count import OperatorCount
 from testing.random_networks import add_random_loras
 
 LAUNCH_BAR = 0.9
+STEP_BAR = 1720
 HOST_BAR = 0.7
-"""Host's seconds per step over those of diffusers."""
+"""Host's seconds per step on the meta device, over those of diffusers."""
 COPIES_PER_ADMISSION = 1
 _COPY_SIDE = 256
 
@@ -141,8 +142,8 @@ def main() -> None:
         "launches that LoRAs add": max(
             mine.launches - theirs.launches for mine, theirs in zip(own, plain, strict=True)
         ),
-        "launches without control": min(step.launches for step in own),
-        "host": round(host, 4),
+        "launches per step": max(step.launches for step in own),
+        "host": round(on_meta, 4),
         "waits": sum(mine.waits for mine in own),
         "copies per step": max(steps),
         "copies per admission": max(admissions),
@@ -150,14 +151,14 @@ def main() -> None:
     bars = {
         "launches": LAUNCH_BAR,
         "launches that LoRAs add": 0,
-        "launches without control": 1720,
+        "launches per step": STEP_BAR,
         "host": HOST_BAR,
         "waits": 0,
         "copies per step": 0,
         "copies per admission": COPIES_PER_ADMISSION,
     }
     passed = all(figures[name] <= bar for name, bar in bars.items())
-    finish(figures, bars, passed, worst_step=round(inside, 4), on_meta=round(on_meta, 4))
+    finish(figures, bars, passed, worst_step=round(inside, 4), narrow_host=round(host, 4))
 
 
 if __name__ == "__main__":
