@@ -29,6 +29,7 @@ from runners.networks.loading import extract_hint_embedding, load_component
 from runners.networks.merged_lora import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from testing.catalog import demo_catalog as demo_catalog
+from testing.fused_loras import fuse_loras
 
 WEIGHTS = Path(__file__).parent.parent / "models" / "demo" / "weights"
 DEVICE = Device(torch.device("cpu"), torch.float32)
@@ -88,20 +89,13 @@ def _reference_pipeline(loras: tuple[LoraWeight, ...]) -> StableDiffusionXLContr
         WEIGHTS, controlnet=controlnet, dtype=torch.float32, add_watermarker=False
     )
     pipeline.set_progress_bar_config(disable=True)
-    if loras:
-        fuse_loras(pipeline, loras)
-    return pipeline
-
-
-def fuse_loras(pipeline: Any, loras: Sequence[LoraWeight]) -> None:
-    """Load LoRAs of the demo set into diffusers' pipeline, and fuse them."""
     catalog = demo_catalog()
     for lora in loras:
         path = Path(parse_source(catalog.loras[lora.name].source, catalog.folder).path)
         pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=lora.name)
-    names = [lora.name for lora in loras]
-    pipeline.set_adapters(names, [lora.strength for lora in loras])
-    pipeline.fuse_lora(adapter_names=names)
+    if loras:
+        fuse_loras(pipeline, loras)
+    return pipeline
 
 
 @lru_cache

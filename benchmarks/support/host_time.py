@@ -19,6 +19,7 @@ from benchmarks.support.plain_pipeline import plain_pipeline
 from runners.device import CPU
 from runners.diffusion.schedulers import build_scheduler
 from testing.flop_count import CountedEngine
+from testing.fused_loras import fuse_loras
 from testing.random_networks import (
     INSTALLATION_LORAS,
     engine_networks,
@@ -77,9 +78,7 @@ def narrow_contest() -> Iterator[tuple[Work, Work]]:
             write_lora(path, variant.unet, _RANK, seed)
             variant.loras.add(lora.name, path)
             pipeline.load_lora_weights(folder, weight_name=path.name, adapter_name=lora.name)
-    names = [lora.name for lora in INSTALLATION_LORAS]
-    pipeline.set_adapters(names, [lora.strength for lora in INSTALLATION_LORAS])
-    pipeline.fuse_lora(adapter_names=names)
+    fuse_loras(pipeline, INSTALLATION_LORAS)
     job = make_job(
         np.zeros((_SIDE, _SIDE), np.uint8), model="lightning", steps=6, guidance_scale=2.0,
         scheduler="euler", loras=INSTALLATION_LORAS, negative_prompt="blurry",

@@ -16,6 +16,7 @@ from runners.diffusion.batch import BatchCache
 from runners.diffusion.denoise import predict_noise
 from runners.diffusion.dummy_inputs import dummy_samples
 from runners.networks.sdxl import ControlNet, SdxlModel
+from testing.fused_loras import fuse_loras
 from testing.random_networks import INSTALLATION_LORAS, write_lora
 from testing.workbench import make_job
 
@@ -85,21 +86,12 @@ def change_seconds(networks: Networks, pipeline: Any) -> dict[str, float]:
 
     def theirs() -> None:
         for loras in (OTHER_LORAS, INSTALLATION_LORAS):
-            fuse_anew(pipeline, loras)
+            fuse_loras(pipeline, loras)
 
-    fuse_anew(pipeline, INSTALLATION_LORAS)
+    fuse_loras(pipeline, INSTALLATION_LORAS)
     ours()
     pairs = [(timed(ours) / 2, timed(theirs) / 2) for _ in range(2)]
     return {
         "engine": statistics.median(first for first, _ in pairs),
         "diffusers": statistics.median(second for _, second in pairs),
     }
-
-
-def fuse_anew(pipeline: Any, loras: Sequence[LoraWeight]) -> None:
-    """Fuse other LoRAs into diffusers' pipeline, after those before have been taken out."""
-    names = [lora.name for lora in loras]
-    if pipeline.num_fused_loras:
-        pipeline.unfuse_lora()
-    pipeline.set_adapters(names, [lora.strength for lora in loras])
-    pipeline.fuse_lora(adapter_names=names)

@@ -35,9 +35,11 @@ from PIL import Image
 from pydantic import BaseModel
 
 from api.images.decoding import mock_depth
+from common.protocol import LoraWeight
 from models.sources.base import parse_source
 from runners.device import Device
 from runners.diffusion.schedulers import build_scheduler
+from testing.fused_loras import fuse_loras
 from testing.workbench import CONTROLNET, component_folders, demo_catalog
 
 
@@ -154,16 +156,9 @@ class Painter:
             self._adapters.add(name)
         if loras == self._fused:
             return
-        if self._fused:
-            self._pipeline.unfuse_lora()
-            self._fused = {}
-        if loras:
-            self._pipeline.enable_lora()
-            self._pipeline.set_adapters(list(loras), list(loras.values()))
-            self._pipeline.fuse_lora(adapter_names=list(loras))
-            self._fused = dict(loras)
-        elif self._adapters:
-            self._pipeline.disable_lora()
+        if self._adapters:
+            fuse_loras(self._pipeline, [LoraWeight(*lora) for lora in loras.items()])
+        self._fused = dict(loras)
 
 
 def depth_picture(request: Request, size: tuple[int, int]) -> Image.Image:

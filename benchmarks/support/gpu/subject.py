@@ -23,6 +23,7 @@ from runners.diffusion.conditioning import ConditioningBuilder
 from runners.diffusion.sample import Sample
 from runners.diffusion.schedulers import build_scheduler
 from runners.engine.engine import Engine
+from testing.fused_loras import fuse_loras
 from testing.random_networks import (
     engine_networks,
     lightning_spec,
@@ -122,14 +123,7 @@ class Subject:
         """Fuse exactly these LoRAs into the pipeline's UNet."""
         if loras == self._fused:
             return
-        if self._fused:
-            self.pipeline.unfuse_lora()
-            self.pipeline.disable_lora()
-        if loras:
-            names = [lora.name for lora in loras]
-            self.pipeline.enable_lora()
-            self.pipeline.set_adapters(names, [lora.strength for lora in loras])
-            self.pipeline.fuse_lora(adapter_names=names)
+        fuse_loras(self.pipeline, loras)
         self._fused = loras
 
     def paint_plain(self, job: GenerateJob, batch: int = 1) -> list[np.ndarray[Any, Any]]:
