@@ -2,11 +2,12 @@
 
     python -m benchmarks.switching [--requests N] [--repeats N] [--seed N] [--smoke]
 
-A session of random requests covers all variants and eras of the demo set, one at a time. The
-service and benchmarks/support/reference_server.py take turns. Every request is repeated several
-times in a row. The first run pays for the change from the previous request, and the repetitions
-measure its kind (variant and era) without a change. Time lost to switching is the sum of the first
-runs minus that of the kinds' medians. The figure is the service's loss over the reference's.
+In the first session every request has another era than the one before, with the default variant,
+guidance and control. A shorter session changes the variant, too. The service and
+benchmarks/support/reference_server.py take turns. Every request is repeated several times in a row.
+The first run pays for the change from the previous request, and the repetitions measure its kind
+(variant and era) without a change. Time lost to switching is the sum of the first runs minus that
+of the kinds' medians. The figure is the service's loss over the reference's in the first session.
 
 `--url` and `--reference-url` use servers that already run; `--smoke` does not measure speed.
 """
@@ -37,7 +38,8 @@ from benchmarks.support.rivals import (
 )
 from testing.catalog import demo_catalog
 
-BAR = 0.1
+BAR = 0.05
+_VARIANT_CHANGES = 20
 _LEAST_SECONDS = 1e-3
 Kind = tuple[str, str]
 
@@ -51,18 +53,29 @@ class Visit:
     repeated: tuple[float, ...]
 
 
-def session(requests: int, seed: int, steps: int) -> list[dict[str, Any]]:
-    """Draw the session's requests, as bodies of `POST /generate`.
+def session(requests: int, seed: int, steps: int, models: Sequence[str]) -> list[dict[str, Any]]:
+    """Draw a session's requests, each of another era than the one before.
 
     Args:
         requests: number of requests.
         seed: seed of the random choices.
         steps: denoising steps of every request.
+        models: variants; with more than one, each request has another than the one before.
+
+    Returns:
+        Bodies of `POST /generate`.
     """
     rng = np.random.default_rng(seed)
-    catalog = demo_catalog()
-    choice = Choice(tuple(catalog.models), tuple(catalog.eras))
-    return [choice.draw(rng, number, steps) for number in range(requests)]
+    bodies: list[dict[str, Any]] = []
+    era = model = ""
+    for number in range(requests):
+        choice = Choice(
+            tuple(name for name in models if len(models) == 1 or name != model),
+            tuple(name for name in demo_catalog().eras if name != era),
+        )
+        bodies.append(choice.draw(rng, number, steps))
+        era, model = bodies[-1]["era"], bodies[-1]["model"]
+    return bodies
 
 
 def visit(client: httpx.Client, body: dict[str, Any], repeats: int) -> Visit:
@@ -127,7 +140,7 @@ def row(visits: Sequence[Visit]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run the session on both servers, print the losses, and finish."""
+    """Run both sessions on both servers, print the losses, and finish."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=2)
@@ -137,14 +150,21 @@ def main() -> None:
     parser.add_argument("--reference-url", default=None)
     options = parser.parse_args()
     requests, repeats = (4, 1) if options.smoke else (options.requests, options.repeats)
-    bodies = session(requests, options.seed, 1 if options.smoke else STEPS)
+    steps = 1 if options.smoke else STEPS
+    catalog = demo_catalog()
+    changes = min(requests, _VARIANT_CHANGES)
+    bodies = {
+        "eras": session(requests, options.seed, steps, [catalog.default_model]),
+        "variants": session(changes, options.seed + 1, steps, list(catalog.models)),
+    }
+    rows: dict[str, dict[str, float]] = {}
     with running_rivals(options.url, options.reference_url, warm=not options.smoke) as urls:
-        visits = measure(urls, bodies, repeats)
-    rows = {name: row(visits[name]) for name in (SERVICE, REFERENCE)}
+        for name, its in bodies.items():
+            visits = measure(urls, its, repeats)
+            rows |= {f"{name}, {server}": row(visits[server]) for server in (SERVICE, REFERENCE)}
     print(table(rows))
-    ours, theirs = rows[SERVICE]["lost s"], rows[REFERENCE]["lost s"]
+    ours, theirs = (rows[f"eras, {server}"]["lost s"] for server in (SERVICE, REFERENCE))
     figure = ours / max(theirs, _LEAST_SECONDS)
-    kinds = [each.kind for each in visits[SERVICE]]
     finish(
         round(figure, 4),
         BAR,
@@ -153,8 +173,8 @@ def main() -> None:
         requests=requests,
         repeats=repeats,
         smoke=options.smoke,
-        kinds=len(set(kinds)),
-        variant_changes=sum(a[0] != b[0] for a, b in itertools.pairwise(kinds)),
+        eras=[body["era"] for body in bodies["eras"]],
+        models=[body["model"] for body in bodies["variants"]],
         seconds={
             name: {heading: round(value, 4) for heading, value in figures.items()}
             for name, figures in rows.items()

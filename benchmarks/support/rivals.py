@@ -20,6 +20,9 @@ from testing.server import running_service, started_reference
 SERVICE, REFERENCE = "service", "reference"
 STEPS = 6
 """Steps of the installation's requests, for every variant."""
+GUIDANCE_SCALE = 2.0
+CONTROL_END = 0.8
+"""Share of the steps after which the installation's requests leave the ControlNet out."""
 _DEPTH_MAPS = 8
 _TIMEOUT_SECONDS = 600.0
 
@@ -33,7 +36,7 @@ class Choice:
     sizes: tuple[tuple[int, int], ...] = ((256, 256),)
 
     def draw(self, rng: np.random.Generator, number: int, steps: int = STEPS) -> dict[str, Any]:
-        """Draw the JSON body of a request.
+        """Draw the JSON body of a request, with the installation's guidance and control.
 
         Args:
             rng: source of the random choices.
@@ -48,6 +51,8 @@ class Choice:
             "model": str(rng.choice(self.models)),
             "era": era,
             "steps": steps,
+            "cfg": GUIDANCE_SCALE,
+            "control_guidance_end": CONTROL_END,
             "seed": int(rng.integers(2**32)),
             "width": width,
             "height": height,

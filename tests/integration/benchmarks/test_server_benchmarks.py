@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -106,8 +107,9 @@ def test_rivals_end_with_one_json_line(name: str, service_url: str, reference_ur
     result = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == (0 if result["pass"] else 1), done.stderr
     if name == "switching":
-        assert result["variant_changes"] > 0
-        lost = result["seconds"]["reference"]["lost s"]
+        for changing in (result["eras"], result["models"]):
+            assert all(before != after for before, after in itertools.pairwise(changing))
+        lost = result["seconds"]["eras, reference"]["lost s"]
         assert result["pass"] is (lost > 0 and result["figure"] <= result["bar"])
         return
     bars = {**result["bar"]["at_least"], **result["bar"]["at_most"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from typing import Any
 
@@ -121,8 +122,20 @@ def test_loss_is_first_visit_time_beyond_the_usual() -> None:
     assert figures["per era"] == pytest.approx(0.25)
 
 
-def test_a_session_visits_every_variant_and_era() -> None:
-    bodies = session(100, seed=1, steps=6)
-    assert len({body["model"] for body in bodies}) == 3
+def test_every_request_of_a_session_changes_the_era() -> None:
+    bodies = session(100, seed=1, steps=6, models=["base"])
+    assert {body["model"] for body in bodies} == {"base"}
     assert len({body["era"] for body in bodies}) == 11
-    assert bodies == session(100, seed=1, steps=6)
+    assert all(a["era"] != b["era"] for a, b in itertools.pairwise(bodies))
+    assert bodies == session(100, seed=1, steps=6, models=["base"])
+
+
+def test_a_session_of_several_variants_changes_the_variant_every_time() -> None:
+    bodies = session(20, seed=1, steps=6, models=["base", "hyper", "lightning"])
+    assert len({body["model"] for body in bodies}) == 3
+    assert all(a["model"] != b["model"] for a, b in itertools.pairwise(bodies))
+
+
+def test_requests_have_the_installations_guidance_and_control() -> None:
+    (body,) = session(1, seed=1, steps=6, models=["base"])
+    assert (body["cfg"], body["control_guidance_end"], body["steps"]) == (2.0, 0.8, 6)
