@@ -27,7 +27,7 @@ from runners.diffusion.conditioning import ConditioningBuilder
 from runners.diffusion.denoise import predict_noise
 from runners.diffusion.sample import Sample
 from runners.networks.loading import extract_hint_embedding
-from runners.networks.merged_lora import WorkingCopy
+from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from testing.operator_mode import decomposed, is_composite
 from testing.random_networks import empty_networks

@@ -23,7 +23,7 @@ from common.protocol import LoraMode, LoraWeight
 from models.catalog import load_catalog
 from runners.device import Device
 from runners.networks.loading import extract_hint_embedding
-from runners.networks.merged_lora import WorkingCopy
+from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from testing.sdxl_set import configurations, controlnet_config
 from testing.workbench import WEIGHTS

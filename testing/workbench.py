@@ -26,7 +26,7 @@ from models.sources.base import parse_source
 from runners.device import Device
 from runners.engine.engine import Engine, EngineConfig
 from runners.networks.loading import extract_hint_embedding, load_component
-from runners.networks.merged_lora import WorkingCopy
+from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from testing.catalog import demo_catalog as demo_catalog
 from testing.fused_loras import fuse_loras

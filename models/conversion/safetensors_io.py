@@ -93,20 +93,21 @@ def read_header(path: Path) -> Mapping[str, TensorEntry]:
             exactly. The message names a recognised other format.
         OSError: The file cannot be read.
     """
-    with path.open("rb") as file:
-        actual = os.fstat(file.fileno()).st_size
-        start = file.read(_LENGTH.size)
-        if actual < _LENGTH.size:
-            raise WeightsError(f"{path.name}: {'empty' if not actual else 'truncated'}")
-        length = _LENGTH.unpack(start)[0]
-        if not 2 <= length <= _MAX_HEADER_BYTES:
-            raise WeightsError(f"{path.name}: {_describe_format(start + file.read(64))}")
-        if _LENGTH.size + length > actual:
-            reason = _describe_format(start)
-            is_known = "looks like" in reason
-            raise WeightsError(f"{path.name}: {reason if is_known else 'truncated in its header'}")
-        header = _parse(path.name, file.read(length))
-    return _parse_entries(path.name, header, _LENGTH.size + length, actual)
+    header, base, actual = _read_json(path)
+    return _parse_entries(path.name, header, base, actual)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the texts of a safetensors file's `__metadata__`; empty without any.
+
+    Raises:
+        WeightsError: The file has another format, or is truncated in its header.
+        OSError: The file cannot be read.
+    """
+    content = _read_json(path)[0].get(_METADATA)
+    if not isinstance(content, dict):
+        return {}
+    return {key: value for key, value in content.items() if isinstance(value, str)}
 
 
 def write_file(
@@ -183,6 +184,23 @@ def read_pieces(
         yield piece
         start += len(piece)
         size -= len(piece)
+
+
+def _read_json(path: Path) -> tuple[dict[str, Any], int, int]:
+    """Return a file's header, the offset of its first tensor, and the file's size in bytes."""
+    with path.open("rb") as file:
+        actual = os.fstat(file.fileno()).st_size
+        start = file.read(_LENGTH.size)
+        if actual < _LENGTH.size:
+            raise WeightsError(f"{path.name}: {'empty' if not actual else 'truncated'}")
+        length = _LENGTH.unpack(start)[0]
+        if not 2 <= length <= _MAX_HEADER_BYTES:
+            raise WeightsError(f"{path.name}: {_describe_format(start + file.read(64))}")
+        if _LENGTH.size + length > actual:
+            reason = _describe_format(start)
+            is_known = "looks like" in reason
+            raise WeightsError(f"{path.name}: {reason if is_known else 'truncated in its header'}")
+        return _parse(path.name, file.read(length)), _LENGTH.size + length, actual
 
 
 def _write(file: Any, content: bytes | bytearray | memoryview) -> int:

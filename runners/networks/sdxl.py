@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from models.catalog import VariantSpec
-from runners.networks.lora import LoraManager
-from runners.networks.merged_lora import WorkingCopy
+from runners.networks.lora.manager import LoraManager
+from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.static_conditioning import CrossAttentionCache
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import psutil
 from torch import nn
 
-from runners.networks.lora import LoraManager
-from runners.networks.merged_lora import WorkingCopy
+from runners.networks.lora.manager import LoraManager
+from runners.networks.lora.working_copy import WorkingCopy
 from runners.weights.vram_budget import VramBudget
 
 _HOST_SHARE = 0.25

@@ -29,6 +29,7 @@ LAYERS = (
     {"runners.device", "runners.buffer_layout", "runners.cuda_allocator", "runners.metrics"},
     {"models.__main__"},
     {"models.importer"},
+    {"models.lora"},
     {"models.conversion"},
     {"models.sources"},
     {"models.store"},

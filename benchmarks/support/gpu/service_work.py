@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from benchmarks.support.gpu.painting import Row
 from benchmarks.support.gpu.subject import Subject
 from common.protocol import JobDone, JobFailed
-from runners.networks.lora_file import read_lora
+from runners.networks.lora.adapter_file import read_adapter
 from runners.networks.weight_upload import WeightUploader
 from testing.workbench import Listener, drain
 
@@ -28,7 +28,7 @@ def loads(subject: Subject) -> Iterator[Row]:
     file = next(iter(subject.lora_files.values()))
     work: dict[str, Callable[[], object]] = {
         "UNet": lambda: uploader.upload(host, subject.device.dtype),
-        "LoRA": lambda: read_lora(file, unet, uploader=uploader),
+        "LoRA": lambda: read_adapter(file, unet, uploader=uploader),
     }
     subject.paint(subject.job())
     alone = _paint_several(subject)

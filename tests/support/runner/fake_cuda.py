@@ -19,7 +19,7 @@ from models.catalog import load_catalog
 from runners.device import Device
 from runners.diffusion.vae import Pixels
 from runners.networks.loading import extract_hint_embedding
-from runners.networks.merged_lora import WorkingCopy
+from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from testing.flop_count import sdxl_controlnet, sdxl_parts
 from tests.support.runner.copy_stream import LateCopyStream

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from msgspec.structs import replace
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import runners.engine.engine
@@ -27,8 +27,8 @@ from runners.diffusion.denoise import predict_noise
 from runners.diffusion.sample import Sample
 from runners.diffusion.step_plan import plan_steps
 from runners.engine.engine import Engine, EngineConfig
-from runners.networks.lora import LoraManager
-from runners.networks.merged_lora import WorkingCopy
+from runners.networks.lora.manager import LoraManager
+from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from runners.networks.weight_upload import WeightUploader
 from testing.op_count import OperatorCount
@@ -169,8 +169,11 @@ def test_loras_act_without_waiting(
         write_lora(file, networks[0].unet, rank=2, seed=seed)
         # One layer of each block, because fake tensors are slow to make.
         part = {key: each for key, each in load_file(file).items() if LORA_LAYER in key}
+        save_file(part, file)
         # Fake tensors cannot be read from a file.
-        monkeypatch.setattr("runners.networks.lora_file.load_file", lambda _, read=part: read)
+        monkeypatch.setattr(
+            "runners.networks.lora.adapter_file.load_file", lambda _, read=part: read
+        )
         with fake_cuda(mode):
             loras.add(name, file, WeightUploader(CUDA, FakeCopyStream()))
     weights = (LoraWeight("first", 0.8), LoraWeight("second", 0.4))

@@ -22,7 +22,7 @@ from runners.diffusion.conditioning import ConditioningBuilder
 from runners.diffusion.denoise import predict_noise
 from runners.diffusion.sample import Sample
 from runners.networks.loading import extract_hint_embedding, load_component
-from runners.networks.merged_lora import WorkingCopy
+from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from runners.server.device_worker import DeviceWorker
 from testing.imports import store_at

@@ -17,7 +17,7 @@ from common.protocol import GenerateJob, LoraMode, LoraWeight
 from common.scheduler_table import SCHEDULERS
 from models.demo.training.data.terrain import make_terrain
 from runners.engine.engine import Engine
-from runners.networks.merged_lora import WorkingCopy
+from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from testing.workbench import (
     DEVICE,

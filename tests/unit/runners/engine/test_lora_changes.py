@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.protocol import LoraWeight
-from runners.networks.merged_lora import WorkingCopy
+from runners.networks.lora.working_copy import WorkingCopy
 from testing.workbench import Listener, demo_networks, make_engine
 from tests.support.files.lora_files import lora_file
 from tests.support.runner.jobs import TickingClock, await_end, finish, job, pictures
@@ -23,9 +23,9 @@ def merges(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
     before: Callable[..., None] = WorkingCopy.merge
 
-    def watched(copy: WorkingCopy, unet: Any, key: Any, layers: Any) -> None:
+    def watched(copy: WorkingCopy, unet: Any, key: Any, *arguments: Any) -> None:
         found.append(key)
-        before(copy, unet, key, layers)
+        before(copy, unet, key, *arguments)
 
     monkeypatch.setattr(WorkingCopy, "merge", watched)
     return found

@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 
 from common.protocol import LoraWeight
 from runners.errors import AdapterError
-from runners.networks.lora import LoraManager
-from runners.networks.lora_file import read_lora
+from runners.networks.lora.adapter_file import read_adapter
+from runners.networks.lora.combination import LayerCombination, LoraCombination
+from runners.networks.lora.manager import LoraManager
+from runners.networks.lora.weight_change import LowRank, factors_of
 from testing.workbench import WEIGHTS, demo_networks
 from tests.support.files.lora_files import layers_of, lora_file
 from tests.support.runner.predictions import predict
@@ -95,6 +97,13 @@ def test_a_set_is_the_same_whatever_was_active_before(
         assert torch.equal(predict(unet), first)
 
 
+def products(layer: LayerCombination) -> LowRank:
+    """The factors of a layer of plain LoRAs."""
+    assert layer.low_rank is not None
+    assert not layer.others
+    return layer.low_rank
+
+
 @pytest.mark.parametrize(("drone", "style"), [(1.0, None), (0.5, None), (1.0, 0.5)])
 def test_every_set_is_of_one_kind_of_tensors(
     bank: LoraManager, drone: float, style: float | None
@@ -103,7 +112,7 @@ def test_every_set_is_of_one_kind_of_tensors(
     if style is not None:
         loras.append(LoraWeight("style", style))
     with torch.inference_mode(), bank.activate(loras):
-        parts = list(bank.active_layers.values())
+        parts = [products(layer) for layer in bank.active_layers.values()]
     assert all(part.down.is_inference() and part.up.is_inference() for part in parts)
     assert all(part.down.is_contiguous() and part.up.is_contiguous() for part in parts)
 
@@ -111,20 +120,21 @@ def test_every_set_is_of_one_kind_of_tensors(
 def test_lora_sets_share_tensors(bank: LoraManager) -> None:
     drone, half = LoraWeight("drone", 1.0), LoraWeight("drone", 0.5)
     with bank.activate([drone]):
-        adapter = bank.active_layers
+        adapter = {name: products(layer) for name, layer in bank.active_layers.items()}
     assert bank.set_bytes == 0
     bank.release_sets()
     with bank.activate([drone]):
         # No cached set is left, so they are the adapter's own.
-        for layer, part in bank.active_layers.items():
-            assert part.down is adapter[layer].down
-            assert part.up is adapter[layer].up
+        for name, layer in bank.active_layers.items():
+            assert products(layer).down is adapter[name].down
+            assert products(layer).up is adapter[name].up
     ups = sum(part.up.nbytes for part in adapter.values())
     with bank.activate([half]):
-        assert all(part.down is adapter[layer].down for layer, part in bank.active_layers.items())
+        for name, layer in bank.active_layers.items():
+            assert products(layer).down is adapter[name].down
         assert bank.set_bytes == ups
     with bank.activate([LoraWeight("style", 1.0)]):
-        both = [*adapter.values(), *bank.active_layers.values()]
+        both = [*adapter.values(), *map(products, bank.active_layers.values())]
     with bank.activate([drone, LoraWeight("style", 1.0)]):
         whole = sum(part.down.nbytes + part.up.nbytes for part in both)
         assert bank.set_bytes == whole + ups
@@ -137,8 +147,10 @@ def test_lora_sets_share_tensors(bank: LoraManager) -> None:
 def test_a_slider_keeps_no_more_than_the_bounds(
     unet: UNet2DConditionModel, folder: Path, room: float, kept: int
 ) -> None:
-    layers = read_lora(folder / "drone.safetensors", unet).unet
-    one = sum(part.up.nbytes for part in layers.values())
+    layers = LoraCombination.from_layers(
+        [(read_adapter(folder / "drone.safetensors", unet).unet, 1.0)]
+    ).layers
+    one = sum(products(layer).up.nbytes for layer in layers.values())
     slid = LoraManager(unet, max_set_bytes=int(room * one))
     slid.add("drone", folder / "drone.safetensors")
     for number in range(20):
@@ -150,7 +162,7 @@ def test_a_slider_keeps_no_more_than_the_bounds(
 def test_one_product_per_layer(unet: UNet2DConditionModel, bank: LoraManager) -> None:
     both = [LoraWeight("drone", 1.0), LoraWeight("style", 1.0)]
     with bank.activate(both):
-        ranks = {layer.down.shape[0] for layer in bank.active_layers.values()}
+        ranks = {products(layer).down.shape[0] for layer in bank.active_layers.values()}
         assert len(bank.active_layers) == len(layers_of(unet))
     assert ranks == {10}
 
@@ -178,20 +190,20 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "lora.safetensors"
     layer = layers_of(unet)[0]
     for state, message in (
-        ({"unet.no.such.lora_A.weight": torch.ones(2, 3)}, "does not exist"),
+        ({"unet.no.such.lora_A.weight": torch.ones(2, 3)}, "this model has no such layer"),
         ({f"unet.{layer}.lora_A.weight": torch.ones(2, 3),
-          f"unet.{layer}.lora_B.weight": torch.ones(5, 2)}, "shape of layer"),
-        ({"text_encoder.x.lora_A.weight": torch.ones(2, 3)}, "no layers"),
+          f"unet.{layer}.lora_B.weight": torch.ones(5, 2)}, "factors do not fit|shape"),
+        ({"text_encoder.x.lora_A.weight": torch.ones(2, 3)}, "no such layer"),
     ):  # fmt: skip
         save_file(state, path)
         with pytest.raises(AdapterError, match=message):
-            read_lora(path, unet)
+            read_adapter(path, unet)
 
 
 def test_half_precision_weights_are_cast(folder: Path) -> None:
     unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=torch.float16)
-    file = read_lora(folder / "drone.safetensors", unet)
-    layers = file.unet
-    assert {layer.up.dtype for layer in layers.values()} == {torch.float16}
-    assert file.ignored == ()
-    assert np.isfinite([layer.up.abs().max().item() for layer in layers.values()]).all()
+    file = read_adapter(folder / "drone.safetensors", unet)
+    factors = [factor for layer in file.unet.values() for factor in factors_of(layer.weight)]
+    assert {factor.dtype for factor in factors} == {torch.float16}
+    assert file.warning is None
+    assert np.isfinite([factor.abs().max().item() for factor in factors]).all()

@@ -16,7 +16,7 @@ from runners.diffusion.conditioning import ConditioningBuilder
 from runners.diffusion.prompt_encoding import embed_prompt
 from runners.diffusion.schedulers import build_scheduler
 from runners.errors import AdapterError
-from runners.networks.lora_file import read_lora
+from runners.networks.lora.adapter_file import read_adapter
 from testing.workbench import DEVICE, WEIGHTS, demo_networks, make_job, reference_arguments
 from tests.support.files.lora_files import lora_file
 from tests.support.runner.jobs import paint
@@ -140,7 +140,7 @@ def test_a_file_for_the_text_encoders_alone_is_accepted(folder: Path, tmp_path: 
     state = load_file(folder / "text_kohya.safetensors")
     path = tmp_path / "words.safetensors"
     save_file({key: value for key, value in state.items() if "_te" in key}, path)
-    file = read_lora(path, variant.unet, variant.text_encoders)
+    file = read_adapter(path, variant.unet, variant.text_encoders)
     assert not file.unet
     assert all(file.text)
 
@@ -153,7 +153,5 @@ def test_a_layer_that_no_encoder_has_is_refused(tmp_path: Path) -> None:
         {f"{layer}.lora_A.weight": torch.ones(2, 3), f"{layer}.lora_B.weight": torch.ones(3, 2)},
         path,
     )
-    with pytest.raises(
-        AdapterError, match=r"layers\.99\.mlp\.fc1 of text_encoder_2 does not exist"
-    ):
-        read_lora(path, variant.unet, variant.text_encoders)
+    with pytest.raises(AdapterError, match=r"layers\.99\.mlp\.fc1: this model has no such layer"):
+        read_adapter(path, variant.unet, variant.text_encoders)

@@ -11,7 +11,8 @@ from torch import nn
 
 from runners.device import Device
 from runners.networks.loading import load_component
-from runners.networks.lora_file import read_lora
+from runners.networks.lora.adapter_file import read_adapter
+from runners.networks.lora.weight_change import factors_of
 from runners.networks.memory_format import MemoryFormats
 from runners.networks.pinned_weights import PinnedWeightCache
 from runners.networks.weight_upload import WeightUploader
@@ -102,13 +103,13 @@ def test_lora_travels_as_one_buffer(
 ) -> None:
     unet = demo_networks("base")[0].unet
     file = lora_file(tmp_path / "lora.safetensors", unet, style, seed=1, rank=4)
-    plain = read_lora(file, unet).unet
-    moved = read_lora(file, unet, uploader=uploader).unet
+    plain = read_adapter(file, unet).unet
+    moved = read_adapter(file, unet, uploader=uploader).unet
     assert len(stream.device_buffers) == 1
     assert moved.keys() == plain.keys()
     for name, layer in plain.items():
-        assert torch.equal(moved[name].down, layer.down)
-        assert torch.equal(moved[name].up, layer.up)
+        factors = zip(factors_of(moved[name].weight), factors_of(layer.weight), strict=True)
+        assert all(torch.equal(*pair) for pair in factors)
 
 
 def test_network_moves_with_its_buffers(uploader: WeightUploader, stream: LateCopyStream) -> None:

@@ -1,4 +1,4 @@
-"""LoRAs of a model (arXiv:2106.09685): combination and activation."""
+"""LoRAs and related adapters of a model: combination and activation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from common.lru_cache import LRUCache
 from common.protocol import LoraMode, LoraWeight
-from runners.networks.lora_combination import LoraCombination, parts_by_layer
-from runners.networks.lora_file import LoraFile, LoraLayer, read_lora
-from runners.networks.lora_hooks import add_output_hook
-from runners.networks.merged_lora import Parts, WorkingCopy, copied_bytes
+from runners.networks.lora.adapter_file import AdapterFile, read_adapter
+from runners.networks.lora.combination import LayerCombination, LoraCombination
+from runners.networks.lora.hooks import add_output_hook
+from runners.networks.lora.merge_plan import MergePlan
+from runners.networks.lora.weight_change import AdapterLayer
+from runners.networks.lora.working_copy import WorkingCopy, copied_bytes
 from runners.networks.weight_upload import WeightUploader
 
 _MAX_SETS = 16
@@ -26,16 +27,17 @@ _SET_BYTES = 512 * 2**20
 
 
 class LoraManager:
-    """LoRAs of one model (arXiv:2106.09685), each read once and stored in the networks' dtype.
+    """Adapters of one model, each read once and stored in the networks' dtype.
 
     With a working copy, a set is merged into it when it becomes active, and a step costs nothing
     more. Without one, an active set costs each layer of the UNet one low-rank product for any
-    number of adapters, because their factors are concatenated with the strengths folded in. Text
-    encoders, which a prompt passes once, always take that path. The networks' own weights are never
-    modified.
+    number of LoRAs, because their factors are concatenated with the strengths folded in; changes of
+    other families are computed at every call. Text encoders, which a prompt passes once, always
+    take that path. The networks' own weights are never modified.
 
     The last 16 concatenated sets are cached, up to 512 MiB, because a strength slider creates a new
-    set at every position.
+    set at every position. A merged set's plan, which is the same for all strengths, counts there,
+    too.
 
     Args:
         unet: the UNet whose layers the adapters change.
@@ -57,12 +59,15 @@ class LoraManager:
         self._text_encoders = tuple(text_encoders)
         self.working_copy = working_copy
         self._lock = threading.Lock()
-        self._adapters: dict[str, LoraFile] = {}
+        self._adapters: dict[str, AdapterFile] = {}
         self._uids: dict[str, int] = {}
         self._sets: LRUCache[tuple[Hashable, ...], LoraCombination] = LRUCache(
             max_set_bytes, lambda combination: combination.bytes, _MAX_SETS
         )
-        self._active: Mapping[str, LoraLayer] = {}
+        self._plans: LRUCache[tuple[int, ...], MergePlan] = LRUCache(
+            max_set_bytes, lambda plan: plan.own_bytes, _MAX_SETS
+        )
+        self._active: Mapping[str, LayerCombination] = {}
         self._hooked: set[str] = set()
         self.warnings: dict[str, str] = {}
         self.copied_bytes = 0
@@ -82,11 +87,11 @@ class LoraManager:
     @property
     def set_bytes(self) -> int:
         """Bytes of the cached sets beyond the adapters."""
-        return self._sets.used_bytes
+        return self._sets.used_bytes + self._plans.used_bytes
 
     @property
-    def active_layers(self) -> Mapping[str, LoraLayer]:
-        """Concatenated factors of the active adapters by layer; empty outside an activation."""
+    def active_layers(self) -> Mapping[str, LayerCombination]:
+        """Combined changes of the active adapters by layer; empty outside an activation."""
         return self._active
 
     @property
@@ -97,7 +102,7 @@ class LoraManager:
 
     @torch.inference_mode()
     def add(self, name: str, path: Path, uploader: WeightUploader | None = None) -> bool:
-        """Read a LoRA in diffusers' or kohya's safetensors format; return False if already loaded.
+        """Read an adapter's safetensors file; return False if already loaded.
 
         Args:
             name: name of the adapter.
@@ -105,22 +110,21 @@ class LoraManager:
             uploader: copier of weights to the networks' device; a new one if None.
 
         Raises:
-            AdapterError: the file's layers do not match a network in name or shape.
+            AdapterError: the file is no adapter for these networks; the message says what it is.
         """
         if name in self._adapters:
             return False
         # All adapter tensors are inference tensors, so that compiled blocks see one kind of tensor
         # for shared and for combined factors.
-        adapter = read_lora(path, self._unet, self._text_encoders, uploader)
+        adapter = read_adapter(path, self._unet, self._text_encoders, uploader)
         if self.working_copy is None:
             self._hook(self._unet, adapter.unet, "")
         for number, (encoder, layers) in enumerate(
             zip(self._text_encoders, adapter.text, strict=True)
         ):
             self._hook(encoder, layers, _text_prefix(number))
-        if adapter.ignored:
-            parts = ", ".join(adapter.ignored)
-            self.warnings[name] = f"lora {name}: its {parts} part is not applied"
+        if adapter.warning is not None:
+            self.warnings[name] = f"lora {name}: {adapter.warning}"
         with self._lock:
             self._adapters[name] = adapter
             self._uids[name] = next(self._numbers)
@@ -132,6 +136,7 @@ class LoraManager:
         with self._lock:
             del self._adapters[name], self._uids[name]
             self._sets.clear()
+            self._plans.clear()
         self.warnings.pop(name, None)
         self._count_copied()
 
@@ -150,7 +155,12 @@ class LoraManager:
         if key is None:
             copy.restore()
             return False
-        copy.merge(self._unet, key, lambda: self._unet_parts(loras))
+        with self._lock:
+            plan = self._plans.get_or_create(
+                tuple(self._uids[lora.name] for lora in loras),
+                lambda: MergePlan(self._unet, [self._adapters[lora.name].unet for lora in loras]),
+            )
+        copy.merge(self._unet, key, plan, [lora.strength for lora in loras])
         return True
 
     @contextlib.contextmanager
@@ -208,12 +218,13 @@ class LoraManager:
         """Evict all cached sets to free memory. Thread-safe."""
         with self._lock:
             self._sets.clear()
+            self._plans.clear()
 
     def _count_copied(self) -> None:
         if self.working_copy is not None:
             with self._lock:
-                layers = {layer for adapter in self._adapters.values() for layer in adapter.unet}
-            self.copied_bytes = copied_bytes(self._unet, tuple(layers))
+                adapters = [adapter.unet for adapter in self._adapters.values()]
+            self.copied_bytes = copied_bytes(self._unet, adapters)
 
     @contextlib.contextmanager
     def _acting(self, combination: LoraCombination) -> Iterator[None]:
@@ -223,13 +234,7 @@ class LoraManager:
         finally:
             self._active = {}
 
-    def _unet_parts(self, loras: Sequence[LoraWeight]) -> Mapping[str, Parts]:
-        with self._lock:
-            return parts_by_layer(
-                [(self._adapters[lora.name].unet, lora.strength) for lora in loras]
-            )
-
-    def _hook(self, network: nn.Module, layers: Mapping[str, LoraLayer], prefix: str) -> None:
+    def _hook(self, network: nn.Module, layers: Mapping[str, AdapterLayer], prefix: str) -> None:
         for layer in layers:
             name = f"{prefix}{layer}"
             if name not in self._hooked:
@@ -240,27 +245,19 @@ class LoraManager:
     def _change(
         self, layer: str, module: nn.Module, inputs: torch.Tensor, output: torch.Tensor
     ) -> bool:
-        """Add the product of the active adapters to a layer's output; return False without one."""
-        adapter = self._active.get(layer)
-        if adapter is None:
+        """Add the active adapters' change to a layer's output; return False without one."""
+        change = self._active.get(layer)
+        if change is None:
             return False
-        if isinstance(module, nn.Conv2d):
-            reduced = F.conv2d(
-                inputs, adapter.down, None, module.stride, module.padding, module.dilation
-            )
-            output.add_(F.conv2d(reduced, adapter.up))
-        else:
-            reduced = F.linear(inputs, adapter.down)
-            rows = output.view(-1, output.shape[-1])
-            rows.addmm_(reduced.view(-1, reduced.shape[-1]), adapter.up.T)
+        change.add_to(module, inputs, output)
         return True
 
 
-def _text_layers(adapter: LoraFile) -> dict[str, LoraLayer]:
+def _text_layers(adapter: AdapterFile) -> dict[str, AdapterLayer]:
     return {
-        f"{_text_prefix(number)}{layer}": factors
+        f"{_text_prefix(number)}{layer}": change
         for number, layers in enumerate(adapter.text)
-        for layer, factors in layers.items()
+        for layer, change in layers.items()
     }
 
 

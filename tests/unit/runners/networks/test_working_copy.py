@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import itertools
@@ -15,9 +16,9 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from common.protocol import LoraWeight
-from runners.networks.lora import LoraManager
+from runners.networks.lora.manager import LoraManager
+from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.memory_format import turn_to_channels_last
-from runners.networks.merged_lora import WorkingCopy
 from testing.workbench import WEIGHTS
 from tests.support.files.lora_files import layers_of, lora_file
 from tests.support.runner.predictions import predict
@@ -178,8 +179,10 @@ def test_an_unloaded_unet_is_freed_with_its_set(folder: Path) -> None:
         assert not torch.equal(predict(other), predict(load_unet()))
 
 
-def test_lack_of_memory_leaves_the_pristine_weights(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("call", [0, 4, 12])
+@pytest.mark.parametrize("name", ["drone", "style"])
+def test_lack_of_memory_leaves_no_half_merged_weights(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, call: int
 ) -> None:
     unet = load_unet()
     manager = manager_of(unet, folder, WorkingCopy())
@@ -190,13 +193,30 @@ def test_lack_of_memory_leaves_the_pristine_weights(
     calls = itertools.count()
 
     def full(*arguments: Any, **options: Any) -> torch.Tensor:
-        if next(calls) == 4:
+        if next(calls) == call:
             raise torch.OutOfMemoryError
         return before(*arguments, **options)
 
-    monkeypatch.setattr(torch, "stack", full)
-    with pytest.raises(torch.OutOfMemoryError):
-        manager.prepare([LoraWeight("style", 1.0)])
-    assert torch.equal(predict(unet), predict(load_unet()))
-    assert manager.prepare(loras)
-    assert torch.equal(predict(unet), wanted)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "stack", full)
+        with contextlib.suppress(torch.OutOfMemoryError):
+            manager.prepare([LoraWeight(name, 0.5)])
+    with manager.activate([]):
+        assert torch.equal(predict(unet), predict(load_unet()))
+    with manager.activate(loras):
+        assert torch.equal(predict(unet), wanted)
+
+
+def test_a_change_of_strengths_keeps_the_layers_weights(folder: Path) -> None:
+    unet = load_unet()
+    manager = manager_of(unet, folder, WorkingCopy())
+    layer = unet.get_submodule(layers_of(unet)[0])
+    manager.prepare([LoraWeight("drone", 1.0), LoraWeight("style", 0.5)])
+    address, held = layer.weight.data_ptr(), manager.set_bytes
+    manager.prepare([LoraWeight("drone", -2.0), LoraWeight("style", 1.5)])
+    assert layer.weight.data_ptr() == address
+    assert manager.set_bytes == held
+    changed = predict(unet)
+    anew = manager_of(load_unet(), folder, WorkingCopy())
+    with anew.activate([LoraWeight("drone", -2.0), LoraWeight("style", 1.5)]):
+        assert torch.equal(predict(anew._unet), changed)  # noqa: SLF001

@@ -1,0 +1,1 @@
+"""Adapter files: their families, spellings and scales, matched with the layers of a model."""

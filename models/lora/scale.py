@@ -1,0 +1,95 @@
+"""Scale of an adapter's change: alpha over rank, or over its root with rsLoRA.
+
+LoRA (arXiv:2106.09685) scales by alpha / rank, rsLoRA (arXiv:2312.03732) by alpha / sqrt(rank).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_METADATA_KEY = "lora_adapter_metadata"
+"""Entry of a safetensors file's metadata in which diffusers stores peft's settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSettings:
+    """peft's settings of one network's adapter; `alpha` is None if the file states none."""
+
+    alpha: float | None = None
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    is_rank_stabilized: bool = False
+
+    def scale(self, layer: str, rank: int, stored_alpha: float | None) -> float:
+        """Return the factor of a layer's change.
+
+        Args:
+            layer: module name of the layer.
+            rank: rank of its factors.
+            stored_alpha: alpha of the layer's own tensor, which precedes the settings; None if it
+                has none.
+        """
+        alpha = stored_alpha
+        if alpha is None:
+            alpha = self._pattern_alpha(layer)
+        if alpha is None:
+            return 1.0
+        return alpha / (math.sqrt(rank) if self.is_rank_stabilized else rank)
+
+    def _pattern_alpha(self, layer: str) -> float | None:
+        # As in peft, a pattern is a regular expression for the end of the module's name.
+        for pattern, alpha in self.alpha_pattern.items():
+            try:
+                if re.fullmatch(rf"(.*\.)?({pattern})", layer):
+                    return alpha
+            except re.error:
+                continue
+        return self.alpha
+
+
+def adapter_settings(
+    metadata: Mapping[str, str], parts: tuple[str, ...]
+) -> dict[str, AdapterSettings]:
+    """Return peft's settings by network from a safetensors file's metadata.
+
+    Networks without settings, and settings of the wrong type, have the defaults.
+
+    Args:
+        metadata: the file's `__metadata__`.
+        parts: names of the networks.
+    """
+    try:
+        content: Any = json.loads(metadata.get(_METADATA_KEY, "{}"))
+    except (ValueError, RecursionError):
+        content = {}
+    if not isinstance(content, dict):
+        content = {}
+    found = {}
+    for part in parts:
+        own = {
+            key.removeprefix(f"{part}."): value
+            for key, value in content.items()
+            if key.startswith(f"{part}.")
+        }
+        # A file of one network may have the settings without its name.
+        own = own or {key: value for key, value in content.items() if "." not in key}
+        patterns = own.get("alpha_pattern")
+        found[part] = AdapterSettings(
+            alpha=_number(own.get("lora_alpha")),
+            alpha_pattern={
+                str(name): alpha
+                for name, value in (patterns.items() if isinstance(patterns, dict) else ())
+                if (alpha := _number(value)) is not None
+            },
+            is_rank_stabilized=own.get("use_rslora") is True,
+        )
+    return found
+
+
+def _number(value: object) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None  # type: ignore[arg-type]
