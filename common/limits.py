@@ -15,6 +15,8 @@ MAX_IMAGES = 4
 """Images of one request."""
 MAX_LORAS = 4
 """LoRAs of one request."""
+MAX_LORA_STRENGTH = 5.0
+"""Largest strength of a LoRA; the smallest is its negative, because sliders act both ways."""
 MAX_PROMPT = 2000
 """Characters of a prompt, and of a negative prompt."""
 MAX_SEED = 2**63 - 1

@@ -20,14 +20,16 @@ from models.conversion.components import (
     component_specs,
     select_files,
 )
+from models.conversion.finite import require_finite
 from models.conversion.safetensors_io import WeightsError
+from models.lora.check import check_adapter
 from models.sources.base import SourceError
 from models.sources.fetcher import Fetcher, FetchOptions
 from models.sources.lockfile import Lockfile, PinError
 from models.sources.progress import Progress
 from models.store.atomic_write import clear_staging, delete, staging_dir, store_root
 from models.store.inventory import find_corrupt, inventory
-from models.store.store import StoreError, get_entry, put_component, put_entry
+from models.store.store import CatalogEntry, StoreError, get_entry, put_component, put_entry
 
 _LAYOUT = 1
 """Version of the conversion's output; increment it to convert existing entries again."""
@@ -217,6 +219,13 @@ class _Importer:
             folder = self._fetcher.download(part.source, chosen[part.kind])
             files[part.kind] = [folder / name for name in chosen[part.kind]]
         self._progress.mark_all("verifying", "converting")
+        notes: list[str] = []
+        if task.section == "loras":
+            (file,) = files["lora"]
+            require_finite(file)
+            notes = check_adapter(file, self._variants())
+            for note in notes:
+                self._say(f"note     {task.label}: {note}")
         tags = {}
         with staging_dir() as work:
             folders = build_components(task.parts, files, work, self._catalog.dtype)
@@ -226,7 +235,12 @@ class _Importer:
                 )
         self._progress.mark_all("converting", "done")
         recipe = self._recipe(task, chosen)
-        return put_entry(self._catalog, task.section, task.name, tags, recipe)
+        return put_entry(self._catalog, task.section, task.name, tags, recipe, notes)
+
+    def _variants(self) -> list[CatalogEntry]:
+        """Return the catalog's variants that are in the store."""
+        found = (get_entry(self._catalog, "models", name) for name in self._catalog.models)
+        return [entry for entry in found if entry is not None]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ export class Loras {
         const text = document.createElement("span");
         text.textContent = name.replaceAll("_", " ");
         const input = document.createElement("input");
-        Object.assign(input, { type: "range", min: 0, max: 2, step: 0.05, value: 0 });
+        Object.assign(input, { type: "range", min: -5, max: 5, step: 0.05, value: 0 });
         input.dataset.lora = name;
         label.append(text, input, document.createElement("output"));
         return label;
@@ -37,7 +37,7 @@ export class Loras {
   get value() {
     return this.#sliders()
       .map((input) => ({ name: input.dataset.lora, strength: Number(input.value) }))
-      .filter(({ strength }) => strength > 0);
+      .filter(({ strength }) => strength !== 0);
   }
 
   /** @param loras as a request has them; undefined where the era decides. */

@@ -10,6 +10,10 @@ class LoadError(RuntimeError):
     """Failure to load weights; the message names the catalog entry, never a path."""
 
 
+class UnusableWeightsError(LoadError):
+    """Weights that no retry can load for the request; callers see the message."""
+
+
 def to_failure(error: Exception) -> JobFailed:
     """Map an exception to an API error; unexpected exceptions become `internal` without details."""
     match error:
@@ -17,6 +21,8 @@ def to_failure(error: Exception) -> JobFailed:
             return JobFailed("invalid_request", str(error))
         case _ if is_out_of_memory(error):
             return JobFailed("out_of_memory", "the device is out of memory", 5.0)
+        case UnusableWeightsError():
+            return JobFailed("invalid_request", str(error))
         case LoadError():
             return JobFailed("not_ready", str(error), 30.0)
         case _:
@@ -40,7 +46,7 @@ class SchedulerChoiceError(ValueError):
 
 
 class AdapterError(RuntimeError):
-    """A LoRA file that does not match the UNet; the message states the mismatch."""
+    """An adapter file that does not fit the model; the message says what it is."""
 
 
 class WarmUpError(RuntimeError):

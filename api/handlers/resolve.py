@@ -244,7 +244,7 @@ class RequestResolver:
                 warnings.append(f"era {request.era} has no LoRAs here; only the prompt applies")
             wanted = {name: value for name, value in wanted.items() if name not in missing}
         scaled = ((name, strength * request.lora_strength) for name, strength in wanted.items())
-        return tuple(LoraWeight(name, s) for name, s in sorted(scaled) if s > 0), warnings
+        return tuple(LoraWeight(name, s) for name, s in sorted(scaled) if s != 0), warnings
 
     def _speed(self, request: GenerateRequest, model: str) -> SpeedSettings:
         spec = self.catalog.models[model]

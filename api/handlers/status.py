@@ -8,6 +8,7 @@ from api.handlers.resolve import RequestResolver
 from api.schemas.responses import (
     Health,
     LoadResponse,
+    LoraDetails,
     MemoryUsage,
     ModelDetails,
     ModelsInfo,
@@ -86,6 +87,17 @@ def build_models_info(resolver: RequestResolver, status: RunnerStatus) -> Models
                 lora_mode=status.lora_modes.get(name),
             )
             for name, entry in inventory.models.items()
+        },
+        lora_details={
+            name: LoraDetails(
+                description=catalog.loras[name].description,
+                source=catalog.loras[name].source,
+                licence=catalog.loras[name].licence,
+                digest=entry.digest,
+                size_bytes=entry.size,
+                notes=list(entry.notes),
+            )
+            for name, entry in inventory.loras.items()
         },
     )
 

@@ -19,6 +19,7 @@ from common.limits import (
     MAX_BODY_BYTES,
     MAX_GUIDANCE,
     MAX_IMAGES,
+    MAX_LORA_STRENGTH,
     MAX_LORAS,
     MAX_PROMPT,
     MAX_SEED,
@@ -48,6 +49,9 @@ _NUMBER = BeforeValidator(_reject_bool_and_str)
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), _NUMBER]
 Strength = Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False), _NUMBER]
+LoraStrength = Annotated[
+    float, Field(ge=-MAX_LORA_STRENGTH, le=MAX_LORA_STRENGTH, allow_inf_nan=False), _NUMBER
+]
 ImageSide = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_STEP), _NUMBER]
 Steps = Annotated[int, Field(ge=MIN_STEPS, le=MAX_STEPS), _NUMBER]
 GuidanceScale = Annotated[float, Field(ge=0.0, le=MAX_GUIDANCE, allow_inf_nan=False), _NUMBER]
@@ -61,7 +65,7 @@ class LoraChoice(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: CatalogName = Field(description="a LoRA of the catalog", examples=["drone"])
-    strength: Strength = Field(1.0, description="0 to 2", examples=[0.8])
+    strength: LoraStrength = Field(1.0, description="-5 to 5", examples=[0.8])
 
 
 class GenerateRequest(BaseModel):
@@ -122,7 +126,7 @@ class GenerateRequest(BaseModel):
     loras: Annotated[list[LoraChoice], Field(max_length=MAX_LORAS)] | None = Field(
         None, description="at most 4; replaces the era's LoRAs, even if empty"
     )
-    lora_strength: Strength = Field(1.0, description="factor for every LoRA strength, 0 to 2")
+    lora_strength: LoraStrength = Field(1.0, description="factor for every LoRA strength, -5 to 5")
     steps: Steps | None = Field(None, description="1 to 50; default: the variant's", examples=[20])
     cfg: GuidanceScale | None = Field(
         None, description="guidance scale, 0 to 20; no guidance at or below 1", examples=[3.0]

@@ -167,6 +167,17 @@ class ModelDetails(BaseModel):
     )
 
 
+class LoraDetails(BaseModel):
+    """Origin of a LoRA, and what of it is not applied."""
+
+    description: str = Field(description="description in the catalog")
+    source: str = Field(description="origin of the weights")
+    licence: str = Field(description="licence in the catalog")
+    digest: str = Field(description="digest of the weights in the store")
+    size_bytes: int = Field(description="size of the file")
+    notes: list[str] = Field(description="parts of the file that are not applied, and why")
+
+
 class ModelsInfo(BaseModel):
     """Names that requests accept."""
 
@@ -183,6 +194,7 @@ class ModelsInfo(BaseModel):
     )
     era_prompts: dict[str, str] = Field(description="an example prompt per era")
     details: dict[str, ModelDetails] = Field(description="details of each variant")
+    lora_details: dict[str, LoraDetails] = Field(description="details of each LoRA")
 
 
 class ErrorDetail(BaseModel):

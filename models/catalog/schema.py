@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic import model_validator as pydantic_model_validator
 
-from common.limits import MAX_GUIDANCE, MAX_SIDE, MAX_STEPS, MIN_SIDE, MIN_STEPS, SIDE_STEP
+from common.limits import (
+    MAX_GUIDANCE,
+    MAX_LORA_STRENGTH,
+    MAX_SIDE,
+    MAX_STEPS,
+    MIN_SIDE,
+    MIN_STEPS,
+    SIDE_STEP,
+)
 from common.scheduler_table import SchedulerClass
 from common.step_window import resolve_window
 
@@ -197,8 +205,11 @@ class EraSpec(_Frozen):
 
     prompt: str
     """Example for artists and the playground; never added to a request's prompt."""
-    loras: dict[str, Annotated[float, Field(ge=0.0, le=2.0)]] = Field(default_factory=dict)
-    """Strength of each LoRA, by name."""
+    loras: dict[
+        str,
+        Annotated[float, Field(ge=-MAX_LORA_STRENGTH, le=MAX_LORA_STRENGTH, allow_inf_nan=False)],
+    ] = Field(default_factory=dict)
+    """Strength of each LoRA, by name; negative ones turn its effect round."""
 
 
 class Catalog(_Frozen):

@@ -16,6 +16,10 @@ _METADATA_KEY = "lora_adapter_metadata"
 """Entry of a safetensors file's metadata in which diffusers stores peft's settings."""
 
 
+# Names, dots, digits and at most two repetitions: a file must not choose how long a match takes.
+_SIMPLE_PATTERN = re.compile(r"\^?([\w.]|\\[.dw])+([*+]([\w.]|\\[.dw])+){0,2}\$?")
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterSettings:
     """peft's settings of one network's adapter; `alpha` is None if the file states none."""
@@ -41,13 +45,10 @@ class AdapterSettings:
         return alpha / (math.sqrt(rank) if self.is_rank_stabilized else rank)
 
     def _pattern_alpha(self, layer: str) -> float | None:
-        # As in peft, a pattern is a regular expression for the end of the module's name.
         for pattern, alpha in self.alpha_pattern.items():
-            try:
-                if re.fullmatch(rf"(.*\.)?({pattern})", layer):
-                    return alpha
-            except re.error:
-                continue
+            # As in peft, a pattern is a regular expression for the end of the module's name.
+            if _SIMPLE_PATTERN.fullmatch(pattern) and re.fullmatch(rf"(.*\.)?{pattern}", layer):
+                return alpha
         return self.alpha
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ class CatalogEntry:
     components: Mapping[str, Component]
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Inputs of the conversion; the importer compares it to detect changes."""
+    notes: Sequence[str] = ()
+    """What the import left out, one sentence each."""
 
     @property
     def size(self) -> int:
@@ -110,6 +112,7 @@ def put_entry(
     name: str,
     components: Mapping[str, str],
     recipe: Mapping[str, Any],
+    notes: Sequence[str] = (),
 ) -> str:
     """Store an entry, make it the latest version, and return its tag.
 
@@ -119,8 +122,11 @@ def put_entry(
         name: Name of the entry.
         components: Tags of the components, by kind.
         recipe: JSON-compatible inputs of the conversion.
+        notes: What the import left out, one sentence each.
     """
-    content = {"components": dict(sorted(components.items())), "recipe": recipe}
+    content: dict[str, Any] = {"components": dict(sorted(components.items())), "recipe": recipe}
+    if notes:
+        content["notes"] = list(notes)
     manifest = json.dumps(content, indent=1, sort_keys=True)
     digest = hashlib.sha256(manifest.encode()).hexdigest()[:_DIGEST_LENGTH]
     tag = f"{entry_name(catalog, section, name)}:{digest}"
@@ -168,7 +174,8 @@ def get_entry(catalog: Catalog, section: Section, name: str) -> CatalogEntry | N
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         components[kind] = Component(kind, tag, path, size)
     tag, digest = str(model.tag), str(model.tag.version)
-    return CatalogEntry(section, name, tag, digest, components, manifest.get("recipe", {}))
+    recipe, notes = manifest.get("recipe", {}), tuple(manifest.get("notes", ()))
+    return CatalogEntry(section, name, tag, digest, components, recipe, notes)
 
 
 def _find(tag: str) -> bentoml.Model | None:

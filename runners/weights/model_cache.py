@@ -14,7 +14,7 @@ from models.store.inventory import LiveInventory
 from models.store.store import CatalogEntry
 from runners.device import Device
 from runners.diffusion.compile import Compiler
-from runners.errors import AdapterError, LoadError
+from runners.errors import AdapterError, LoadError, UnusableWeightsError
 from runners.networks.depth_estimators import Estimator
 from runners.networks.loading import extract_hint_embedding
 from runners.networks.memory_format import MemoryFormats
@@ -231,8 +231,8 @@ class ModelCache:
             beside: names of entries that are not evicted.
 
         Raises:
-            LoadError: a LoRA is not in the store, does not fit, is unreadable or does not match
-                the UNet.
+            LoadError: a LoRA is not in the store, does not fit or is unreadable.
+            UnusableWeightsError: a LoRA's file is not for this variant.
         """
         with self._loading:
             variant = self._resident.variants.get(model)
@@ -274,12 +274,14 @@ class ModelCache:
         return device_file_bytes(self._device, file) + self._resident.copy_growth(variant)
 
     def _read_lora(self, variant: SdxlModel, name: str, file: Path) -> None:
-        def explain(error: Exception) -> str:
-            reason = error if isinstance(error, AdapterError) else "the file could not be read"
-            return f"lora {name} for model {variant.name}: {reason}"
-
-        with self._recorder.recording("lora", name, explain):
-            variant.loras.add(name, file, self._components.uploader)
+        subject = f"lora {name} for model {variant.name}"
+        with self._recorder.recording(
+            "lora", name, lambda _: f"{subject}: the file could not be read"
+        ):
+            try:
+                variant.loras.add(name, file, self._components.uploader)
+            except AdapterError as error:
+                raise UnusableWeightsError(f"{subject}: {error}") from error
 
     def _make_room_for(
         self, what: str, name: str, entry: CatalogEntry, beside: Collection[str]

@@ -168,7 +168,7 @@ def test_documentation_names_every_route_and_field(client: httpx.Client) -> None
         ("width", {"minimum": 256, "maximum": 2048, "multipleOf": 8}),
         ("cfg", {"minimum": 0, "maximum": 20}),
         ("seed", {"minimum": 0, "maximum": 2**63 - 1}),
-        ("lora_strength", {"minimum": 0, "maximum": 2}),
+        ("lora_strength", {"minimum": -5, "maximum": 5}),
     ):
         described, *_ = asked[field].get("anyOf", [asked[field]])
         assert {name: described.get(name) for name in bounds} == bounds

@@ -189,6 +189,7 @@ def test_era_sets_its_loras_scaled_by_lora_strength() -> None:
     assert weights(era="wilderness") == (LoraWeight("drone", 0.8), LoraWeight("experimance", 0.4))
     assert weights(era="future", lora_strength=0.5) == (LoraWeight("experimance", 0.55),)
     assert weights(era="future", lora_strength=0.0) == ()
+    assert weights(era="future", lora_strength=-2.0) == (LoraWeight("experimance", -2.2),)
 
 
 def test_loras_replace_the_eras_also_when_empty() -> None:
