@@ -4,10 +4,11 @@
 
 In the first session every request has another era than the one before, with the default variant,
 guidance and control. A shorter session changes the variant, too. The service and
-benchmarks/support/reference_server.py take turns. Every request is repeated several times in a row.
-The first run pays for the change from the previous request, and the repetitions measure its kind
-(variant and era) without a change. Time lost to switching is the sum of the first runs minus that
-of the kinds' medians. The figure is the service's loss over the reference's in the first session.
+benchmarks/support/reference_server.py take turns. Every request is followed by others of its kind
+(variant and era), which differ from it in prompt, depth map and seed, so that nothing of it is
+cached. The first pays for the change from the previous kind; the others measure the kind without
+a change. Time lost to switching is the sum of the first ones minus that of the kinds' medians. The
+figure is the service's loss over the reference's in the first session.
 
 `--url` and `--reference-url` use servers that already run; `--smoke` does not measure speed.
 """
@@ -26,6 +27,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks.support.mixed import depth_png
 from benchmarks.support.report import finish, table
 from benchmarks.support.rivals import (
     REFERENCE,
@@ -40,13 +42,15 @@ from testing.catalog import demo_catalog
 
 BAR = 0.05
 _VARIANT_CHANGES = 20
+_MOST_REQUESTS = 10_000
+"""Numbers of a session's own requests; those of their followers are larger."""
 _LEAST_SECONDS = 1e-3
 Kind = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A request of the session: its kind, and the seconds of first run and repetitions."""
+    """A request of the session: its kind, and the seconds of the first and of its followers."""
 
     kind: Kind
     first: float
@@ -73,23 +77,45 @@ def session(requests: int, seed: int, steps: int, models: Sequence[str]) -> list
             tuple(name for name in models if len(models) == 1 or name != model),
             tuple(name for name in demo_catalog().eras if name != era),
         )
-        bodies.append(choice.draw(rng, number, steps))
-        era, model = bodies[-1]["era"], bodies[-1]["model"]
+        body = choice.draw(rng, number, steps)
+        bodies.append(_fresh(body, number))
+        era, model = body["era"], body["model"]
     return bodies
 
 
-def visit(client: httpx.Client, body: dict[str, Any], repeats: int) -> Visit:
-    """Send a request, and repeat it back to back.
+def _fresh(body: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return a request with a prompt, a depth map and a seed that no other number has."""
+    return {
+        **body,
+        "prompt": f"{demo_catalog().eras[body['era']].prompt}, view {number}",
+        "depth_map_b64": depth_png(number, (body["height"], body["width"])),
+        "seed": body["seed"] ^ number,
+    }
+
+
+def followers(body: dict[str, Any], number: int, repeats: int) -> list[dict[str, Any]]:
+    """Return requests of the same kind with another prompt, depth map and seed.
+
+    Args:
+        body: body of `POST /generate`.
+        number: number of the request in the session.
+        repeats: number of followers.
+    """
+    first = _MOST_REQUESTS + number * repeats
+    return [_fresh(body, first + place) for place in range(repeats)]
+
+
+def visit(client: httpx.Client, bodies: Sequence[dict[str, Any]]) -> Visit:
+    """Send a request and its followers back to back.
 
     Args:
         client: client of one server.
-        body: body of `POST /generate`.
-        repeats: number of repetitions.
+        bodies: bodies of `POST /generate`.
     """
-    seconds = []
-    for _ in range(1 + repeats):
+    seconds, body = [], bodies[0]
+    for each in bodies:
         sent = time.perf_counter()
-        client.post("/generate", json=body).raise_for_status()
+        client.post("/generate", json=each).raise_for_status()
         seconds.append(time.perf_counter() - sent)
     return Visit((body["model"], body["era"]), seconds[0], tuple(seconds[1:]))
 
@@ -102,14 +128,15 @@ def measure(
     Args:
         urls: base URLs by server.
         bodies: the session's requests.
-        repeats: repetitions of every request.
+        repeats: followers of every request.
     """
     visits: dict[str, list[Visit]] = {SERVICE: [], REFERENCE: []}
     with client_of(urls[SERVICE]) as ours, client_of(urls[REFERENCE]) as theirs:
         clients = {SERVICE: ours, REFERENCE: theirs}
         for turn, body in enumerate(bodies):
+            kind = [body, *followers(body, turn, repeats)]
             for name in in_turn(turn):
-                visits[name].append(visit(clients[name], body, repeats))
+                visits[name].append(visit(clients[name], kind))
     return visits
 
 

@@ -28,18 +28,13 @@ _CROSS_ATTENTION_KEY = "attn2.to_k"
 class TargetLayer:
     """A layer of a network: its module name in diffusers, and the shapes of its parameters.
 
-    `bias` is None for a layer without one. A normalisation's weight has one dimension.
+    `bias` is None for a layer without one. The weight of a normalisation has one dimension.
     """
 
     part: str
     name: str
     weight: Shape
     bias: Shape | None
-
-    @property
-    def is_norm(self) -> bool:
-        """Whether the layer is a normalisation."""
-        return len(self.weight) == 1
 
     @property
     def label(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import psutil
 from torch import nn
@@ -76,8 +75,5 @@ class WorkingCopies:
 
 
 def mergeable_bytes(unet: nn.Module) -> int:
-    """Return the bytes of all weights of a UNet into which LoRAs can be merged."""
-    layers: list[Any] = [
-        module for module in unet.modules() if isinstance(module, nn.Linear | nn.Conv2d)
-    ]
-    return sum(layer.weight.nbytes for layer in layers)
+    """Return the bytes of all parameters of a UNet; adapters can change each of them."""
+    return sum(parameter.nbytes for parameter in unet.parameters())
