@@ -4,11 +4,13 @@
 
 In the first session every request has another era than the one before, with the default variant,
 guidance and control. A shorter session changes the variant, too. The service and
-benchmarks/support/reference_server.py take turns. Every request is followed by others of its kind
-(variant and era), which differ from it in prompt, depth map and seed, so that nothing of it is
-cached. The first pays for the change from the previous kind; the others measure the kind without
-a change. Time lost to switching is the sum of the first ones minus that of the kinds' medians. The
-figure is the service's loss over the reference's in the first session.
+benchmarks/support/reference_server.py take turns. In a turn, a request of the previous kind
+(variant and era) warms the caches of the processor, the next request pays for the change, and its
+followers measure its kind without a change. They differ in prompt, depth map and seed, so that
+nothing of an earlier request is cached. All have one step, because a change costs the same for any
+number of steps, and short requests vary less. The time lost is the number of changes times the
+median of the differences. The figure is the service's loss over the reference's in the first
+session.
 
 `--url` and `--reference-url` use servers that already run; `--smoke` does not measure speed.
 """
@@ -19,7 +21,6 @@ import argparse
 import itertools
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,6 @@ from benchmarks.support.report import finish, table
 from benchmarks.support.rivals import (
     REFERENCE,
     SERVICE,
-    STEPS,
     Choice,
     client_of,
     in_turn,
@@ -41,6 +41,7 @@ from benchmarks.support.rivals import (
 from testing.catalog import demo_catalog
 
 BAR = 0.05
+_STEPS = 1
 _VARIANT_CHANGES = 20
 _MOST_REQUESTS = 10_000
 """Numbers of a session's own requests; those of their followers are larger."""
@@ -50,11 +51,16 @@ Kind = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A request of the session: its kind, and the seconds of the first and of its followers."""
+    """A change to a kind: seconds of the first request and of its followers."""
 
     kind: Kind
     first: float
-    repeated: tuple[float, ...]
+    followers: tuple[float, ...]
+
+    @property
+    def lost(self) -> float:
+        """Seconds of the change: of the first request beyond its followers' mean."""
+        return self.first - statistics.fmean(self.followers)
 
 
 def session(requests: int, seed: int, steps: int, models: Sequence[str]) -> list[dict[str, Any]]:
@@ -106,63 +112,50 @@ def followers(body: dict[str, Any], number: int, repeats: int) -> list[dict[str,
 
 
 def visit(client: httpx.Client, bodies: Sequence[dict[str, Any]]) -> Visit:
-    """Send a request and its followers back to back.
+    """Send a request of the previous kind, one of another, and its followers, back to back.
 
     Args:
         client: client of one server.
         bodies: bodies of `POST /generate`.
     """
-    seconds, body = [], bodies[0]
+    seconds = []
     for each in bodies:
         sent = time.perf_counter()
         client.post("/generate", json=each).raise_for_status()
         seconds.append(time.perf_counter() - sent)
-    return Visit((body["model"], body["era"]), seconds[0], tuple(seconds[1:]))
+    first = bodies[1]
+    return Visit((first["model"], first["era"]), seconds[1], tuple(seconds[2:]))
 
 
 def measure(
     urls: Mapping[str, str], bodies: Sequence[dict[str, Any]], repeats: int
 ) -> dict[str, list[Visit]]:
-    """Run the session on both servers, request by request, swapping the order every time.
+    """Run the session on both servers, change by change, swapping the order every time.
 
     Args:
         urls: base URLs by server.
-        bodies: the session's requests.
+        bodies: the session's requests; the first sets the kind from which the second changes.
         repeats: followers of every request.
     """
     visits: dict[str, list[Visit]] = {SERVICE: [], REFERENCE: []}
     with client_of(urls[SERVICE]) as ours, client_of(urls[REFERENCE]) as theirs:
         clients = {SERVICE: ours, REFERENCE: theirs}
-        for turn, body in enumerate(bodies):
-            kind = [body, *followers(body, turn, repeats)]
+        for turn, (before, body) in enumerate(itertools.pairwise(bodies)):
+            # One number more: it warms up the change that follows.
+            *after, _ = followers(body, turn, repeats + 1)
+            *_, warm = followers(before, turn, repeats + 1)
             for name in in_turn(turn):
-                visits[name].append(visit(clients[name], kind))
+                visits[name].append(visit(clients[name], [warm, body, *after]))
     return visits
 
 
-def losses(visits: Sequence[Visit]) -> list[float]:
-    """Return the seconds that each request of the session took beyond its kind's median."""
-    steady: dict[Kind, list[float]] = defaultdict(list)
-    for each in visits:
-        steady[each.kind] += each.repeated
-    medians = {kind: statistics.median(seconds) for kind, seconds in steady.items()}
-    return [each.first - medians[each.kind] for each in visits]
-
-
 def row(visits: Sequence[Visit]) -> dict[str, float]:
-    """Return a server's figures in seconds; the means are per change of variant, or era alone."""
-    lost = losses(visits)
-    changes: dict[str, list[float]] = {"variant": [], "era": []}
-    for (before, after), seconds in zip(itertools.pairwise(visits), lost[1:], strict=True):
-        if before.kind[0] != after.kind[0]:
-            changes["variant"].append(seconds)
-        elif before.kind[1] != after.kind[1]:
-            changes["era"].append(seconds)
+    """Return a server's figures in seconds."""
+    change = statistics.median(each.lost for each in visits)
     return {
-        "session s": sum(each.first for each in visits),
-        "lost s": sum(lost),
-        "per variant": statistics.fmean(changes["variant"] or [0.0]),
-        "per era": statistics.fmean(changes["era"] or [0.0]),
+        "request": statistics.median(each.first for each in visits),
+        "change": change,
+        "lost s": change * len(visits),
     }
 
 
@@ -177,12 +170,11 @@ def main() -> None:
     parser.add_argument("--reference-url", default=None)
     options = parser.parse_args()
     requests, repeats = (4, 1) if options.smoke else (options.requests, options.repeats)
-    steps = 1 if options.smoke else STEPS
     catalog = demo_catalog()
     changes = min(requests, _VARIANT_CHANGES)
     bodies = {
-        "eras": session(requests, options.seed, steps, [catalog.default_model]),
-        "variants": session(changes, options.seed + 1, steps, list(catalog.models)),
+        "eras": session(requests + 1, options.seed, _STEPS, [catalog.default_model]),
+        "variants": session(changes + 1, options.seed + 1, _STEPS, list(catalog.models)),
     }
     rows: dict[str, dict[str, float]] = {}
     with running_rivals(options.url, options.reference_url, warm=not options.smoke) as urls:

@@ -14,13 +14,15 @@ from models.conversion.safetensors_io import (
     read_header,
     read_metadata,
 )
-from models.lora.families import Family, detect_family, find_misfit, rank_of
+from models.lora.families import UNSUPPORTED, Family, detect_family, find_misfit, rank_of
 from models.lora.foreign_files import describe_other_file, find_other_model
 from models.lora.key_format import AdapterKey, parse_key
 from models.lora.layer_table import LayerTable, TargetLayer
 from models.lora.scale import AdapterSettings, adapter_settings
 
 _FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
+# Roles whose tensors are not multiplied.
+_OTHER_DTYPES = frozenset({"alpha", "other", *UNSUPPORTED})
 _EMBEDDING = re.compile(r"(bundle_emb\.[^.]+)\..+")
 _MAX_NAMED = 5
 """Maximum number of parts that a message names."""
@@ -109,7 +111,7 @@ def _group(
         target = _find_layer(key, table)
         if target is None:
             left_out[_full_name(name, key)] = "this model has no such layer"
-        elif key.role != "alpha" and entry.dtype not in _FLOATS:
+        elif key.role not in _OTHER_DTYPES and entry.dtype not in _FLOATS:
             left_out[name] = f"its dtype is {entry.dtype}"
         elif key.role in layers[target]:
             left_out[name] = f"{target.label} has two of them"

@@ -27,6 +27,10 @@ _NETWORKS = (
 """Prefixes of a network, longer ones first, and its name."""
 
 _ROLES = (
+    # Before the factors, whose pattern takes `alpha` for the name of an adapter.
+    (r"(\.lora|_lora|\.lora_linear_layer)(\.down\.weight)?\.alpha", "alpha"),
+    (r"\.lora_(A|down)(\.[^.]+)??(\.weight)?\.alpha", "alpha"),
+    (r"\.alpha", "alpha"),
     # peft, with the name of the adapter or without.
     (r"\.lora_A(\.[^.]+)??(\.weight)?", "down"),
     (r"\.lora_B(\.[^.]+)??\.bias", "up_bias"),
@@ -41,9 +45,6 @@ _ROLES = (
     # diffusers' older formats.
     (r"(\.lora|_lora|\.lora_linear_layer)\.down\.weight", "down"),
     (r"(\.lora|_lora|\.lora_linear_layer)\.up\.weight", "up"),
-    (r"(\.lora|_lora|\.lora_linear_layer)(\.down\.weight)?\.alpha", "alpha"),
-    (r"\.lora_(A|down)(\.[^.]+)??(\.weight)?\.alpha", "alpha"),
-    (r"\.alpha", "alpha"),
     (r"\.hada_(w1_a|w1_b|w2_a|w2_b|t1|t2)", "hada"),
     (r"\.lokr_(w1|w1_a|w1_b|w2|w2_a|w2_b|t1|t2)", "lokr"),
     (r"\.diff", "diff"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import diffusers
+import torch
 
 from common.scheduler_table import SCHEDULERS, has_karras_sigmas
 from models.catalog import SchedulerSpec
@@ -23,23 +25,45 @@ def build_scheduler(spec: SchedulerSpec, name: str, use_karras_sigmas: bool | No
     Raises:
         SchedulerChoiceError: the name is unknown, or the class does not support Karras sigmas.
     """
-    class_name: str
-    if name == "auto":
-        class_name, options = spec.class_name, dict(spec.options)
-    elif name in SCHEDULERS:
-        class_name, options = SCHEDULERS[name].class_name, dict(SCHEDULERS[name].options)
-    else:
+    own_class = getattr(diffusers, spec.class_name)
+    noise = {
+        "num_train_timesteps": spec.num_train_timesteps,
+        "beta_start": spec.beta_start,
+        "beta_end": spec.beta_end,
+        "beta_schedule": spec.beta_schedule,
+        "prediction_type": spec.prediction_type,
+    }
+    options: dict[str, Any] = {}
+    scheduler_class = own_class
+    if name in SCHEDULERS:
+        scheduler_class = getattr(diffusers, SCHEDULERS[name].class_name)
+        options |= SCHEDULERS[name].options
+    elif name != "auto":
         raise SchedulerChoiceError(f"scheduler: {name} is not one of auto, {', '.join(SCHEDULERS)}")
-    scheduler_class = getattr(diffusers, class_name)
     if use_karras_sigmas is not None:
-        if not has_karras_sigmas(class_name):
-            raise SchedulerChoiceError(f"use_karras_sigmas: {class_name} has no such setting")
+        if not has_karras_sigmas(scheduler_class.__name__):
+            raise SchedulerChoiceError(
+                f"use_karras_sigmas: {scheduler_class.__name__} has no such setting"
+            )
         options["use_karras_sigmas"] = use_karras_sigmas
-    return scheduler_class(
-        num_train_timesteps=spec.num_train_timesteps,
-        beta_start=spec.beta_start,
-        beta_end=spec.beta_end,
-        beta_schedule=spec.beta_schedule,
-        prediction_type=spec.prediction_type,
-        **options,
-    )
+    own = own_class(**noise, **spec.options)
+    if spec.options.get("rescale_betas_zero_snr") and not _rescales(scheduler_class):
+        options["trained_betas"] = _zero_snr_betas(own.betas)
+    # As in diffusers' pipelines, everything that the name does not state is the variant's own.
+    return scheduler_class.from_config(own.config, **options)
+
+
+def _rescales(scheduler_class: Any) -> bool:
+    return "rescale_betas_zero_snr" in inspect.signature(scheduler_class).parameters
+
+
+def _zero_snr_betas(rescaled: torch.Tensor) -> list[float]:
+    """Return betas for a class that does not rescale them itself (arXiv:2305.08891).
+
+    Args:
+        rescaled: rescaled betas [T], of which the last is 1.
+    """
+    alphas = torch.cumprod(1 - rescaled.double(), 0)
+    # The classes that rescale avoid an infinite noise level by the same smallest alpha.
+    last = 1 - 2**-24 / alphas[-2]
+    return [*rescaled[:-1].tolist(), float(last)]

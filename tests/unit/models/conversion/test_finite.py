@@ -22,6 +22,8 @@ FLOATS = [
 def test_values_that_are_not_finite_are_named(
     dtype: torch.dtype, value: float, tmp_path: Path
 ) -> None:
+    if dtype == torch.float8_e4m3fn:
+        value = float("nan")  # the format has no infinity
     numbers = torch.linspace(-4, 4, 3001).to(dtype)
     path = tmp_path / "own.safetensors"
     save_file({"a": numbers, "b": numbers.clone()}, path)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from common.settings import Settings
 from models.__main__ import main
 from models.catalog import SHIPPED, load_catalog
 from models.store.inventory import LiveInventory, require_servable
-from models.store.store import StoreError
-from runners.errors import LoadError
+from models.store.store import StoreError, get_entry
+from runners.errors import LoadError, UnusableWeightsError, to_failure
 from runners.server.app import RunnerApp
 from runners.server.startup_timer import StartupTimer
 from runners.weights.model_cache import ModelCache
@@ -147,26 +147,61 @@ def test_a_source_that_cannot_be_imported_is_named(
     assert "Traceback" not in said
 
 
-def test_loras_are_imported_and_read(tmp_path: Path) -> None:
-    lora_file(tmp_path / "own.safetensors", demo_networks("base")[0].unet, "kohya", 1, rank=2)
-    save_file({"no.lora.weight": torch.zeros(2)}, tmp_path / "broken.safetensors")
+def catalog_with_lora(tmp_path: Path, name: str) -> Path:
+    """The demo's catalog with a LoRA of that name from a file beside it."""
     text = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
-    for name in ("own", "broken"):
-        text += f'\n[loras.{name}]\nsource = "file:{name}.safetensors"\nlicence = "none"\n'
+    text += f'\n[loras.{name}]\nsource = "file:{name}.safetensors"\nlicence = "none"\n'
     file = tmp_path / "own.toml"
     file.write_text(text.replace("file:../demo/weights", f"file:{WEIGHTS}"), encoding="utf-8")
+    return file
+
+
+def test_loras_are_imported_and_read(tmp_path: Path) -> None:
+    path = lora_file(tmp_path / "own.safetensors", demo_networks("base")[0].unet, "kohya", 1, 2)
+    save_file({**load_file(path), "emphasis_scale": torch.tensor(1.0)}, path)
+    file = catalog_with_lora(tmp_path, "own")
     assert models(tmp_path / "home", "import", "--catalog", str(file)) == 0
     catalog = load_catalog(str(file))
     with store_at(tmp_path / "home"):
+        entry = get_entry(catalog, "loras", "own")
+        assert entry is not None
+        assert entry.notes == ("not applied: emphasis_scale (unknown)",)
         model_cache = ModelCache(catalog, LiveInventory(catalog), DEVICE)
         variant = model_cache.load_variant("base")
         model_cache.load_loras("base", ["own"])
         assert variant.loras.names == ("own",)
-        for name in ("broken", "absent"):
-            with pytest.raises(LoadError, match=name) as caught:
-                model_cache.load_loras("base", [name])
-            assert "/" not in str(caught.value)
+        assert variant.loras.warnings == {"own": f"lora own: {entry.notes[0]}"}
+        with pytest.raises(LoadError, match="absent"):
+            model_cache.load_loras("base", ["absent"])
+        model_cache.unload_variant("base")
+        (stored,) = entry.components["lora"].path.glob("*.safetensors")
+        save_file({"no.lora.weight": torch.zeros(2)}, stored)
+        model_cache.load_variant("base")
+        with pytest.raises(UnusableWeightsError, match="own for model base") as caught:
+            model_cache.load_loras("base", ["own"])
+        assert "/" not in str(caught.value)
+        assert to_failure(caught.value).error == "invalid_request"
     assert model_cache.errors
+
+
+@pytest.mark.parametrize(("state", "message"), [
+    ({"no.lora.weight": torch.zeros(2)}, "no LoRA"),
+    ({"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": torch.tensor([[torch.nan]])},
+     "NaN or infinity"),
+    ({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.zeros(2, 2)}, "for Flux"),
+])  # fmt: skip
+def test_files_that_are_no_loras_are_refused_at_import(
+    state: dict[str, torch.Tensor],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_file(state, tmp_path / "own.safetensors")
+    file = catalog_with_lora(tmp_path, "own")
+    assert models(tmp_path / "home", "import", "--catalog", str(file)) == 1
+    said = capsys.readouterr().err
+    assert "loras.own: own.safetensors: " in said
+    assert message in said
 
 
 def test_missing_default_model_does_not_stop_the_start(home: Path, tmp_path: Path) -> None:

@@ -93,5 +93,5 @@ def test_plans_are_cached_by_all_that_they_depend_on() -> None:
     spec = VARIANTS["base"].scheduler
     plan = plan_steps(spec, "euler", None, 8)
     assert plan_steps(spec, "euler", None, 8) is plan
-    for other in [("euler", None, 9, 0), ("euler", True, 8, 0), ("euler", None, 8, 2)]:
+    for other in [("euler", None, 9, 0), ("euler", False, 8, 0), ("euler", None, 8, 2)]:
         assert plan_steps(spec, *other) != plan
