@@ -222,7 +222,7 @@ export class Form extends EventTarget {
   #options(name, values, chosen) {
     const select = this.#control(name);
     const kept = select.value;
-    select.replaceChildren(...values.map((value) => new Option(words(value) || "as the speed has it", value)));
+    select.replaceChildren(...values.map((value) => new Option(words(value) || "from speed", value)));
     if (values.includes(kept)) select.value = kept;
     else if (values.includes(chosen)) select.value = chosen;
     select.disabled = values.length < 2;

@@ -34,6 +34,7 @@ from api.http.json_bounds import JsonReader
 from api.http.media_types import FORM, multipart_to_json
 from api.http.origins import CrossOrigin, Sites
 from api.request_metrics import ACCOUNTED_ROUTES, RequestRecorder
+from api.schemas.known_fields import describe_unknown_field
 from api.schemas.requests import REQUEST_ID
 from common.limits import MAX_BODY_BYTES
 from common.process_memory import IdleHeapTrimmer
@@ -308,7 +309,7 @@ def _to_field_error(item: dict[str, Any]) -> FieldError:
     field = ".".join(str(part) for part in item.get("loc", ()) if not _is_internal(part))
     message = str(item.get("msg", "not valid")).removeprefix("Value error, ")
     if kind == "extra_forbidden":
-        message = "unknown field"
+        message = describe_unknown_field(field.rpartition(".")[2])
     elif kind == "json_invalid":
         field, message = "", "the body is not valid JSON"
     elif kind == "missing":

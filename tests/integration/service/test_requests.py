@@ -71,7 +71,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("prompt", "a (hill:2.5)", "between 0 and 2"),
     ("negative_prompt", "a (hill:9)", "between 0 and 2"),
     ("colour", "red", "unknown field"),
-    ("guidance_scale", 3, "unknown field"),
+    ("guidance_scale", 3, "unknown field; did you mean `cfg`?"),
+    ("promt", "hills", "unknown field; did you mean `prompt`?"),
 ]
 
 GOOD: list[dict[str, Any]] = [
