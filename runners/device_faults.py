@@ -29,6 +29,8 @@ _LIBRARY_FAILURES = (
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
 )
+# torch's segments that can grow allocate by the driver, whose failure is a plain RuntimeError too.
+_DRIVER_OUT_OF_MEMORY = "CUDA driver error: out of memory"
 _MAX_LIBRARY_FAILURES = 3
 
 
@@ -39,7 +41,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.AcceleratorError):
         code = getattr(error, "error_code", None)
         return code == _CUDA_OUT_OF_MEMORY or "out of memory" in str(error)
-    return _is_library_failure(error)
+    is_driver = isinstance(error, RuntimeError) and _DRIVER_OUT_OF_MEMORY in str(error)
+    return is_driver or _is_library_failure(error)
 
 
 def is_context_lost(error: BaseException) -> bool:

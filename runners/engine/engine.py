@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import structlog
+import torch
 
 from common.process_memory import IDLE_TRIM_SECONDS, trim_heap
 from common.protocol import CancelCommand, GenerateJob
@@ -170,7 +171,7 @@ class Engine:
             try:
                 function()
             except Exception as error:
-                future.set_exception(error)
+                future.set_exception(self.faults.examine(error))
             else:
                 future.set_result(None)
 
@@ -270,7 +271,7 @@ class Engine:
         for (sample, task), prediction in zip(batch.items(), predictions, strict=True):
             try:
                 if task.preview_due(self._clock(), self._config.preview_interval):
-                    transfer = start_preview(sample, prediction)
+                    transfer = self._start_preview(sample, prediction)
                     if transfer is not None:
                         previews[task] = transfer
                 sample.advance(prediction)
@@ -285,6 +286,18 @@ class Engine:
         for sample, task in batch.items():
             if sample.done:
                 self._finisher.finish(task, sample)
+
+    def _start_preview(self, sample: Sample, prediction: torch.Tensor) -> PixelTransfer | None:
+        """Start a preview; without the memory for it, the image goes on without one."""
+        try:
+            return start_preview(sample, prediction)
+        except Exception as error:
+            failure = self.faults.examine(error)
+            if not is_out_of_memory(failure):
+                raise
+        # Outside the handler, whose traceback holds the tensors of the failed attempt.
+        self.release_memory()
+        return None
 
     def _activate_loras(self, sample: Sample) -> None:
         """Merge the sample's LoRAs unless they are active, and measure what that costs."""

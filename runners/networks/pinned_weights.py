@@ -22,13 +22,14 @@ class PinnedWeightCache:
 
     Args:
         uploader: copier to the target device.
-        room: limit in bytes; half of the host's memory if None.
+        room: limit in bytes; if None, an equal share for each GPU of half of the host's memory.
     """
 
     def __init__(self, uploader: WeightUploader, room: int | None = None) -> None:
         self._uploader = uploader
         total = psutil.virtual_memory().total
-        self._room = int(total * _MAX_HOST_FRACTION) if room is None else room
+        gpus = max(1, torch.cuda.device_count())
+        self._room = int(total * _MAX_HOST_FRACTION / gpus) if room is None else room
         self._pinned: dict[Path, HostCopy] = {}
         self._plain: dict[Path, Mapping[str, torch.Tensor]] = {}
 

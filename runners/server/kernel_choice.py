@@ -72,6 +72,10 @@ def choose_kernels(
         sums: the FP16_ACCUMULATION setting; acts in float16 only.
         measure: function that calls its argument once and returns the seconds.
     """
+    # A request may have come before the warm-up. Its merged weights must not be taken for the
+    # pristine ones, and its plan would hold weights of the format that is left.
+    variant.loras.prepare(())
+    variant.loras.release_sets()
     job = dummy_job(variant, controlnet, variant.spec.native_size)
     guided = replace(job, guidance_scale=2.0)
     (sample,) = dummy_samples(guided, variant, controlnet, device, 1)

@@ -129,6 +129,9 @@ class BackgroundLoader:
             self._on_error(error)
             log.exception("load failed", model=model, controlnet=controlnet, reason=str(error))
             raise
+        except Exception as error:
+            self._on_error(error)
+            raise
 
     def _load_estimator(self, name: str) -> None:
         try:

@@ -37,6 +37,7 @@ def faults(ended: list[int]) -> DeviceFaults:
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True, False),
         (accelerator_error("CUDA error: out of memory", 2), True, False),
+        (RuntimeError("CUDA driver error: out of memory"), True, False),
         (CUBLAS, True, False),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True, False),
         (accelerator_error("CUDA error: an illegal memory access", 700), False, True),

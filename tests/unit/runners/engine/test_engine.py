@@ -139,6 +139,23 @@ def test_previews_come_at_most_five_times_a_second() -> None:
     assert (first.format, first.size) == ("JPEG", (64, 64))
 
 
+def test_lack_of_memory_for_a_preview_costs_only_the_preview(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("runners.engine.engine.start_preview", full)
+    engine = make_engine()
+    listener = Listener()
+    engine.submit(job("seen", steps=3, previews=True), listener)
+    finish(engine)
+    steps = [event for event in listener.events if isinstance(event, Step)]
+    assert [step.preview for step in steps] == [b"", b"", b""]
+    (plain,) = paint(job("plain", steps=3))
+    assert np.array_equal(pictures(listener)[0], plain)
+
+
 def test_the_loop_runs_in_its_own_thread_and_closes() -> None:
     engine = make_engine()
     engine.start()

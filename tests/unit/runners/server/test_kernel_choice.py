@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from common.protocol import LoraWeight
 from runners.device import Device
 from runners.diffusion import fp16_accumulation
 from runners.diffusion.fp16_accumulation import Mode
 from runners.networks.loading import extract_hint_embedding, load_component
+from runners.networks.lora.manager import LoraManager
+from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.memory_format import MemoryFormats
 from runners.networks.sdxl import ControlNet, SdxlModel
 from runners.server.kernel_choice import choose_kernels
 from testing.workbench import CONTROLNET, WEIGHTS, component_folders, demo_catalog
+from tests.support.files.adapter_files import make_case, write_lora
 
 HALF = Device(torch.device("cpu"), torch.float16)
 Work = Callable[[], object]
@@ -95,6 +102,32 @@ class Card:
                 self._known.add(kind)
                 seconds += self._trial
         return seconds
+
+
+@pytest.mark.parametrize("step", [0.8, 1.2])
+def test_a_set_that_was_merged_before_leaves_the_weights_as_they_were(
+    networks: tuple[SdxlModel, ControlNet], step: float, tmp_path: Path
+) -> None:
+    variant, controlnet = networks
+    case = make_case(variant.unet, write_lora, ("resnets.0.conv1", "to_q"))
+    save_file(case.state, tmp_path / "own.safetensors")
+    pristine = {name: tensor.clone() for name, tensor in variant.unet.state_dict().items()}
+    loras = LoraManager(variant.unet, working_copy=WorkingCopy())
+    loras.add("own", tmp_path / "own.safetensors")
+    variant = dataclasses.replace(variant, loras=loras)
+    chosen = [LoraWeight("own", 1.0)]
+    loras.prepare(chosen)
+    wanted = {name: tensor.clone() for name, tensor in variant.unet.state_dict().items()}
+    card = Card((variant, controlnet), step=step)
+    choose_kernels(variant, controlnet, HALF, MemoryFormats(), False, "off", card.measure)
+    assert is_last(variant.unet) is (step < 1)
+    loras.prepare(())
+    for name, tensor in variant.unet.state_dict().items():
+        assert torch.equal(tensor, pristine[name]), name
+    loras.prepare(chosen)
+    for name, tensor in variant.unet.state_dict().items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=1e-2, atol=1e-3)
+    loras.prepare(())
 
 
 @pytest.mark.parametrize(
