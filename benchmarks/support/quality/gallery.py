@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from benchmarks.support.quality.judge import Judge, Picture
 from common.protocol import GenerateJob
 from models.demo.training.data.eras import ERAS
 from models.demo.training.data.rendering import render
+from runners.engine.engine import EngineConfig
 from testing.heldout import HeldOut
 from testing.workbench import Listener, demo_catalog, drain, finished, make_engine, make_job
 
@@ -44,7 +46,9 @@ def plan(maps: Sequence[HeldOut], eras_per_map: int) -> list[tuple[HeldOut, str]
 
 def paint(jobs: Sequence[GenerateJob]) -> list[Picture]:
     """Generate the first image of every job through one engine, one after another."""
-    engine = make_engine(max_batch_rows=2)
+    # A slow machine must not turn jobs away.
+    config = EngineConfig(max_queue=len(jobs), max_queue_seconds=math.inf)
+    engine = make_engine(config, max_batch_rows=2)
     listeners = [Listener() for _ in jobs]
     for job, listener in zip(jobs, listeners, strict=True):
         engine.submit(job, listener)
