@@ -24,18 +24,18 @@ from PIL import Image
 
 from common.protocol import Event, GenerateJob, JobDone, LoraMode, LoraWeight
 from models.catalog import Catalog
+from models.conversion.controlnet_config import DEPTH_MODE
 from models.sources.base import parse_source
 from runners.device import Device
 from runners.engine.engine import Engine, EngineConfig
-from runners.networks.controlnet_union import DEPTH_MODE
 from runners.networks.loading import extract_hint_embedding, load_component
 from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
+from testing.catalog import WEIGHTS as WEIGHTS
 from testing.catalog import demo_catalog as demo_catalog
 from testing.fused_loras import fuse_loras
-from testing.union_controlnet import demo_union
+from testing.random_networks import demo_union
 
-WEIGHTS = Path(__file__).parent.parent / "models" / "demo" / "weights"
 DEVICE = Device(torch.device("cpu"), torch.float32)
 CONTROLNET = "sdxl_small"
 UNION = "union"

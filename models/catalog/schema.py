@@ -29,7 +29,8 @@ Source = Annotated[str, StringConstraints(pattern=r"^(file|gs|https|hf):.+$")]
 Section = Literal["models", "controlnets", "loras", "depth_estimators"]
 SECTIONS: tuple[Section, ...] = ("models", "controlnets", "loras", "depth_estimators")
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"})
-FILE_SUFFIXES = PICKLE_SUFFIXES | {".safetensors"}
+SAFETENSORS_SUFFIXES = frozenset({".safetensors", ".sft"})
+FILE_SUFFIXES = PICKLE_SUFFIXES | SAFETENSORS_SUFFIXES
 
 
 class CatalogError(ValueError):
@@ -150,7 +151,7 @@ class VariantSpec(_Weights):
     @property
     def is_checkpoint(self) -> bool:
         """Whether the source is a single file rather than a folder of components."""
-        return Path(self.source).suffix in FILE_SUFFIXES
+        return Path(self.source).suffix.lower() in FILE_SUFFIXES
 
     @pydantic_model_validator(mode="after")
     def _require_tokenizers(self) -> VariantSpec:

@@ -37,7 +37,7 @@ class Source:
         """Whether the source is one file rather than a folder."""
         if self.scheme == "file":
             return not Path(self.path).is_dir()
-        return bool(Path(self.path).suffix in FILE_SUFFIXES)
+        return bool(Path(self.path).suffix.lower() in FILE_SUFFIXES)
 
     def path_of(self, name: str) -> str:
         """Return the path of one of the source's files within the container."""

@@ -15,8 +15,7 @@ import torch
 from diffusers import ControlNetModel, ControlNetUnionModel
 from torch import nn
 
-DEPTH_MODE = 1
-"""Number of the control type that xinsir's networks learned for depth maps."""
+from models.conversion.controlnet_config import DEPTH_MODE
 
 
 class UnionHintEmbedding(nn.Module):

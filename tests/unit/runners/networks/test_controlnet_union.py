@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 
-from runners.networks.controlnet_union import DEPTH_MODE
+from models.conversion.controlnet_config import DEPTH_MODE
 from runners.networks.loading import extract_hint_embedding, load_component
 from runners.networks.sdxl import ControlNet
-from testing.union_controlnet import demo_union
+from testing.random_networks import demo_union
 from testing.workbench import DEVICE, WEIGHTS
 
 
