@@ -9,7 +9,7 @@ ApiError
 ├── Unauthorized            401  unauthorized
 ├── NotFound                404  not_found
 ├── MethodNotAllowed        405  method_not_allowed
-├── Conflict                409  superseded, cancelled
+├── Conflict                409  superseded, cancelled, conflict
 ├── TooLarge                413  too_large
 ├── UnsupportedMediaType    415  unsupported_media_type
 ├── Overloaded              429  overloaded
@@ -143,7 +143,7 @@ class MethodNotAllowed(ApiError):
 
 
 class Conflict(ApiError):
-    """The request was cancelled or superseded."""
+    """The request was cancelled or superseded, or its id belongs to another request."""
 
     status, code = 409, "cancelled"
 
@@ -207,7 +207,7 @@ CODES_BY_STATUS: dict[int, tuple[str, ...]] = {
     401: ("unauthorized",),
     404: ("not_found",),
     405: ("method_not_allowed",),
-    409: ("cancelled", "superseded"),
+    409: ("cancelled", "superseded", "conflict"),
     413: ("too_large",),
     415: ("unsupported_media_type",),
     429: ("overloaded",),
@@ -231,6 +231,7 @@ _FAILURES: dict[str, type[ApiError]] = {
     "invalid_request": InvalidRequest,
     "cancelled": Conflict,
     "superseded": Conflict,
+    "conflict": Conflict,
     "overloaded": Overloaded,
     "not_ready": Unavailable,
     "out_of_memory": Unavailable,

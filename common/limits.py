@@ -20,6 +20,8 @@ MAX_LORA_STRENGTH = 5.0
 MAX_PROMPT = 2000
 """Characters of a prompt, and of a negative prompt."""
 MAX_SEED = 2**63 - 1
+RANDOM_SEEDS = 2**53 - MAX_IMAGES
+"""Number of seeds that the service draws from; JSON readers with doubles keep each of them."""
 MAX_BODY_BYTES = 32 * 2**20
 """Bytes of a request's body."""
 MAX_PIXELS = 64_000_000

@@ -76,6 +76,8 @@ class GenerateJob(msgspec.Struct, frozen=True, tag=True):
     """Share of the steps before guidance begins, 0 to 1; without guidance a step takes one row."""
     guidance_end: float = 1.0
     """Share of the steps after which guidance ends, at least `guidance_start`."""
+    fingerprint: str = ""
+    """Digest of what the caller asked for under a `request_id` of its own; empty without one."""
 
     @property
     def first_step(self) -> int:

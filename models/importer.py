@@ -65,7 +65,8 @@ class _ImportTask:
 
     @property
     def sources(self) -> frozenset[str]:
-        return frozenset(part.source for part in self.parts)
+        bases = {part.base for part in self.parts if part.base is not None}
+        return frozenset(part.source for part in self.parts) | bases
 
 
 _FilesByKind = Mapping[str, list[str]]
@@ -196,13 +197,21 @@ class _Importer:
 
     def _select(self, task: _ImportTask, names: Callable[[str], Iterable[str]]) -> _FilesByKind:
         dtype = self._catalog.dtype
-        return {part.kind: select_files(part, names(part.source), dtype) for part in task.parts}
+        chosen = {part.kind: select_files(part, names(part.source), dtype) for part in task.parts}
+        for part in task.parts:
+            if part.base is not None and part.config_name in names(part.base):
+                chosen[part.config_name] = [part.config_name]
+        return chosen
 
     def _recipe(self, task: _ImportTask, chosen: _FilesByKind) -> dict[str, Any]:
         """Return the inputs of the conversion; a changed recipe triggers a new import."""
         digests = {
             part.kind: self._fetcher.digests(part.source, chosen[part.kind]) for part in task.parts
         }
+        for part in task.parts:
+            if part.base is not None and part.config_name in chosen:
+                names = chosen[part.config_name]
+                digests[part.config_name] = self._fetcher.digests(part.base, names)
         return {"layout": _LAYOUT, "dtype": self._catalog.dtype, "parts": digests}
 
     def _check_disk_space(
@@ -230,6 +239,9 @@ class _Importer:
         for part in task.parts:
             folder = self._fetcher.download(part.source, chosen[part.kind])
             files[part.kind] = [folder / name for name in chosen[part.kind]]
+            if part.base is not None and part.config_name in chosen:
+                folder = self._fetcher.download(part.base, chosen[part.config_name])
+                files[part.config_name] = [folder / part.config_name]
         self._progress.mark_all("verifying", "converting")
         notes: list[str] = []
         if task.section == "loras":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import hashlib
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -155,6 +156,7 @@ class RequestPreparer:
             embed_parameters=request.embed_parameters,
             embed_inputs=request.embed_inputs,
             traceparent=traceparent,
+            fingerprint=_fingerprint(request, used.digest, image_digest),
         )
         return PreparedJob(whole, (*resolved.warnings, *used.warnings), png)
 
@@ -229,6 +231,18 @@ class RequestPreparer:
             yield preparation
         finally:
             self._under_way.remove(preparation)
+
+
+def _fingerprint(request: GenerateRequest, depth_digest: str, image_digest: str) -> str:
+    """Return a digest of all that equal requests with an id of their own have in common.
+
+    What the service draws or resolves is left out, so that another try of a request is equal to it.
+    """
+    if request.request_id is None:
+        return ""
+    apart = {"request_id", "deadline_ms", "depth_map_b64", "image_b64"}
+    text = request.model_dump_json(exclude=apart)
+    return hashlib.sha256("\n".join((text, depth_digest, image_digest)).encode()).hexdigest()
 
 
 def _estimate_job(

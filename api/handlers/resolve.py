@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from api.errors import InvalidRequest, Unavailable, UnknownName
 from api.http.auth import owned
 from api.schemas.requests import GenerateRequest
-from common.limits import MAX_SEED
+from common.limits import RANDOM_SEEDS
 from common.protocol import GenerateJob, LoadCommand, LoraWeight
 from common.scheduler_table import SCHEDULERS, has_karras_sigmas
 from common.step_window import resolve_window
@@ -89,7 +89,7 @@ class RequestResolver:
             controlnet=controlnet,
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
-            seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed,
+            seed=secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed,
             num_images=request.num_images,
             steps=request.steps or speed.steps,
             guidance_scale=spec.cfg if request.cfg is None else request.cfg,

@@ -31,7 +31,8 @@ def build_health(
         decoding: number of images in decoding, whose requests are not yet in the runner.
         started: start of the service in seconds, on the clock of `time.monotonic()`.
     """
-    problems = [status.startup_error, *status.load_errors.values()]
+    is_well = status.state not in {"degraded", "error"}
+    problems = [] if is_well else [status.startup_error, *status.load_errors.values()]
     return Health(
         status=status.state,
         model_server_healthy=status.state != "error",
@@ -47,6 +48,7 @@ def build_health(
         ),
         uptime=round(time.monotonic() - started, 1),
         device=status.device,
+        load_errors=dict(status.load_errors),
         startup_status=StartupStatus(
             download_progress=status.downloads,
             startup_error="; ".join(problem for problem in problems if problem) or None,

@@ -187,8 +187,8 @@ class GenerateRequest(BaseModel):
     )
     request_id: RequestId | None = Field(
         None,
-        description="id chosen by the client; a second request with the id of an unfinished one "
-        "joins it",
+        description="id chosen by the client; an equal request with the id of an unfinished one "
+        "joins it, an unequal one is refused with 409",
     )
     session: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
         None, description="latest wins: a new request supersedes the session's others"

@@ -130,7 +130,8 @@ class Health(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     status: Literal["starting", "loading_models", "ready", "degraded", "error"] = Field(
-        description="`degraded`: something is not served; `error`: nothing is"
+        description="`ready`: the default variant is served, whatever else failed; `degraded`: "
+        "only others are; `error`: nothing is"
     )
     model_server_healthy: bool = Field(description="false where status is error")
     ready_for_inference: bool = Field(description="whether the service can process a request now")
@@ -141,6 +142,10 @@ class Health(BaseModel):
     queue: QueueState = Field(description="waiting and running requests")
     uptime: float = Field(description="seconds since the start")
     device: str = Field(description="device of the runner", examples=["cpu", "cuda:0"])
+    load_errors: dict[str, str] = Field(
+        description="what could not be loaded or downloaded, and why",
+        examples=[{"lora mist": "lora mist for model base: the file could not be read"}],
+    )
     startup_status: StartupStatus = Field(description="progress of the start")
 
 

@@ -12,7 +12,7 @@ ExperimanceError
     │   └── UnknownName     400  unknown_model, unknown_controlnet, unknown_era, unknown_lora, …
     ├── Unauthorized        401  unauthorized
     ├── NotFound            404  not_found
-    ├── Conflict            409
+    ├── Conflict            409  conflict
     │   ├── Cancelled       409  cancelled
     │   └── Superseded      409  superseded
     ├── TooLarge            413  too_large
@@ -120,7 +120,7 @@ class NotFound(ApiError):
 
 
 class Conflict(ApiError):
-    """A request that another call ended."""
+    """A request that another call ended, or whose id an unequal one has."""
 
     status = 409
 
@@ -167,6 +167,7 @@ _BY_CODE: dict[str, type[ApiError]] = {
     "invalid_image": InvalidPicture,
     "unauthorized": Unauthorized,
     "not_found": NotFound,
+    "conflict": Conflict,
     "cancelled": Cancelled,
     "superseded": Superseded,
     "too_large": TooLarge,

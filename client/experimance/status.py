@@ -23,6 +23,7 @@ class Health:
         estimated_seconds: Estimated seconds until all requests are done.
         uptime: Seconds since the start of the service.
         startup_error: Reason for a failed start, if known.
+        load_errors: What could not be loaded or downloaded, and why.
         answer: Complete JSON response.
     """
 
@@ -37,6 +38,7 @@ class Health:
     estimated_seconds: float
     uptime: float
     startup_error: str | None
+    load_errors: Mapping[str, str]
     answer: Mapping[str, Any] = field(repr=False)
 
     @classmethod
@@ -55,6 +57,8 @@ class Health:
             estimated_seconds=queue["estimated_seconds"],
             uptime=answer["uptime"],
             startup_error=answer.get("startup_status", {}).get("startup_error"),
+            # Older services have none.
+            load_errors=answer.get("load_errors", {}),
             answer=answer,
         )
 

@@ -37,6 +37,11 @@ class CatalogError(ValueError):
     """Missing, unreadable or invalid catalog; the message names the catalog and the field."""
 
 
+def is_single_file(source: str) -> bool:
+    """Return whether a source is one weight file rather than a folder, by its suffix."""
+    return Path(source).suffix.lower() in FILE_SUFFIXES
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True
@@ -114,9 +119,15 @@ class VariantSpec(_Weights):
     """An SDXL variant: the sources of its weights, and its request defaults."""
 
     unet: Source | None = None
-    """UNet that replaces the source's; many distilled variants are published as a UNet only."""
+    """UNet that replaces the source's, a folder or one file; many distilled variants are published
+    as a UNet only."""
     vae: Source | None = None
-    """Autoencoder that replaces the source's, e.g. one that does not overflow in float16."""
+    """Autoencoder that replaces the source's, a folder or one file, e.g. one that does not overflow
+    in float16."""
+    text_encoder: Source | None = None
+    """First text encoder that replaces the source's, a folder or one file."""
+    text_encoder_2: Source | None = None
+    """Second text encoder that replaces the source's, a folder or one file."""
     tokenizer: Source | None = None
     """Tokenizer of the first text encoder; required for a single-file checkpoint."""
     tokenizer_2: Source | None = None
@@ -151,7 +162,7 @@ class VariantSpec(_Weights):
     @property
     def is_checkpoint(self) -> bool:
         """Whether the source is a single file rather than a folder of components."""
-        return Path(self.source).suffix.lower() in FILE_SUFFIXES
+        return is_single_file(self.source)
 
     @pydantic_model_validator(mode="after")
     def _require_tokenizers(self) -> VariantSpec:
@@ -191,7 +202,7 @@ class DepthEstimatorSpec(_Weights):
         own, other = "gives", "detector"
         if self.loader == "controlnet_aux":
             own, other = other, own
-            if Path(self.source).suffix != ".safetensors":
+            if Path(self.source).suffix.lower() not in SAFETENSORS_SUFFIXES:
                 raise ValueError("source: controlnet_aux needs one .safetensors file")
         accepted = {"gives": "distance, inverse_depth", "detector": "midas, zoe"}[own]
         if getattr(self, own) is None:

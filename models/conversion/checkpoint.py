@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from models.conversion.component import _refuse_pickle, weight_name
+from models.conversion.component import refuse_pickle, weight_name
 from models.conversion.config import (
     SDXL,
     write_config,
@@ -19,11 +19,16 @@ from models.conversion.safetensors_io import (
     TensorEntry,
     WeightsError,
     read_header,
+    read_pieces,
 )
 from models.conversion.sdxl_key_map import PREFIXES, Config, KeyMapping, key_mappings
+from models.conversion.tensor_copy import FLOATING, TensorSlice, to_float32, write_slices
 from models.conversion.tensor_copy import Dtype as Dtype
-from models.conversion.tensor_copy import TensorSlice, write_slices
 
+_MARKS = (
+    ".scale_weight", ".weight_scale", ".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8",
+    "v_pred", "ztsnr",
+)  # fmt: skip
 CHECKPOINT_PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
 
@@ -53,7 +58,7 @@ def split_checkpoint(
             the dtype's range.
         OSError: A file cannot be read or written.
     """
-    _refuse_pickle(checkpoint)
+    refuse_pickle(checkpoint)
     header = read_header(checkpoint)
     plans = {
         part: json.loads((configs / f"{part}.json").read_text(encoding="utf-8")) for part in parts
@@ -92,21 +97,63 @@ def _locate(
             f"where SDXL has {list(move.source_shapes[0])}"
         )
     if part == "unet":
-        _reject_extra_tensors(name, header, planned)
-    return {move.target: _slice_tensor(checkpoint, header[move.source], move) for move in planned}
+        reject_extra_tensors(name, header, planned, PREFIXES["unet"])
+    return {move.target: slice_tensor(checkpoint, header, move) for move in planned}
 
 
-def _reject_extra_tensors(
-    name: str, header: Mapping[str, TensorEntry], planned: list[KeyMapping]
+def reject_extra_tensors(
+    name: str, header: Mapping[str, TensorEntry], planned: Sequence[KeyMapping], prefix: str
 ) -> None:
-    """Raise WeightsError for UNet tensors unknown to SDXL; without them the network changes."""
+    """Raise WeightsError for UNet tensors unknown to SDXL; without them the network changes.
+
+    Args:
+        name: Name of the file.
+        header: Its header.
+        planned: Mappings of the UNet's tensors.
+        prefix: Start of the UNet's names.
+    """
     known = {move.source for move in planned}
-    surplus = [key for key in header if key.startswith(PREFIXES["unet"]) and key not in known]
+    surplus = [
+        key for key in header if key.startswith(prefix) and key not in known and not is_mark(key)
+    ]
     if surplus:
         raise WeightsError(f"{name}: not SDXL's UNet, which has no {surplus[0]}")
 
 
-def _slice_tensor(checkpoint: Path, entry: TensorEntry, move: KeyMapping) -> TensorSlice:
+def is_mark(key: str) -> bool:
+    """Return whether a tensor describes others instead of being a weight: a scale or a flag."""
+    return key.endswith(_MARKS)
+
+
+def slice_tensor(file: Path, header: Mapping[str, TensorEntry], move: KeyMapping) -> TensorSlice:
+    """Return the slice of a mapped tensor; float8 tensors have their scale, where the file has one.
+
+    Args:
+        file: Safetensors file.
+        header: Its header.
+        move: Mapping of a tensor that the header has.
+    """
+    entry = header[move.source]
     row_bytes = math.prod(entry.shape[1:]) * ITEM_BYTES[entry.dtype]
     start = entry.start + move.first_row * row_bytes
-    return TensorSlice(checkpoint, entry.dtype, move.shape, start, move.transposed)
+    scale = _read_scale(file, header, move.source) if entry.dtype.startswith("F8") else 1.0
+    return TensorSlice(file, entry.dtype, move.shape, start, move.transposed, scale)
+
+
+def _read_scale(file: Path, header: Mapping[str, TensorEntry], name: str) -> float:
+    """Return the factor of a scaled float8 tensor, as ComfyUI stores it beside the weight.
+
+    Raises:
+        WeightsError: The factor is no single number.
+    """
+    layer = name.removesuffix(".weight")
+    for key in (f"{layer}.scale_weight", f"{layer}.weight_scale"):
+        entry = header.get(key)
+        if entry is None:
+            continue
+        if math.prod(entry.shape) != 1 or entry.dtype not in FLOATING:
+            raise WeightsError(f"{file.name}: {key} is no single number")
+        with file.open("rb") as stream:
+            (piece,) = read_pieces(stream, file, entry.start, entry.size, entry.size)
+            return float(to_float32(piece, entry.dtype)[0])
+    return 1.0

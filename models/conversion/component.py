@@ -62,7 +62,7 @@ def canonicalize_component(
     pieces: dict[str, TensorSlice] = {}
     for path in _weight_files(kind, source, dtype):
         for name, entry in read_header(path).items():
-            canonical = _canonical_name(kind, name)
+            canonical = canonical_name(kind, name)
             if canonical is None:
                 continue
             if canonical in pieces:
@@ -95,7 +95,7 @@ def _weight_files(kind: str, source: Path, dtype: Dtype | None) -> list[Path]:
     if found:
         raise WeightsError(f"{kind}: several weight files and none of them is {plain}")
     for path in sorted(source.iterdir()):
-        _refuse_pickle(path)
+        refuse_pickle(path)
     raise WeightsError(f"{kind}: no safetensors file")
 
 
@@ -112,7 +112,7 @@ def _shards(index: Path) -> list[Path]:
     return paths
 
 
-def _canonical_name(kind: str, name: str) -> str | None:
+def canonical_name(kind: str, name: str) -> str | None:
     """Return a tensor's name in the store; None for a redundant tensor."""
     if kind.startswith("text_encoder"):
         if name.endswith(("embeddings.position_ids", "logit_scale")):
@@ -129,7 +129,8 @@ def _canonical_name(kind: str, name: str) -> str | None:
 _LEGACY_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def _refuse_pickle(path: Path) -> None:
+def refuse_pickle(path: Path) -> None:
+    """Raise WeightsError for a file with the suffix of a pickle."""
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise WeightsError(f"{path.name}: a pickle; only safetensors weights are read")
 

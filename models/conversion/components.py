@@ -8,19 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from models.catalog import Catalog, DepthEstimatorSpec, VariantSpec
-from models.catalog.schema import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, Section
+from models.catalog.schema import (
+    PICKLE_SUFFIXES,
+    SAFETENSORS_SUFFIXES,
+    Section,
+    is_single_file,
+)
 from models.conversion.checkpoint import split_checkpoint
 from models.conversion.component import Dtype, canonicalize_component
-from models.conversion.config import PROCESSOR_NAME
+from models.conversion.config import CONFIG_NAME, PROCESSOR_NAME
 from models.conversion.controlnet import convert_controlnet
 from models.conversion.controlnet_key_map import Config
 from models.conversion.safetensors_io import read_header
+from models.conversion.single_file import SINGLE_FILE_KINDS, convert_single_file
 from models.sources.base import SourceError
 
 PIPELINE = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
 """Folders of a diffusers SDXL pipeline that serving needs."""
 
-OVERRIDABLE = ("tokenizer", "tokenizer_2", "unet", "vae", "tiny_decoder")
+OVERRIDABLE = (
+    "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae", "tiny_decoder",
+)  # fmt: skip
 """Components for which a variant may name a separate source."""
 
 TOKENIZERS = frozenset({"tokenizer", "tokenizer_2"})
@@ -39,13 +47,21 @@ class ComponentSpec:
     """One component and its source.
 
     `folder` is relative to the source. With `checkpoint`, the source is a single-file checkpoint
-    and the component is a part of it.
+    and the component is a part of it. With `single_file`, the source is one file of the component,
+    and `base` the folder of a variant whose own component of the kind has a configuration.
     """
 
     kind: str
     source: str
     folder: str = ""
     checkpoint: bool = False
+    single_file: bool = False
+    base: str | None = None
+
+    @property
+    def config_name(self) -> str:
+        """Name of the configuration within `base`."""
+        return f"{self.kind}/{CONFIG_NAME}"
 
 
 def component_specs(catalog: Catalog, section: Section, name: str) -> list[ComponentSpec]:
@@ -78,7 +94,12 @@ def _variant_parts(spec: VariantSpec) -> list[ComponentSpec]:
     }
     for kind in OVERRIDABLE:
         source = getattr(spec, kind)
-        if source is not None:
+        if source is None:
+            continue
+        if kind in SINGLE_FILE_KINDS and is_single_file(source):
+            base = None if single else spec.source
+            parts[kind] = ComponentSpec(kind, source, single_file=True, base=base)
+        else:
             parts[kind] = ComponentSpec(kind, source)
     return [parts[kind] for kind in sorted(parts)]
 
@@ -99,7 +120,7 @@ def select_files(part: ComponentSpec, names: Iterable[str], dtype: str | None) -
     prefix = f"{part.folder}/" if part.folder else ""
     inside = sorted(name for name in names if name.startswith(prefix))
     here = [name for name in inside if "/" not in name.removeprefix(prefix)]
-    if part.checkpoint or part.kind in SINGLE_FILES:
+    if part.checkpoint or part.single_file or part.kind in SINGLE_FILES:
         return _single_file(part, inside)
     if not here:
         raise SourceError(f"{part.source}: no folder {part.folder or part.kind} there")
@@ -123,7 +144,7 @@ def select_files(part: ComponentSpec, names: Iterable[str], dtype: str | None) -
 def _single_file(part: ComponentSpec, inside: list[str]) -> list[str]:
     if len(inside) != 1:
         raise SourceError(f"{part.source}: {part.kind} must be one safetensors file")
-    if PurePosixPath(inside[0]).suffix != ".safetensors":
+    if PurePosixPath(inside[0]).suffix.lower() not in SAFETENSORS_SUFFIXES:
         raise SourceError(
             f"{part.source}: {inside[0]} is not a safetensors file; only safetensors weights are "
             "read"
@@ -177,7 +198,8 @@ def build_components(
 
     Args:
         parts: Components to convert.
-        files: The source's files of each component, by kind.
+        files: The source's files of each component, by kind, and a single file's configuration by
+            its name within the base.
         work: Empty folder.
         dtype: Dtype of the stored networks; None keeps the files'. LoRAs and depth estimators
             are not cast: a LoRA takes the dtype of its network, an estimator runs in float32.
@@ -195,9 +217,14 @@ def build_components(
     if inside:
         (checkpoint,) = files[inside[0]]
         folders |= split_checkpoint(checkpoint, work, dtype, inside)
+    single = {part.kind for part in parts if part.single_file}
     for kind in (part.kind for part in parts if not part.checkpoint):
         folders[kind] = work / kind
-        if kind in SINGLE_FILES:
+        if kind in single:
+            (file,) = files[kind]
+            (config,) = files.get(f"{kind}/{CONFIG_NAME}") or (None,)
+            convert_single_file(kind, file, folders[kind], dtype, config)
+        elif kind in SINGLE_FILES:
             (file,) = files[kind]
             read_header(file)
             folders[kind].mkdir()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.conversion.checkpoint import is_mark, slice_tensor
 from models.conversion.component import weight_name
 from models.conversion.config import CONFIG_NAME, SDXL, read_json, write_config
 from models.conversion.controlnet_config import ADVICE, complete_config
@@ -24,7 +25,8 @@ from models.conversion.safetensors_io import (
     WeightsError,
     read_header,
 )
-from models.conversion.tensor_copy import Dtype, TensorSlice, write_slices
+from models.conversion.sdxl_key_map import KeyMapping
+from models.conversion.tensor_copy import FLOATING, Dtype, TensorSlice, write_slices
 
 _KIND = "controlnet"
 
@@ -76,29 +78,35 @@ def _read_tensors(weights: Sequence[Path], name: str) -> dict[str, TensorSlice]:
         weights: the safetensors file or its shards.
         name: label of the files for messages.
     """
-    found: dict[str, tuple[Path, TensorEntry]] = {}
+    found: dict[str, tuple[Path, Mapping[str, TensorEntry]]] = {}
     for path in weights:
-        for tensor, entry in read_header(path).items():
-            if tensor in found:
-                raise WeightsError(f"{path.name}: {tensor} occurs twice")
-            found[tensor] = path, entry
+        header = read_header(path)
+        if twice := sorted(found.keys() & header):
+            raise WeightsError(f"{path.name}: {twice[0]} occurs twice")
+        found |= dict.fromkeys(header, (path, header))
     if (kind := detect_non_controlnet(found)) is not None:
         raise WeightsError(f"{name}: {kind}; {ADVICE}")
     prefix = find_prefix(found)
     if prefix is None:
         raise WeightsError(f"{name}: not a ControlNet, because it embeds no map; {ADVICE}")
-    own = {tensor.removeprefix(prefix) for tensor in found if tensor.startswith(prefix)}
+    own = {
+        tensor.removeprefix(prefix)
+        for tensor in found
+        if tensor.startswith(prefix) and not is_mark(tensor)
+    }
     tensors: dict[str, TensorSlice] = {}
     for tensor, renamed in to_diffusers_names(own).items():
         if renamed in tensors:
             raise WeightsError(f"{name}: {renamed} occurs with two names")
-        path, entry = found[prefix + tensor]
-        if not entry.dtype.startswith(("F", "BF")):
+        path, header = found[prefix + tensor]
+        entry = header[prefix + tensor]
+        if entry.dtype not in FLOATING:
             raise WeightsError(
                 f"{name}: {tensor} has integers ({entry.dtype}), so the file is quantized, which "
                 f"this service does not read; {ADVICE}"
             )
-        tensors[renamed] = TensorSlice(path, entry.dtype, entry.shape, entry.start)
+        move = KeyMapping(prefix + tensor, renamed, entry.shape, (entry.shape,))
+        tensors[renamed] = slice_tensor(path, header, move)
     return tensors
 
 

@@ -56,11 +56,12 @@ def _layer(source: str, target: str, shape: Shape, bias: bool = True) -> Iterato
 def _unet(config: Config) -> Iterator[KeyMapping]:
     widths = config["block_out_channels"]
     layers = config["layers_per_block"]
+    depth_by_level = config["transformer_layers_per_block"]
+    if isinstance(depth_by_level, int):
+        depth_by_level = [depth_by_level] * len(widths)
     depths = [
         depth if kind.startswith("CrossAttn") else 0
-        for depth, kind in zip(
-            config["transformer_layers_per_block"], config["down_block_types"], strict=True
-        )
+        for depth, kind in zip(depth_by_level, config["down_block_types"], strict=True)
     ]
     context = config["cross_attention_dim"]
     time = 4 * widths[0]
@@ -91,7 +92,7 @@ def _unet(config: Config) -> Iterator[KeyMapping]:
             skips.append(width)
 
     yield from _resnet("middle_block.0", "mid_block.resnets.0", channels, channels, time)
-    depth = config["transformer_layers_per_block"][-1]
+    depth = depth_by_level[-1]
     yield from _transformer("middle_block.1", "mid_block.attentions.0", channels, depth, context)
     yield from _resnet("middle_block.2", "mid_block.resnets.1", channels, channels, time)
 

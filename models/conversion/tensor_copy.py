@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from models.conversion.finite import is_finite
 from models.conversion.safetensors_io import (
     ITEM_BYTES,
     OnBytes,
@@ -27,7 +28,7 @@ _COPY_BYTES = 8 * 2**20
 _CAST_BYTES = 2**18
 Dtype = Literal["float16", "bfloat16"]
 SAFETENSORS_NAME: dict[Dtype, str] = {"float16": "F16", "bfloat16": "BF16"}
-FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
+FLOATING = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 _BF16_NAN = 0x7FC0
 _EXPONENT = {"F16": 0x7C00, "BF16": 0x7F80}
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
@@ -39,7 +40,7 @@ class TensorSlice:
     """A tensor, or some of its rows, in a file.
 
     `shape` is the shape of the result, `start` a byte offset. If `transposed`, the file stores
-    the columns of `shape` as rows.
+    the columns of `shape` as rows. Numbers are multiplied by `scale`.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class TensorSlice:
     shape: Shape
     start: int
     transposed: bool = False
+    scale: float = 1.0
 
 
 def write_slices(
@@ -60,11 +62,12 @@ def write_slices(
     Args:
         path: Path of the result; an existing file is replaced.
         pieces: Source slices by the names of the new tensors.
-        dtype: Dtype of the written floating-point tensors; None keeps the sources'.
+        dtype: Dtype of the written floating-point tensors; None keeps the sources', except that
+            float8 becomes float16, because no layer computes in it.
         advance: Function called with the number of bytes of each piece written.
 
     Raises:
-        WeightsError: A file is truncated or has 8-bit floats, or a value exceeds the dtype's
+        WeightsError: A file is truncated, has NaN or infinity, or a value exceeds the dtype's
             range.
         OSError: A file cannot be read or written.
     """
@@ -82,9 +85,7 @@ def _new_tensor(
     name: str, piece: TensorSlice, file: BinaryIO, dtype: Dtype | None
 ) -> TensorToWrite:
     if piece.dtype.startswith("F8"):
-        raise WeightsError(
-            f"{piece.path.name}: {name} has unsupported 8-bit floats ({piece.dtype})"
-        )
+        dtype = dtype or "float16"
     is_cast = dtype is not None and piece.dtype in FLOATING
     target = SAFETENSORS_NAME[dtype] if dtype is not None and is_cast else piece.dtype
     return TensorToWrite(target, piece.shape, partial(_read_content, name, piece, file, target))
@@ -103,7 +104,9 @@ def _read_content(
         if piece.transposed:
             content = _transpose(content, piece.shape, item)
         try:
-            yield cast(content, piece.dtype, target)
+            if not is_finite(content, piece.dtype):
+                raise WeightsError("NaN or infinity; the file is damaged, or its training diverged")
+            yield cast(content, piece.dtype, target, piece.scale)
         except WeightsError as error:
             raise WeightsError(f"{piece.path.name}: {name}: {error}") from error
 
@@ -115,25 +118,29 @@ def _transpose(content: memoryview, shape: Shape, item: int) -> memoryview:
     return transposed.cast("B")
 
 
-def cast(content: memoryview, source: str, target: str) -> memoryview:
+def cast(content: memoryview, source: str, target: str, scale: float = 1.0) -> memoryview:
     """Cast little-endian floats, rounding to nearest even.
 
     Args:
         content: Bytes of complete elements; not modified.
-        source: Dtype of `content`: F64, F32, F16 or BF16.
+        source: Dtype of `content`, of FLOATING.
         target: Dtype of the result: F16 or BF16.
+        scale: Factor of the numbers, applied in float32.
 
     Raises:
         WeightsError: A finite value exceeds the target's range.
     """
     if source == target:
         return content
-    if source in _EXPONENT:
+    if scale != 1.0:
+        singles = to_float32(content, source) * np.float32(scale)
+        bits16 = _round_to(singles, target)
+    elif source in _EXPONENT:
         bits16 = _table(source, target)[np.frombuffer(content, "<u2")]
     else:
-        bits16 = _round_to(_to_float32(content, source), target)
+        bits16 = _round_to(to_float32(content, source), target)
     unbounded = bits16 & _EXPONENT[target] == _EXPONENT[target]
-    if unbounded.any() and np.isfinite(_to_float32(content, source)[unbounded]).any():
+    if unbounded.any() and np.isfinite(to_float32(content, source)[unbounded]).any():
         raise WeightsError(f"a value is too large for {target}")
     result: memoryview = bits16.data
     return result.cast("B")
@@ -143,15 +150,32 @@ def cast(content: memoryview, source: str, target: str) -> memoryview:
 def _table(source: str, target: str) -> Array:
     """Return every 16-bit float of dtype `source` cast to `target`: uint16 (65536,)."""
     every = np.arange(2**16, dtype="<u2")
-    return _round_to(_to_float32(every.data.cast("B"), source), target)
+    return _round_to(to_float32(every.data.cast("B"), source), target)
 
 
-def _to_float32(content: memoryview, source: str) -> Array:
+def to_float32(content: memoryview, source: str) -> Array:
     """Return floats of dtype `source` as float32 (n,)."""
     if source == "BF16":
         return (np.frombuffer(content, "<u2").astype("<u4") << np.uint32(16)).view("<f4")
+    if source.startswith("F8"):
+        return _float8_table(source)[np.frombuffer(content, np.uint8)]
     with np.errstate(all="ignore"):
         return np.frombuffer(content, _NUMPY[source]).astype("<f4", copy=False)
+
+
+@cache
+def _float8_table(source: str) -> Array:
+    """Return every float8 of a format (arXiv:2209.05433) as float32 (256,)."""
+    bits = np.arange(256, dtype="<u2")
+    if source == "F8_E5M2":
+        # The upper half of a float16.
+        return (bits << np.uint16(8)).view("<f2").astype("<f4")
+    exponent, fraction = (bits >> 3) & 15, (bits & 7) / 8
+    magnitude = np.where(
+        exponent == 0, fraction * 2.0**-6, (1 + fraction) * 2.0 ** (exponent.astype(float) - 7)
+    )
+    magnitude[(bits & 127) == 127] = np.nan
+    return np.where(bits & 128, -magnitude, magnitude).astype("<f4")
 
 
 def _round_to(singles: Array, target: str) -> Array:

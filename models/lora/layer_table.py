@@ -56,7 +56,7 @@ class LayerTable:
         self._layers: dict[str, dict[str, TargetLayer]] = {}
         for part in PARTS:
             if part in configs:
-                self._layers[part] = _spellings(part, _with_lists(part, configs[part]))
+                self._layers[part] = _spellings(part, configs[part])
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -121,13 +121,3 @@ def _spellings(part: str, config: Mapping[str, Any]) -> dict[str, TargetLayer]:
         for name in spellings:
             found[flatten(name)] = target
     return found
-
-
-def _with_lists(part: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Expand settings of a UNet that may be one number for all levels."""
-    if part != "unet":
-        return config
-    depth = config["transformer_layers_per_block"]
-    if isinstance(depth, int):
-        depth = [depth] * len(config["down_block_types"])
-    return {**config, "transformer_layers_per_block": depth}

@@ -11,6 +11,10 @@ from runners.engine.request_state import EventSink, RequestState
 from runners.weights.entry_keys import used_keys
 
 SUPERSEDED = "superseded by a newer request of the same session"
+CONFLICT = (
+    "request_id: another request with this id is unfinished and differs from this one; "
+    "use a new id, or send the request unchanged"
+)
 _MAX_SESSIONS = 1000
 
 
@@ -41,7 +45,10 @@ class RequestQueue:
         self._latest: dict[str, float] = {}
 
     def add(self, job: GenerateJob, emit: EventSink, now: float) -> None:
-        """Queue a job, subscribe to the unfinished task with the same id, or reject it when full.
+        """Queue a job, subscribe to the equal unfinished task of its id, or reject it.
+
+        Rejected are a job beyond the queue's limits, and one whose id another job has that is not
+        equal to it.
 
         A job with a session supersedes the session's earlier jobs. A later job with a smaller depth
         map may be queued first; it then supersedes this one.
@@ -53,9 +60,13 @@ class RequestQueue:
         """
         with self.lock:
             for task in self.unfinished():
-                if _is_same(task.job, job):
+                if not _share_id(task.job, job):
+                    continue
+                if task.job.fingerprint == job.fingerprint:
                     task.subscribe(job.subscriber, emit)
-                    return
+                else:
+                    RequestState(job, now, emit).fail("conflict", CONFLICT)
+                return
             task = RequestState(job, now, emit)
             if job.session is not None and self._supersede(job.session, job.arrived):
                 task.fail("superseded", SUPERSEDED)
@@ -81,7 +92,7 @@ class RequestQueue:
 
     def has_request(self, job: GenerateJob) -> bool:
         """Return whether the job's owner has an unfinished request with its id."""
-        return any(_is_same(task.job, job) for task in self.unfinished())
+        return any(_share_id(task.job, job) for task in self.unfinished())
 
     def supersede_session(self, session: str, arrived: float) -> None:
         """End a session's requests that are older than its request on another engine."""
@@ -209,5 +220,7 @@ class RequestQueue:
             return changed
 
 
-def _is_same(first: GenerateJob, second: GenerateJob) -> bool:
-    return (first.owner, first.request_id) == (second.owner, second.request_id)
+def _share_id(first: GenerateJob, second: GenerateJob) -> bool:
+    """Return whether one caller gave two requests the same id; ids of the service join nothing."""
+    is_chosen = bool(first.fingerprint and second.fingerprint)
+    return is_chosen and (first.owner, first.request_id) == (second.owner, second.request_id)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
 from threading import Thread
 
@@ -139,7 +139,7 @@ class RunnerApp:
             resident.update(each.resident_bytes)
         loads = [load for s in workers if (load := s.gpu.utilization()) is not None]
         return RunnerStatus(
-            state="degraded" if self._state == "ready" and errors else self._state,
+            state=self._state if self._can_paint_default(errors) else "degraded",
             loaded_models=tuple(dict.fromkeys(name for each in held for name in each.variants)),
             loaded_controlnets=tuple(
                 dict.fromkeys(name for each in held for name in each.controlnets)
@@ -158,6 +158,17 @@ class RunnerApp:
             gpu_utilization=sum(loads) / len(loads) if loads else None,
             retry_after=self.pool.retry_after(),
             lora_modes={name: mode for each in held for name, mode in each.lora_modes.items()},
+        )
+
+    def _can_paint_default(self, errors: Mapping[str, str]) -> bool:
+        """Return whether the default variant and ControlNet can be used, or the start goes on."""
+        found = self._live_inventory.inventory
+        defaults = (
+            ("model", self._catalog.default_model, found.models),
+            ("controlnet", self._catalog.default_controlnet, found.controlnets),
+        )
+        return self._state != "ready" or all(
+            name in there and f"{what} {name}" not in errors for what, name, there in defaults
         )
 
     @property

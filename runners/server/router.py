@@ -23,7 +23,7 @@ class EngineRouter:
         self.workers = workers
 
     def submit(self, job: GenerateJob, emit: EventSink) -> None:
-        """Queue a job, or subscribe to the unfinished request with the same id."""
+        """Queue a job, or subscribe to the equal unfinished request of its id."""
         for worker in self.workers:
             if worker.engine.has_request(job):
                 worker.engine.submit(job, emit)

@@ -7,6 +7,7 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,38 @@ def test_equal_ids_share_the_work(background: Post, log: ServiceLog) -> None:
     assert one["seed_used"] == other["seed_used"]
     log.wait_for("finished", "shared")
     assert log.events("shared") == ["started", "finished"]
+
+
+def test_unequal_request_with_the_id_of_an_unfinished_one_is_refused(
+    client: httpx.Client, background: Post, log: ServiceLog
+) -> None:
+    first = background({**SLOW, "steps": 10, "request_id": "taken"})
+    log.wait_for("started", "taken")
+    for change in ({"seed": 99}, {"prompt": "desert"}, {"width": 320}, {"normalize_depth": True}):
+        body = {**SLOW, "steps": 10, "request_id": "taken", **change}
+        second = client.post("/generate", json=body)
+        assert second.status_code == 409
+        assert second.json()["error"] == "conflict"
+        assert "request_id" in second.json()["error_message"]
+    assert first.result(PATIENCE).status_code == 200
+
+
+def test_header_only_names_the_log_entry(client: httpx.Client, log: ServiceLog) -> None:
+    headers = {"X-Request-Id": "trace-1"}
+    bodies = [
+        {**SLOW, "steps": 10, "seed": 7},
+        {**SLOW, "steps": 4, "seed": 99, "width": 320},
+        {**SLOW, "steps": 10, "seed": 7},
+    ]
+    with ThreadPoolExecutor(3) as pool:
+        calls = [
+            pool.submit(client.post, "/generate", json=body, headers=headers) for body in bodies
+        ]
+        answers = [call.result(PATIENCE).json() for call in calls]
+    assert [answer["seed_used"] for answer in answers] == [7, 99, 7]
+    assert [answer["metadata"]["width"] for answer in answers] == [512, 320, 512]
+    assert {answer["request_id"] for answer in answers} == {"trace-1"}
+    assert answers[0]["image_b64"] == answers[2]["image_b64"], "equal, but painted twice"
 
 
 def test_joined_request_gets_the_format_of_the_first(

@@ -33,6 +33,8 @@ def health(
         table.add_row("Status", Text(now.status, "green" if now.ready else "red"))
         if now.startup_error:
             table.add_row("Problem", now.startup_error)
+        for what, reason in now.load_errors.items():
+            table.add_row("Not loaded", f"{what}: {reason}")
         table.add_row("Device", now.device)
         table.add_row("In memory", ", ".join(now.models_loaded) or "nothing")
         queue = f"{now.running} running, {now.waiting} waiting"

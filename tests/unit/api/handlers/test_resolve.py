@@ -292,3 +292,10 @@ def test_load_orders() -> None:
         resolver.resolve_unload(LoadCommand())
     with pytest.raises(UnknownName, match="lightning"):
         resolver.resolve_unload(LoadCommand("hyper"))
+
+
+def test_drawn_seeds_are_exact_as_doubles() -> None:
+    seeds = {resolved().job.seed for _ in range(200)}
+    assert len(seeds) == 200
+    assert all(0 <= seed < 2**53 - 4 for seed in seeds)
+    assert max(seeds) > 2**48

@@ -153,6 +153,25 @@ def test_half_precision_shards_are_read_together(tmp_path: Path) -> None:
     assert all(torch.equal(own[name], tensor) for name, tensor in tensors.items())
 
 
+def test_scaled_eight_bit_floats_are_widened(tmp_path: Path) -> None:
+    made = network("small")
+    tensors = dict(ldm_tensors(made))
+    name = "input_blocks.1.0.in_layers.2.weight"
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    expected = tensors[name].float() * 0.5
+    tensors["input_blocks.1.0.in_layers.2.scale_weight"] = torch.tensor(0.5)
+    tensors["scaled_fp8"] = torch.zeros(0, dtype=torch.float8_e4m3fn)
+    _, own = convert(write_file(tmp_path / "x.safetensors", tensors))
+    assert torch.equal(own["down_blocks.0.resnets.0.conv1.weight"].float(), expected)
+
+
+def test_weights_that_are_not_finite_are_found(tmp_path: Path) -> None:
+    tensors = dict(network("small").state_dict())
+    tensors["conv_in.bias"] = torch.full((32,), torch.nan)
+    path = write_file(tmp_path / "x.safetensors", tensors)
+    assert "x.safetensors: conv_in.bias: NaN or infinity" in refuse(path)
+
+
 def test_settings_of_published_folders_are_accepted(tmp_path: Path) -> None:
     """xinsir's configurations: another class, null for False, and no settings of the union."""
     made = network("promax")

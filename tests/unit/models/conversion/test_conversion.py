@@ -127,11 +127,6 @@ def grown(tensors: Tensors) -> Tensors:
     return {**tensors, "model.diffusion_model.extra.weight": torch.zeros(5)}
 
 
-def eight_bit(tensors: Tensors) -> Tensors:
-    small = {k: v for k, v in tensors.items() if k.startswith("model.diffusion_model.time")}
-    return {**tensors, **{k: v.to(torch.float8_e4m3fn) for k, v in small.items()}}
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -146,7 +141,6 @@ def eight_bit(tensors: Tensors) -> Tensors:
         (cut, r"incomplete, without model.diffusion_model.out.2.bias$"),
         (wider, r"out.2.bias has the shape \[5\] where SDXL has \[4\]"),
         (grown, "has no model.diffusion_model.extra.weight"),
-        (eight_bit, "8-bit floats"),
     ],
 )
 def test_other_architectures_are_rejected_by_name(

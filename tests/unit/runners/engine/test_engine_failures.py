@@ -89,14 +89,39 @@ def test_equal_ids_join_and_cancelling_one_keeps_the_other(
     engine: Engine, batches: list[list[str]]
 ) -> None:
     first, second = Listener(), Listener()
-    engine.submit(job("same", subscriber="one"), first)
+    engine.submit(job("same", subscriber="one", fingerprint="equal"), first)
     engine.tick()
-    engine.submit(job("same", subscriber="two"), second)
+    engine.submit(job("same", subscriber="two", fingerprint="equal"), second)
     engine.cancel(CancelCommand(request_id="same", subscriber="one"))
     finish(engine)
     assert failure(first) == "cancelled"
     assert pictures(second)
     assert batches == [["same"], ["same"]]
+
+
+def test_unequal_request_of_an_unfinished_id_is_a_conflict(
+    engine: Engine, batches: list[list[str]]
+) -> None:
+    first, second, third = Listener(), Listener(), Listener()
+    engine.submit(job("same", fingerprint="one"), first)
+    engine.submit(job("same", fingerprint="other"), second)
+    assert failure(second) == "conflict"
+    while engine.tick():
+        pass
+    await_end(first)
+    assert pictures(first)
+    engine.submit(job("same", fingerprint="other"), third)
+    finish(engine)
+    assert pictures(third), "the id is free again"
+
+
+def test_ids_of_the_service_join_nothing(engine: Engine, batches: list[list[str]]) -> None:
+    listeners = [Listener(), Listener()]
+    for number, listener in enumerate(listeners):
+        engine.submit(job("trace", seed=number), listener)
+    finish(engine)
+    one, other = (pictures(listener)[0] for listener in listeners)
+    assert not np.array_equal(one, other)
 
 
 def test_ids_and_sessions_are_separate_per_owner(engine: Engine, batches: list[list[str]]) -> None:

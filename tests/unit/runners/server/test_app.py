@@ -227,6 +227,22 @@ def test_loras_of_eras_are_read_before_the_first_request(
     assert host.status().state == "ready", "one that fails keeps no request without it waiting"
 
 
+@pytest.mark.parametrize(("what", "state"), [
+    ("lora drone", "ready"), ("model hyper", "ready"), ("fetch", "ready"),
+    ("model lightning", "degraded"), ("controlnet sdxl_small", "degraded"),
+])  # fmt: skip
+def test_status_is_ready_while_the_default_variant_is_served(
+    what: str, state: str, demo_app: Callable[..., RunnerApp]
+) -> None:
+    host = demo_app()
+    host.boot()
+    (worker,) = host.pool.workers
+    cache: Any = worker.model_cache
+    cache.errors[what] = "broken"
+    assert host.status().state == state
+    assert host.status().load_errors == {what: "broken"}
+
+
 def test_failed_warm_up_prevents_readiness(
     demo_app: Callable[..., RunnerApp],
     capsys: pytest.CaptureFixture[str],

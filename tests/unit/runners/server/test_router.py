@@ -89,9 +89,9 @@ def test_equal_workers_share_the_work(pool: EngineRouter) -> None:
 
 def test_a_second_request_of_an_id_joins_the_first(pool: EngineRouter) -> None:
     pool.workers[1].ensure_loaded("base", CONTROLNET)
-    submit(pool, job("same"))
+    submit(pool, job("same", fingerprint="equal"))
     pool.workers[0].ensure_loaded("base", CONTROLNET)
-    submit(pool, job("same", subscriber="other"))
+    submit(pool, job("same", subscriber="other", fingerprint="equal"))
     assert waiting(pool) == [0, 1]
 
 
