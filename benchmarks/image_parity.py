@@ -4,7 +4,7 @@
 
 Works as benchmarks.parity does, against `StableDiffusionXLControlNetImg2ImgPipeline`
 (arXiv:2108.01073). Every scheduler takes the strengths in turn, with and without guidance, with and
-without the ControlNet.
+without the ControlNet; one in five has a union ControlNet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image
 from benchmarks.parity import judge
 from common.protocol import GenerateJob
 from common.scheduler_table import SCHEDULERS
-from testing.workbench import make_job
+from testing.workbench import CONTROLNET, UNION, make_job
 
 _SIZES = ((256, 256), (264, 328), (320, 256))
 _STRENGTHS = (0.3, 0.5, 0.8, 1.0)
@@ -44,6 +44,7 @@ def cases(sizes: Sequence[tuple[int, int]] = _SIZES) -> Iterator[GenerateJob]:
             image=_smooth(rng, "RGB", width, height).tobytes(),
             strength=_STRENGTHS[number % len(_STRENGTHS)],
             request_id=f"{number}-{name}",
+            controlnet=UNION if number % 5 == 0 else CONTROLNET,
             prompt="aerial photography, pre-industrial, 1600s, subsistence agriculture",
             negative_prompt=(None, "blurry, cartoon")[number % 2],
             seed=2000 + number,

@@ -4,7 +4,8 @@
 
 Every case runs in float32 on the CPU: in diffusers' pipeline with its LoRAs fused, and, with LoRAs
 merged and as low-rank products, alone in the engine and with all other cases in one engine. That
-engine batches them, and half of them join late.
+engine batches them, and half of them join late. A quarter of the cases have a union ControlNet in
+depth mode, and diffusers' union pipeline.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import io
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 from unittest import mock
 
 import numpy as np
@@ -31,6 +32,8 @@ from runners.diffusion.schedulers import build_scheduler
 from runners.diffusion.vae import Pixels, PixelTransfer, start_decode
 from runners.networks.sdxl import SdxlModel
 from testing.workbench import (
+    CONTROLNET,
+    UNION,
     Listener,
     demo_catalog,
     finished,
@@ -53,6 +56,9 @@ _SETS: tuple[tuple[LoraWeight, ...], ...] = (
     (LoraWeight("drone", 2.0),),
     (LoraWeight("drone", -1.0), LoraWeight("experimance", 1.5)),
 )
+# Guidance scales and numbers of steps.
+_SETTINGS = ((1.0, 3), (3.0, 4), (2.0, 6), (0.0, 5), (7.5, 8), (3.0, 1))
+_UNION_SETTINGS = ((3.0, 4), (1.0, 3))
 _MODES: tuple[LoraMode, ...] = get_args(LoraMode)
 _NEGATIVE = "blurry, warped, sketch, cartoon, illustration, oversaturated, fish-eye lens"
 _PROMPTS = (
@@ -85,31 +91,35 @@ def cases(sizes: Sequence[tuple[int, int]] = _SIZES) -> Iterator[GenerateJob]:
     """
     rng = np.random.default_rng(7)
     turn = itertools.count()
-    for name in ("auto", *SCHEDULERS):
-        for guidance, steps in ((1.0, 3), (3.0, 4), (2.0, 6), (0.0, 5), (7.5, 8), (3.0, 1)):
-            number = next(turn)
-            height, width = sizes[number % len(sizes)]
-            depth = rng.integers(0, 256, (height // 8, width // 8), np.uint8)
-            smooth = np.asarray(Image.fromarray(depth).resize((width, height)))
-            start, end = _WINDOWS[number // 2 % len(_WINDOWS)]
-            first, last = _GUIDED[number % len(_GUIDED)]
-            yield make_job(
-                smooth,
-                request_id=f"{number}-{name}",
-                prompt=_PROMPTS[number % len(_PROMPTS)],
-                negative_prompt=(None, _NEGATIVE, "")[number % 3],
-                seed=1000 + number,
-                steps=steps,
-                guidance_scale=guidance,
-                guidance_start=first,
-                guidance_end=last,
-                control_guidance_start=start,
-                control_guidance_end=end,
-                controlnet_strength=(0.8, 1.0, 1.7, 0.0)[number // 3 % 4],
-                scheduler=name,
-                use_karras_sigmas=_karras(name, number),
-                loras=_SETS[number // 2 % len(_SETS)],
-            )
+    names = ("auto", *SCHEDULERS)
+    for controlnet, name, (guidance, steps) in (
+        *itertools.product((CONTROLNET,), names, _SETTINGS),
+        *itertools.product((UNION,), names, _UNION_SETTINGS),
+    ):
+        number = next(turn)
+        height, width = sizes[number % len(sizes)]
+        depth = rng.integers(0, 256, (height // 8, width // 8), np.uint8)
+        smooth = np.asarray(Image.fromarray(depth).resize((width, height)))
+        start, end = _WINDOWS[number // 2 % len(_WINDOWS)]
+        first, last = _GUIDED[number % len(_GUIDED)]
+        yield make_job(
+            smooth,
+            request_id=f"{number}-{name}",
+            controlnet=controlnet,
+            prompt=_PROMPTS[number % len(_PROMPTS)],
+            negative_prompt=(None, _NEGATIVE, "")[number % 3],
+            seed=1000 + number,
+            steps=steps,
+            guidance_scale=guidance,
+            guidance_start=first,
+            guidance_end=last,
+            control_guidance_start=start,
+            control_guidance_end=end,
+            controlnet_strength=(0.8, 1.0, 1.7, 0.0)[number // 3 % 4],
+            scheduler=name,
+            use_karras_sigmas=_karras(name, number),
+            loras=_SETS[number // 2 % len(_SETS)],
+        )
 
 
 def _karras(name: str, number: int) -> bool | None:
@@ -121,7 +131,10 @@ def _karras(name: str, number: int) -> bool | None:
 
 def reference_latents(job: GenerateJob, batch: int = 1) -> torch.Tensor:
     """Return the pipeline's final latents (1, 4, h/8, w/8), the first of a batch of equal size."""
-    pipeline = image_reference_pipeline() if job.image else reference_pipeline(job.loras)
+    if job.image:
+        pipeline: Any = image_reference_pipeline(job.controlnet)
+    else:
+        pipeline = reference_pipeline(job.loras, job.controlnet)
     spec = demo_catalog().models["base"].scheduler
     pipeline.scheduler = build_scheduler(spec, job.scheduler, job.use_karras_sigmas)
     jobs = [replace(job, seed=job.seed + i) for i in range(batch)]

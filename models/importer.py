@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +21,8 @@ from models.conversion.components import (
     component_specs,
     select_files,
 )
+from models.conversion.config import CONFIG_NAME
+from models.conversion.controlnet_config import check_fit
 from models.conversion.finite import require_finite
 from models.conversion.safetensors_io import WeightsError
 from models.lora.check import check_adapter
@@ -29,7 +32,14 @@ from models.sources.lockfile import Lockfile, PinError
 from models.sources.progress import Progress
 from models.store.atomic_write import clear_staging, delete, staging_dir, store_root
 from models.store.inventory import find_corrupt, inventory
-from models.store.store import CatalogEntry, StoreError, get_entry, put_component, put_entry
+from models.store.store import (
+    CatalogEntry,
+    Component,
+    StoreError,
+    get_entry,
+    put_component,
+    put_entry,
+)
 
 _LAYOUT = 1
 """Version of the conversion's output; increment it to convert existing entries again."""
@@ -140,13 +150,14 @@ class _Importer:
         self._say = say
 
     def run(self) -> int:
-        todo = []
+        todo, present = [], []
         for task in self._tasks():
             with _wrap_errors(task.label):
                 tag = self._find_imported(task)
             if tag is None:
                 todo.append(task)
             else:
+                present.append(task)
                 self._say(f"present  {tag}")
         chosen = {}
         for task in todo:
@@ -162,6 +173,7 @@ class _Importer:
                 uses[source] -= 1
                 if not uses[source]:
                     self._fetcher.discard_downloads(source)
+        self._check_stored_controlnets(present)
         return len(todo)
 
     def _tasks(self) -> Iterator[_ImportTask]:
@@ -240,7 +252,8 @@ class _Importer:
                 self._say(f"note     {task.label}: {note}")
         tags = {}
         with staging_dir() as work:
-            folders = build_components(task.parts, files, work, self._catalog.dtype)
+            unets = self._unets() if task.section == "controlnets" else None
+            folders = build_components(task.parts, files, work, self._catalog.dtype, unets)
             for part in task.parts:
                 tags[part.kind] = put_component(
                     part.kind, folders[part.kind], self._catalog.name, part.source, spec.licence
@@ -249,10 +262,30 @@ class _Importer:
         recipe = self._recipe(task, chosen)
         return put_entry(self._catalog, task.section, task.name, tags, recipe, notes)
 
+    def _check_stored_controlnets(self, tasks: Iterable[_ImportTask]) -> None:
+        """Raise ImportingError if a ControlNet that was in the store does not fit a new variant."""
+        unets = self._unets()
+        for task in tasks:
+            entry = get_entry(self._catalog, task.section, task.name)
+            if task.section == "controlnets" and entry is not None:
+                with _wrap_errors(task.label):
+                    check_fit(_read_config(entry.components["controlnet"]), unets)
+
+    def _unets(self) -> dict[str, Any]:
+        """Return the configurations of the variants' UNets, by a label of the variant."""
+        return {
+            f"model {variant.name}": _read_config(variant.components["unet"])
+            for variant in self._variants()
+        }
+
     def _variants(self) -> list[CatalogEntry]:
         """Return the catalog's variants that are in the store."""
         found = (get_entry(self._catalog, "models", name) for name in self._catalog.models)
         return [entry for entry in found if entry is not None]
+
+
+def _read_config(component: Component) -> Any:
+    return json.loads((component.path / CONFIG_NAME).read_text(encoding="utf-8"))
 
 
 @contextmanager

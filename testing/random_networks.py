@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import tempfile
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
     ControlNetModel,
+    ControlNetUnionModel,
     UNet2DConditionModel,
 )
 from safetensors.torch import save_file
@@ -25,13 +27,14 @@ from runners.device import Device
 from runners.networks.loading import extract_hint_embedding
 from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
+from testing.catalog import WEIGHTS
 from testing.sdxl_set import configurations, controlnet_config
-from testing.workbench import WEIGHTS
 
 _LORA_LAYERS = (
     "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out",
 )  # fmt: skip
 """Layers of a UNet that kohya's trainer changes by default: 722 of SDXL's."""
+_UNION_TYPES = 8
 
 
 def random_parts(device: Device, small: bool, is_deep: bool = False) -> dict[str, Any]:
@@ -112,6 +115,35 @@ def _shared_copy(network: Any) -> Any:
         owner, _, attribute = name.rpartition(".")
         twin.get_submodule(owner).register_buffer(attribute, buffer, persistent=False)
     return twin.eval().requires_grad_(False)
+
+
+def demo_union() -> ControlNetUnionModel:
+    """Return a new union ControlNet, float32 on the CPU, in eval mode.
+
+    It has the eight control types of the published network, and its random modules change pictures
+    visibly.
+    """
+    plain = ControlNetModel.from_pretrained(WEIGHTS / "controlnet", dtype=torch.float32)
+    width = plain.config.block_out_channels[0]
+    known = inspect.signature(ControlNetUnionModel.__init__).parameters
+    shared = {key: value for key, value in plain.config.items() if key in known}
+    union = ControlNetUnionModel(
+        **shared,
+        num_control_type=_UNION_TYPES,
+        num_trans_channel=width,
+        num_proj_channel=width,
+        num_trans_head=4,
+        num_trans_layer=2,
+    )
+    incomplete = union.load_state_dict(plain.state_dict(), strict=False)
+    generator = torch.Generator().manual_seed(8)
+    for name in incomplete.missing_keys:
+        tensor = union.get_parameter(name)
+        if name.endswith((".ln_1.weight", ".ln_2.weight")):
+            continue
+        scale = 1.0 if tensor.dim() == 1 else 1.0 / math.sqrt(tensor.shape[1])
+        nn.init.normal_(tensor, std=0.5 * scale, generator=generator)
+    return union.eval().requires_grad_(False)
 
 
 def engine_networks(

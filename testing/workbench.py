@@ -16,24 +16,30 @@ from diffusers import (
     ControlNetModel,
     StableDiffusionXLControlNetImg2ImgPipeline,
     StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLControlNetUnionImg2ImgPipeline,
+    StableDiffusionXLControlNetUnionPipeline,
 )
 from msgspec.structs import replace
 from PIL import Image
 
 from common.protocol import Event, GenerateJob, JobDone, LoraMode, LoraWeight
 from models.catalog import Catalog
+from models.conversion.controlnet_config import DEPTH_MODE
 from models.sources.base import parse_source
 from runners.device import Device
 from runners.engine.engine import Engine, EngineConfig
 from runners.networks.loading import extract_hint_embedding, load_component
 from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
+from testing.catalog import WEIGHTS as WEIGHTS
 from testing.catalog import demo_catalog as demo_catalog
 from testing.fused_loras import fuse_loras
+from testing.random_networks import demo_union
 
-WEIGHTS = Path(__file__).parent.parent / "models" / "demo" / "weights"
 DEVICE = Device(torch.device("cpu"), torch.float32)
 CONTROLNET = "sdxl_small"
+UNION = "union"
+"""Name of the union ControlNet that `demo_union` makes of the demo set's."""
 _WORKING_COPY = WorkingCopy()
 
 
@@ -54,13 +60,21 @@ def _component(kind: str, path: Path) -> Any:
     return load_component(kind, path, DEVICE)
 
 
-def demo_networks(model: str, lora_mode: LoraMode = "merged") -> tuple[SdxlModel, ControlNet]:
-    """Return a variant of the demo set and its ControlNet, from the repository's files."""
-    return _demo_networks(model, lora_mode)
+def demo_networks(
+    model: str, lora_mode: LoraMode = "merged", controlnet: str = CONTROLNET
+) -> tuple[SdxlModel, ControlNet]:
+    """Return a variant of the demo set and a ControlNet, from the repository's files.
+
+    Args:
+        model: name of the variant.
+        lora_mode: how LoRAs act.
+        controlnet: CONTROLNET or UNION.
+    """
+    return _demo_variant(model, lora_mode), _demo_controlnet(controlnet)
 
 
 @lru_cache
-def _demo_networks(model: str, lora_mode: LoraMode) -> tuple[SdxlModel, ControlNet]:
+def _demo_variant(model: str, lora_mode: LoraMode) -> SdxlModel:
     catalog = demo_catalog()
     folders = component_folders(catalog, model)
     parts = {kind: _component(kind, folder) for kind, folder in folders.items()}
@@ -70,23 +84,39 @@ def _demo_networks(model: str, lora_mode: LoraMode) -> tuple[SdxlModel, ControlN
         # Low-rank products hook the layers.
         parts["unet"] = load_component("unet", folders["unet"], DEVICE)
     copy = _WORKING_COPY if is_merged else None
-    variant = SdxlModel.from_components(model, spec, parts, "demo", copy)
-    network = load_component("controlnet", WEIGHTS / "controlnet", DEVICE)
-    return variant, extract_hint_embedding(CONTROLNET, network)
-
-
-def reference_pipeline(
-    loras: Sequence[LoraWeight] = (),
-) -> StableDiffusionXLControlNetPipeline:
-    """Return diffusers' own pipeline on the same files, with its own ControlNet and LoRAs fused."""
-    return _reference_pipeline(tuple(loras))
+    return SdxlModel.from_components(model, spec, parts, "demo", copy)
 
 
 @lru_cache
-def _reference_pipeline(loras: tuple[LoraWeight, ...]) -> StableDiffusionXLControlNetPipeline:
-    controlnet = ControlNetModel.from_pretrained(WEIGHTS / "controlnet", dtype=torch.float32)
-    pipeline = StableDiffusionXLControlNetPipeline.from_pretrained(
-        WEIGHTS, controlnet=controlnet, dtype=torch.float32, add_watermarker=False
+def _demo_controlnet(name: str) -> ControlNet:
+    if name == UNION:
+        return extract_hint_embedding(name, demo_union())
+    network = load_component("controlnet", WEIGHTS / "controlnet", DEVICE)
+    return extract_hint_embedding(name, network)
+
+
+def reference_pipeline(
+    loras: Sequence[LoraWeight] = (), controlnet: str = CONTROLNET
+) -> StableDiffusionXLControlNetPipeline | StableDiffusionXLControlNetUnionPipeline:
+    """Return diffusers' own pipeline on the same files, with its own ControlNet and LoRAs fused.
+
+    Args:
+        loras: the LoRAs to fuse.
+        controlnet: CONTROLNET or UNION.
+    """
+    return _reference_pipeline(tuple(loras), controlnet)
+
+
+@lru_cache
+def _reference_pipeline(loras: tuple[LoraWeight, ...], controlnet: str) -> Any:
+    if controlnet == UNION:
+        network: Any = demo_union()
+        kind: Any = StableDiffusionXLControlNetUnionPipeline
+    else:
+        network = ControlNetModel.from_pretrained(WEIGHTS / "controlnet", dtype=torch.float32)
+        kind = StableDiffusionXLControlNetPipeline
+    pipeline = kind.from_pretrained(
+        WEIGHTS, controlnet=network, dtype=torch.float32, add_watermarker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     catalog = demo_catalog()
@@ -99,11 +129,14 @@ def _reference_pipeline(loras: tuple[LoraWeight, ...]) -> StableDiffusionXLContr
 
 
 @lru_cache
-def image_reference_pipeline() -> StableDiffusionXLControlNetImg2ImgPipeline:
+def image_reference_pipeline(
+    controlnet: str = CONTROLNET,
+) -> StableDiffusionXLControlNetImg2ImgPipeline | StableDiffusionXLControlNetUnionImg2ImgPipeline:
     """Return diffusers' image-to-image pipeline, on the networks of `reference_pipeline`."""
-    pipeline = StableDiffusionXLControlNetImg2ImgPipeline(
-        **reference_pipeline().components, add_watermarker=False
-    )
+    kind: Any = StableDiffusionXLControlNetImg2ImgPipeline
+    if controlnet == UNION:
+        kind = StableDiffusionXLControlNetUnionImg2ImgPipeline
+    pipeline = kind(**reference_pipeline((), controlnet).components, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -132,7 +165,8 @@ class ResidentLoader:
             loras: names of the LoRAs to add.
         """
         if self._networks is None:
-            networks = demo_networks(model, self._lora_mode)
+            name = UNION if controlnet == UNION else CONTROLNET
+            networks = demo_networks(model, self._lora_mode, name)
         else:
             networks = self._networks[model]
         catalog = demo_catalog()
@@ -235,6 +269,10 @@ def reference_arguments(jobs: Sequence[GenerateJob]) -> dict[str, Any]:
         start = np.frombuffer(job.image, np.uint8).reshape(job.height, job.width, 3)
         pictures["image"] = [Image.fromarray(start)] * len(jobs)
         pictures |= {"control_image": depth, "strength": job.strength}
+    if job.controlnet == UNION:
+        if not job.image:
+            del pictures["image"]
+        pictures |= {"control_image": depth[:1], "control_mode": [DEPTH_MODE]}
     return {
         **pictures,
         "prompt": [job.prompt] * len(jobs),

@@ -179,7 +179,7 @@ class VariantSpec(_Weights):
 
 
 class ControlNetSpec(_Weights):
-    """A depth ControlNet."""
+    """A depth ControlNet, or a union ControlNet in its depth mode: a folder or one file."""
 
 
 class LoraSpec(_Weights):

@@ -17,6 +17,8 @@ from models.catalog.schema import (
 from models.conversion.checkpoint import split_checkpoint
 from models.conversion.component import Dtype, canonicalize_component
 from models.conversion.config import CONFIG_NAME, PROCESSOR_NAME
+from models.conversion.controlnet import convert_controlnet
+from models.conversion.controlnet_key_map import Config
 from models.conversion.safetensors_io import read_header
 from models.conversion.single_file import SINGLE_FILE_KINDS, convert_single_file
 from models.sources.base import SourceError
@@ -33,6 +35,10 @@ TOKENIZERS = frozenset({"tokenizer", "tokenizer_2"})
 SINGLE_FILES = frozenset({"lora", "depth_detector"})
 """Components that consist of one file, stored unchanged."""
 _TEXT_SUFFIXES = frozenset({".json", ".txt"})
+_WHOLE_CONTROLNETS = frozenset(
+    {"diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"}
+)
+_STEMS = frozenset({"model", "diffusion_pytorch_model"})
 _SHARDS = (".safetensors.index.json", ".safetensors.index.fp16.json")
 
 
@@ -121,6 +127,10 @@ def select_files(part: ComponentSpec, names: Iterable[str], dtype: str | None) -
     texts = [name for name in here if PurePosixPath(name).suffix in _TEXT_SUFFIXES]
     if part.kind in TOKENIZERS:
         return texts
+    if part.kind == "controlnet":
+        # Without config.json, the conversion derives the configuration from the weights.
+        configs = [name for name in texts if name == "config.json"]
+        return sorted([*configs, *_controlnet_weights(part, here, dtype)])
     # Estimators compute in float32, so they keep their dtype.
     is_estimator = part.kind == "depth_estimator"
     weights = _weights(part, here, None if is_estimator else dtype)
@@ -142,11 +152,23 @@ def _single_file(part: ComponentSpec, inside: list[str]) -> list[str]:
     return inside
 
 
+def _controlnet_weights(part: ComponentSpec, here: list[str], dtype: str | None) -> list[str]:
+    """Return the safetensors files with the standard name, or the only one with any name."""
+    found = [name for name in here if PurePosixPath(name).suffix.lower() in SAFETENSORS_SUFFIXES]
+    if len(found) > 1 and not any(_stem(name) in _STEMS for name in found):
+        raise SourceError(
+            f"{part.source}: {part.kind}: several weight files ({', '.join(found)}); name one of "
+            "them as the source"
+        )
+    chosen = found if len(found) == 1 else _weights(part, here, dtype)
+    whole = [name for name in chosen if PurePosixPath(name).name in _WHOLE_CONTROLNETS]
+    return whole or chosen
+
+
 def _weights(part: ComponentSpec, here: list[str], dtype: str | None) -> list[str]:
     """Return the safetensors files of one precision: all plain ones, or all `.fp16.` ones."""
     found = [name for name in here if name.endswith((".safetensors", *_SHARDS))]
-    stems = {"model", "diffusion_pytorch_model"}
-    found = [name for name in found if _stem(name) in stems]
+    found = [name for name in found if _stem(name) in _STEMS]
     half = [name for name in found if ".fp16" in name]
     plain = [name for name in found if ".fp16" not in name and ".non_ema" not in name]
     chosen = half if half and (dtype == "float16" or not plain) else plain
@@ -170,6 +192,7 @@ def build_components(
     files: Mapping[str, Sequence[Path]],
     work: Path,
     dtype: Dtype | None,
+    unets: Mapping[str, Config] | None = None,
 ) -> dict[str, Path]:
     """Convert components, each to its own folder under `work`.
 
@@ -180,6 +203,8 @@ def build_components(
         work: Empty folder.
         dtype: Dtype of the stored networks; None keeps the files'. LoRAs and depth estimators
             are not cast: a LoRA takes the dtype of its network, an estimator runs in float32.
+        unets: Configurations of the UNets that a ControlNet must fit, by a label of their model.
+            Without any, it must fit SDXL's.
 
     Returns:
         The folder of each component, by kind.
@@ -204,6 +229,8 @@ def build_components(
             read_header(file)
             folders[kind].mkdir()
             shutil.copyfile(file, folders[kind] / f"{kind.removeprefix('depth_')}.safetensors")
+        elif kind == "controlnet":
+            convert_controlnet(files[kind], folders[kind], dtype, unets or {})
         else:
             chosen = work / f".{kind}"
             _link(files[kind], chosen)

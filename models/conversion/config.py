@@ -27,6 +27,7 @@ _CLASSES = {
     "vae": "AutoencoderKL",
     "tiny_decoder": "AutoencoderTiny",
     "controlnet": "ControlNetModel",
+    "controlnet_union": "ControlNetUnionModel",
 }
 DEPTH_MODELS = frozenset({"depth_anything", "depth_pro", "dpt", "glpn", "zoedepth"})
 """Model types of transformers that estimate depth from a single image."""

@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    ControlNetModel,
+    ControlNetUnionModel,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from runners.device import Device
+from runners.networks.controlnet_union import as_depth_controlnet
 from runners.networks.pinned_weights import PinnedWeightCache
 from runners.networks.sdxl import ControlNet
 from runners.networks.static_conditioning import CrossAttentionCache
@@ -30,6 +37,7 @@ _NETWORKS: dict[str, Any] = {
     "tiny_decoder": AutoencoderTiny,
     "controlnet": ControlNetModel,
 }
+_UNION = "ControlNetUnionModel"
 _PREFIX = "text_model."
 
 
@@ -74,6 +82,8 @@ def _build(kind: str, config: dict[str, Any]) -> Any:
     with torch.device("meta"):
         if kind.startswith("text_encoder"):
             return _NETWORKS[kind](CLIPTextConfig(**config))
+        if config.get("_class_name") == _UNION:
+            return ControlNetUnionModel.from_config(config)
         return _NETWORKS[kind].from_config(config)
 
 
@@ -133,8 +143,27 @@ def load_component(
     return load_network(kind, path, device, uploader, pinned)
 
 
+class PrecomputedHint(nn.Module):
+    """Stand-in in a network that gets embedded hints; it keeps the original embedding."""
+
+    def __init__(self, embedding: nn.Module) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, hint: torch.Tensor) -> torch.Tensor:
+        """Return the embedded hint."""
+        return hint
+
+
 def extract_hint_embedding(name: str, network: Any) -> ControlNet:
-    """Move the hint embedding out of a ControlNet's network, which then expects embedded hints."""
-    hint = network.controlnet_cond_embedding
-    network.controlnet_cond_embedding = nn.Identity()
+    """Separate the hint embedding from a ControlNet's network, which then gets embedded hints.
+
+    Entries that share a network may do so one after another. A union network becomes a plain one in
+    depth mode.
+    """
+    if isinstance(network, ControlNetUnionModel):
+        network = as_depth_controlnet(network)
+    if not isinstance(network.controlnet_cond_embedding, PrecomputedHint):
+        network.controlnet_cond_embedding = PrecomputedHint(network.controlnet_cond_embedding)
+    hint = network.controlnet_cond_embedding.embedding
     return ControlNet(name, network, hint, CrossAttentionCache(network))
