@@ -220,7 +220,7 @@ def test_missing_default_model_does_not_stop_the_start(home: Path, tmp_path: Pat
         app.boot()
         status = app.status()
         app.close()
-    assert (status.state, status.loaded_models) == ("ready", ("lightning",)), status
+    assert (status.state, status.loaded_models) == ("degraded", ("lightning",)), status
 
 
 def test_model_cache_loads_once_shares_and_reports_failures(copy: Path) -> None:
