@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
-from diffusers import ControlNetModel
+from diffusers import ControlNetModel, ControlNetUnionModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -30,11 +30,11 @@ from runners.networks.loading import extract_hint_embedding
 from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
 from testing.operator_mode import decomposed, is_composite
-from testing.random_networks import empty_networks
+from testing.random_networks import empty_networks, union_settings
 from testing.sdxl_set import configurations, controlnet_config
 from testing.workbench import DEVICE, demo_networks
 
-ControlNetSize = Literal["small", "full"]
+ControlNetSize = Literal["small", "full", "union"]
 
 META = Device(torch.device("meta"), torch.float16)
 _WORKING_COPY = WorkingCopy()
@@ -215,10 +215,10 @@ def sdxl_parts() -> dict[str, Any]:
     return {**networks, "tokenizer": _WordTokenizer(), "tokenizer_2": _WordTokenizer()}
 
 
-def sdxl_controlnet(size: ControlNetSize) -> ControlNetModel:
+def sdxl_controlnet(size: ControlNetSize) -> ControlNetModel | ControlNetUnionModel:
     """Return a complete depth ControlNet with SDXL's shapes, on the meta device."""
     config = controlnet_config(small=False)
-    if size == "full":
+    if size != "small":
         layers = configurations(small=False)["unet"]["transformer_layers_per_block"]
         config = {
             **config,
@@ -227,7 +227,10 @@ def sdxl_controlnet(size: ControlNetSize) -> ControlNetModel:
             "transformer_layers_per_block": layers,
         }
     with META.torch_device:
-        network = ControlNetModel.from_config(config)
+        if size == "union":
+            network: Any = ControlNetUnionModel(**union_settings(config))
+        else:
+            network = ControlNetModel.from_config(config)
     return network.eval().to(META.dtype)
 
 

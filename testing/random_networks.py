@@ -117,6 +117,18 @@ def _shared_copy(network: Any) -> Any:
     return twin.eval().requires_grad_(False)
 
 
+def union_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a union ControlNet that differs from a plain one in its modules."""
+    known = inspect.signature(ControlNetUnionModel.__init__).parameters
+    width = config["block_out_channels"][0]
+    return {
+        **{key: value for key, value in config.items() if key in known},
+        "num_control_type": _UNION_TYPES,
+        "num_trans_channel": width,
+        "num_proj_channel": width,
+    }
+
+
 def demo_union() -> ControlNetUnionModel:
     """Return a new union ControlNet, float32 on the CPU, in eval mode.
 
@@ -124,17 +136,7 @@ def demo_union() -> ControlNetUnionModel:
     visibly.
     """
     plain = ControlNetModel.from_pretrained(WEIGHTS / "controlnet", dtype=torch.float32)
-    width = plain.config.block_out_channels[0]
-    known = inspect.signature(ControlNetUnionModel.__init__).parameters
-    shared = {key: value for key, value in plain.config.items() if key in known}
-    union = ControlNetUnionModel(
-        **shared,
-        num_control_type=_UNION_TYPES,
-        num_trans_channel=width,
-        num_proj_channel=width,
-        num_trans_head=4,
-        num_trans_layer=2,
-    )
+    union = ControlNetUnionModel(**union_settings(plain.config))
     incomplete = union.load_state_dict(plain.state_dict(), strict=False)
     generator = torch.Generator().manual_seed(8)
     for name in incomplete.missing_keys:

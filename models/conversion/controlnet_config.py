@@ -16,6 +16,7 @@ _PLAIN, _UNION = "ControlNetModel", "ControlNetUnionModel"
 _OWN_CLASSES = frozenset({_PLAIN, _UNION, "ControlNetModel_Union"})
 _TASKS = "task_embedding"
 _HINT = "controlnet_cond_embedding"
+_ATTENTION = "attentions.0.norm.weight"
 _OTHER_CLASSES = {
     "FluxControlNetModel": "a ControlNet for Flux",
     "SD3ControlNetModel": "a ControlNet for Stable Diffusion 3",
@@ -108,7 +109,7 @@ def check_fit(config: Config, unets: Mapping[str, Config]) -> None:
     """
     for model, unet in unets.items():
         own, theirs = _interface(config), _interface(unet)
-        if not _has_attention(config):
+        if not _reads_text(config):
             del own["cross_attention_dim"]
         for key, found in own.items():
             if found != theirs[key]:
@@ -141,9 +142,14 @@ def _used_depths(config: Config) -> list[int]:
     return [depth if kind == _DOWN_BLOCKS[1] else 1 for kind, depth in depths]
 
 
-def _has_attention(config: Config) -> bool:
+def _reads_text(config: Config) -> bool:
     kinds = (*config["down_block_types"], config.get("mid_block_type", _MIDDLE_BLOCKS[1]))
-    return any("CrossAttn" in kind for kind in kinds)
+    depths = layer_depths(config)
+    # The middle block is as deep as the last level.
+    return any(
+        "CrossAttn" in kind and depth
+        for kind, depth in zip(kinds, [*depths, depths[-1]], strict=True)
+    )
 
 
 def _name_purpose(config: Config, model: str) -> str:
@@ -162,12 +168,15 @@ def _derive(shapes: Mapping[str, Shape], unets: Iterable[Config]) -> dict[str, A
     blocks = r"attentions\.0\.transformer_blocks\.(\d+)\."
     depths = [_count(shapes, rf"down_blocks\.{level}\.{blocks}") for level in range(levels)]
     middle = _count(shapes, rf"mid_block\.{blocks}")
-    if middle and depths and depths[-1] not in (0, middle):
+    attends = [f"down_blocks.{level}.{_ATTENTION}" in shapes for level in range(levels)]
+    has_middle = f"mid_block.{_ATTENTION}" in shapes
+    if has_middle and attends and attends[-1] and depths[-1] != middle:
         raise WeightsError(
             f"its middle block has {middle} transformer blocks and its last level {depths[-1]}; "
             "diffusers builds both with equal numbers only"
         )
-    last = middle or (depths[-1] if depths else 0)
+    if has_middle and depths:
+        depths[-1] = middle
     candidates = list(unets)
     unet = next((each for each in candidates if each["block_out_channels"] == widths), None)
     text = [shape for name, shape in shapes.items() if name.endswith(".attn2.to_k.weight")]
@@ -177,9 +186,9 @@ def _derive(shapes: Mapping[str, Shape], unets: Iterable[Config]) -> dict[str, A
     return {key: settings[key] for key in _UNET_SETTINGS} | {
         "block_out_channels": widths,
         "layers_per_block": _count(shapes, r"down_blocks\.0\.resnets\.(\d+)\."),
-        "down_block_types": [_DOWN_BLOCKS[depth > 0] for depth in depths],
-        "mid_block_type": _MIDDLE_BLOCKS[middle > 0],
-        "transformer_layers_per_block": [max(depth, 1) for depth in (*depths[:-1], last)],
+        "down_block_types": [_DOWN_BLOCKS[has] for has in attends],
+        "mid_block_type": _MIDDLE_BLOCKS[has_middle],
+        "transformer_layers_per_block": depths,
         "use_linear_projection": all(len(shape) == 2 for shape in projections),
         "cross_attention_dim": text[0][-1] if text else settings["cross_attention_dim"],
         "in_channels": _shape(shapes, "conv_in.weight")[1],
@@ -232,8 +241,8 @@ def _check_structure(config: Config) -> None:
         _refuse(config, "block_out_channels", f"at most {_MAX_BLOCKS} levels")
     if len(_positive(config, "conditioning_embedding_out_channels", list)) != _HINT_LEVELS:
         _refuse(config, "conditioning_embedding_out_channels", f"{_HINT_LEVELS} numbers")
-    _positive(config, "transformer_layers_per_block", int, list)
-    if len(layer_depths(config)) != levels:
+    depths = layer_depths(config)
+    if len(depths) != levels or any(type(depth) is not int or depth < 0 for depth in depths):
         _refuse(config, "transformer_layers_per_block", f"{levels} numbers")
     kinds = config["down_block_types"]
     if not isinstance(kinds, list) or len(kinds) != levels or set(kinds) - set(_DOWN_BLOCKS):
@@ -242,7 +251,7 @@ def _check_structure(config: Config) -> None:
         _refuse(config, "mid_block_type", " or ".join(_MIDDLE_BLOCKS))
     for key in ("layers_per_block", "in_channels", "conditioning_channels", "cross_attention_dim"):
         _positive(config, key, int)
-    if max(config["layers_per_block"], *layer_depths(config)) > _MAX_BLOCKS:
+    if max(config["layers_per_block"], *depths) > _MAX_BLOCKS:
         _refuse(config, "layers_per_block", f"at most {_MAX_BLOCKS}, like its transformer layers")
     if config["addition_embed_type"] == "text_time":
         for key in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):

@@ -125,7 +125,7 @@ def controlnet_shapes(config: Config) -> dict[str, Shape]:
     depths = layer_depths(config)
     encoder = {
         **config,
-        "transformer_layers_per_block": depths,
+        "transformer_layers_per_block": [max(depth, 1) for depth in depths],
         "out_channels": config["in_channels"],
         "time_cond_proj_dim": None,
     }
@@ -133,6 +133,14 @@ def controlnet_shapes(config: Config) -> dict[str, Shape]:
         move.target: move.shape
         for move in key_mappings("unet", encoder)
         if not move.target.startswith(_DECODER)
+    }
+    # An attention without transformer blocks still has its normalisation and projections.
+    empty = [f"down_blocks.{level}." for level, depth in enumerate(depths) if not depth]
+    empty += [] if depths[-1] else ["mid_block."]
+    shapes = {
+        name: shape
+        for name, shape in shapes.items()
+        if ".transformer_blocks." not in name or not name.startswith(tuple(empty))
     }
     if config.get("mid_block_type") == "UNetMidBlock2D":
         shapes = {

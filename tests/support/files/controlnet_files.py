@@ -16,7 +16,8 @@ from testing.sdxl_set import configurations
 
 UNET = configurations(small=True)["unet"]
 PUBLISHED = configurations(small=False)["unet"]
-KINDS = ("full", "mid", "small", "union", "promax")
+KINDS = ("full", "mid", "flat", "bare", "small", "union", "promax")
+_DEPTHS = {"mid": [1, 1, 1], "flat": [0, 0, 1], "bare": [0, 0, 0], "small": [1, 1, 1]}
 _SHARED = (
     "addition_embed_type", "addition_time_embed_dim", "attention_head_dim", "block_out_channels",
     "cross_attention_dim", "norm_num_groups", "projection_class_embeddings_input_dim",
@@ -31,16 +32,13 @@ def settings(kind: str, unet: dict[str, Any] = UNET, **changes: Any) -> dict[str
     own: dict[str, Any] = {
         **{key: unet[key] for key in _SHARED},
         "down_block_types": _DOWN,
-        "transformer_layers_per_block": unet["transformer_layers_per_block"],
         "conditioning_embedding_out_channels": [16, 32, 96, 256],
     }
     if unet is UNET:
         own["conditioning_embedding_out_channels"] = [8, 16, 24, 32]
-    if kind == "mid":
-        own["transformer_layers_per_block"] = [1, 1, 1]
+    own["transformer_layers_per_block"] = _DEPTHS.get(kind, unet["transformer_layers_per_block"])
     if kind == "small":
         own |= {"down_block_types": ["DownBlock2D"] * 3, "mid_block_type": "UNetMidBlock2D"}
-        own["transformer_layers_per_block"] = [1, 1, 1]
     if kind in ("union", "promax"):
         width = unet["block_out_channels"][0]
         own |= {"num_control_type": 8 if kind == "promax" else 6}
@@ -64,7 +62,9 @@ def network(kind: str, unet: dict[str, Any] = UNET, **changes: Any) -> Any:
 def ldm_tensors(controlnet: Any) -> Tensors:
     """The network's tensors with the names of the training code."""
     depths = layer_depths(controlnet.config)
-    config = {**UNET, **controlnet.config, "transformer_layers_per_block": depths}
+    # An attention without transformer blocks has names too.
+    deep = [max(depth, 1) for depth in depths]
+    config = {**UNET, **controlnet.config, "transformer_layers_per_block": deep}
     renamed = {
         move.target: move.source.removeprefix("model.diffusion_model.")
         for move in key_mappings("unet", config)

@@ -6,12 +6,12 @@ adds one looks at what it costs.
 
 EXPECTED_OPERATORS = frozenset(
     {
-        "_adaptive_avg_pool2d", "_to_copy", "add", "add_", "addmm", "addmm_", "arange", "argmax",
-        "baddbmm_", "bmm",
+        "_adaptive_avg_pool2d", "_safe_softmax", "_to_copy", "add", "add_", "addmm", "addmm_",
+        "arange", "argmax", "baddbmm_", "bmm",
         "cat", "clamp", "clone", "constant_pad_nd", "convolution", "copy_", "cos", "div",
-        "embedding", "exp", "gelu", "index", "index_copy_", "mm", "mul", "mul_",
+        "embedding", "exp", "gelu", "index", "index_copy_", "mean", "mm", "mul", "mul_",
         "native_group_norm", "native_layer_norm", "new_zeros", "relu", "round",
         "scaled_dot_product_attention", "sigmoid", "silu", "sin", "stack", "sub", "sum", "tanh",
-        "upsample_nearest2d",
+        "upsample_nearest2d", "zeros",
     }
 )  # fmt: skip

@@ -21,7 +21,7 @@ from runners.diffusion.vae import Pixels
 from runners.networks.loading import extract_hint_embedding
 from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
-from testing.flop_count import sdxl_controlnet, sdxl_parts
+from testing.flop_count import ControlNetSize, sdxl_controlnet, sdxl_parts
 from tests.support.runner.copy_stream import LateCopyStream
 
 CUDA = Device(torch.device("cuda", 0), torch.float16)
@@ -109,7 +109,7 @@ def cuda_networks(
     mode: FakeTensorMode, working_copy: WorkingCopy | None = None
 ) -> tuple[SdxlModel, ControlNet]:
     """SDXL and its small depth ControlNet as fake CUDA tensors."""
-    parts, controlnet = sdxl_parts(), sdxl_controlnet("small")
+    parts = sdxl_parts()
     spec = load_catalog("experimance").models["lightning"]
     # `Module.to` exchanges tensors, which fake ones do not allow.
     with fake_cuda(mode), mock.patch.object(nn.Module, "to"):
@@ -117,4 +117,11 @@ def cuda_networks(
             if isinstance(part, nn.Module):
                 to_cuda(part, is_channels_last=kind in {"vae", "tiny_decoder"})
         variant = SdxlModel.from_components("lightning", spec, parts, "fake", working_copy)
-        return variant, extract_hint_embedding("depth", to_cuda(controlnet))
+        return variant, cuda_controlnet(mode, "small")
+
+
+def cuda_controlnet(mode: FakeTensorMode, size: ControlNetSize) -> ControlNet:
+    """A depth ControlNet of SDXL's size as fake CUDA tensors."""
+    controlnet = sdxl_controlnet(size)
+    with fake_cuda(mode), mock.patch.object(nn.Module, "to"):
+        return extract_hint_embedding("depth", to_cuda(controlnet))

@@ -35,7 +35,13 @@ from testing.op_count import OperatorCount
 from testing.random_networks import write_lora
 from testing.workbench import Listener, ResidentLoader, drain
 from tests.support.runner.expected_operators import EXPECTED_OPERATORS
-from tests.support.runner.fake_cuda import CUDA, FakeCopyStream, cuda_networks, fake_cuda
+from tests.support.runner.fake_cuda import (
+    CUDA,
+    FakeCopyStream,
+    cuda_controlnet,
+    cuda_networks,
+    fake_cuda,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -189,6 +195,23 @@ def test_loras_act_without_waiting(
             copy.release()
     else:
         assert more["addmm_"] > 10
+
+
+def test_a_step_with_a_union_launches_what_a_plain_controlnet_launches(
+    networks: Networks, mode: FakeTensorMode
+) -> None:
+    per_step = []
+    for size in ("full", "union"):
+        controlnet = cuda_controlnet(mode, size)
+        counts = []
+        for steps in (2, 3):
+            job = replace(JOB, steps=steps, decoder="tiny")
+            count, listeners = paint((networks[0], controlnet), mode, job)
+            check(count, listeners)
+            counts.append(count.launches)
+        per_step.append(counts[1] - counts[0])
+    assert per_step[0] == per_step[1]
+    assert per_step[0].total() > 1000
 
 
 def test_decode_in_tiles(networks: Networks, mode: FakeTensorMode, plain: OperatorCount) -> None:

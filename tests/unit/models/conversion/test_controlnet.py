@@ -29,7 +29,7 @@ from tests.support.files.controlnet_files import (
     write_folder,
 )
 
-PLAIN = ("full", "mid", "small")
+PLAIN = ("full", "mid", "flat", "bare", "small")
 UNETS = {"model base": UNET}
 
 
