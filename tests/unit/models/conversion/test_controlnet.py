@@ -239,9 +239,10 @@ def test_a_configuration_that_cannot_be_served_is_refused(
         ("T2IAdapter", "a T2I-Adapter, which this service does not apply"),
         ("UNet2DConditionModel", "a UNet, not a ControlNet"),
         ("SanaControlNetModel", "a SanaControlNetModel, not a ControlNet for SDXL"),
+        (["ControlNetModel"], "a ['ControlNetModel'], not a ControlNet for SDXL"),
     ],
 )
-def test_a_folder_of_another_class_is_named(tmp_path: Path, label: str, named: str) -> None:
+def test_a_folder_of_another_class_is_named(tmp_path: Path, label: object, named: str) -> None:
     folder = write_folder(tmp_path, network("small"), _class_name=label)
     assert named in refuse(*sorted(folder.iterdir()))
 
