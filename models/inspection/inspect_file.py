@@ -220,6 +220,7 @@ def _inspect_component(
     targets: Sequence[Target],
     report: FileReport,
 ) -> FileReport:
+    prediction = _find_prediction(path, header, report.training) if place == "unet" else None
     try:
         found = _fitting(place, path, targets)
     except WeightsError:
@@ -228,7 +229,6 @@ def _inspect_component(
             raise
         place = "text_encoder_2"
         found = _fitting(place, path, targets)
-    prediction = _find_prediction(path, header, report.training) if place == "unet" else None
     return replace(
         report, fits=tuple(target.label for target in found), parts={place: len(header)},
         details=_describe_prediction(prediction) if prediction else {},
