@@ -307,7 +307,11 @@ OTHER_KINDS = [
     ),
     ({"down_blocks.0.base_to_ctrl.0.weight": NO_SHAPE}, "a ControlNet-XS"),
     ({"lora_unet_down_blocks_1.lora_down.weight": NO_SHAPE}, "a LoRA, not a ControlNet"),
-    ({"model.diffusion_model.out.2.weight": NO_SHAPE}, "a checkpoint, not a ControlNet"),
+    (
+        {"model.diffusion_model.out.2.weight": NO_SHAPE, "first_stage_model.x": NO_SHAPE},
+        "a checkpoint, not a ControlNet",
+    ),
+    ({"model.diffusion_model.out.2.weight": NO_SHAPE}, "a UNet alone, not a ControlNet"),
     ({"encoder.conv_in.weight": NO_SHAPE}, "an autoencoder alone"),
     ({"up_blocks.0.resnets.0.conv1.weight": NO_SHAPE}, "a UNet alone"),
     ({"something.weight": NO_SHAPE}, "not a ControlNet"),
