@@ -13,15 +13,19 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from models.catalog import Catalog
+from models.catalog.scheduler import SILENT, Prediction, find_contradiction
 from models.catalog.schema import SECTIONS, Section
 from models.conversion.components import (
+    SCHEDULER_CONFIG,
     ComponentSpec,
     build_components,
     component_specs,
     select_files,
 )
+from models.conversion.config import CONFIG_NAME, check_variant, read_json
 from models.conversion.finite import require_finite
 from models.conversion.safetensors_io import WeightsError
+from models.conversion.single_file.prediction import read_prediction
 from models.lora.check import check_adapter
 from models.sources.base import SourceError
 from models.sources.fetcher import Fetcher, FetchOptions
@@ -31,7 +35,7 @@ from models.store.atomic_write import clear_staging, delete, staging_dir, store_
 from models.store.inventory import find_corrupt, inventory
 from models.store.store import CatalogEntry, StoreError, get_entry, put_component, put_entry
 
-_LAYOUT = 1
+_LAYOUT = 2
 """Version of the conversion's output; increment it to convert existing entries again."""
 
 Printer = Callable[[str], None]
@@ -52,6 +56,10 @@ class _ImportTask:
     @property
     def label(self) -> str:
         return f"{self.section}.{self.name}"
+
+    @property
+    def stored_parts(self) -> tuple[ComponentSpec, ...]:
+        return tuple(part for part in self.parts if part.is_stored)
 
     @property
     def sources(self) -> frozenset[str]:
@@ -180,7 +188,17 @@ class _Importer:
         except SourceError:
             # The catalog now needs files that are not pinned.
             return None
-        return entry.tag if entry.recipe == self._recipe(task, chosen) else None
+        if entry.recipe != self._recipe(task, chosen):
+            return None
+        self._check_prediction(task, entry.prediction)
+        return entry.tag
+
+    def _check_prediction(self, task: _ImportTask, stated: Prediction) -> None:
+        """Raise WeightsError if the catalog contradicts what a variant's weights state."""
+        if task.section == "models":
+            problem = find_contradiction(self._catalog.models[task.name].scheduler, stated)
+            if problem is not None:
+                raise WeightsError(problem)
 
     def _select(self, task: _ImportTask, names: Callable[[str], Iterable[str]]) -> _FilesByKind:
         dtype = self._catalog.dtype
@@ -220,6 +238,12 @@ class _Importer:
             files[part.kind] = [folder / name for name in chosen[part.kind]]
         self._progress.mark_all("verifying", "converting")
         notes: list[str] = []
+        prediction = SILENT
+        if task.section == "models":
+            prediction = read_prediction(
+                files["unet"], next(iter(files.get(SCHEDULER_CONFIG, ())), None)
+            )
+            self._check_prediction(task, prediction)
         if task.section == "loras":
             (file,) = files["lora"]
             require_finite(file)
@@ -229,18 +253,30 @@ class _Importer:
         tags = {}
         with staging_dir() as work:
             folders = build_components(task.parts, files, work, self._catalog.dtype)
-            for part in task.parts:
+            if task.section == "models":
+                check_variant(_read_configs(folders))
+            for part in task.stored_parts:
                 tags[part.kind] = put_component(
                     part.kind, folders[part.kind], self._catalog.name, part.source, spec.licence
                 )
         self._progress.mark_all("converting", "done")
         recipe = self._recipe(task, chosen)
-        return put_entry(self._catalog, task.section, task.name, tags, recipe, notes)
+        entry = (self._catalog, task.section, task.name)
+        return put_entry(*entry, tags, recipe, notes, prediction)
 
     def _variants(self) -> list[CatalogEntry]:
         """Return the catalog's variants that are in the store."""
         found = (get_entry(self._catalog, "models", name) for name in self._catalog.models)
         return [entry for entry in found if entry is not None]
+
+
+def _read_configs(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Return the configuration of each network, by kind."""
+    return {
+        kind: read_json(kind, folder / CONFIG_NAME)
+        for kind, folder in folders.items()
+        if (folder / CONFIG_NAME).is_file()
+    }
 
 
 @contextmanager

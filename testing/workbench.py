@@ -45,6 +45,7 @@ def component_folders(catalog: Catalog, model: str) -> dict[str, Path]:
     return {
         part.kind: Path(parse_source(part.source, catalog.folder).path, part.folder)
         for part in component_specs(catalog, "models", model)
+        if part.is_stored
     }
 
 

@@ -1,5 +1,6 @@
 """Catalog of variants, ControlNets, LoRAs, depth estimators and eras, with their defaults."""
 
+from models.catalog.scheduler import SchedulerSpec
 from models.catalog.schema import (
     SHIPPED,
     Catalog,
@@ -8,7 +9,6 @@ from models.catalog.schema import (
     DepthEstimatorSpec,
     EraSpec,
     LoraSpec,
-    SchedulerSpec,
     SpeedSettings,
     SpeedSpec,
     VariantSpec,

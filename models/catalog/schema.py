@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 from pydantic import model_validator as pydantic_model_validator
 
 from common.limits import (
@@ -19,8 +19,9 @@ from common.limits import (
     MIN_STEPS,
     SIDE_STEP,
 )
-from common.scheduler_table import SchedulerClass
 from common.step_window import resolve_window
+from models.catalog.frozen import Frozen
+from models.catalog.scheduler import SchedulerSpec
 
 SHIPPED = Path(__file__).parent
 
@@ -29,17 +30,17 @@ Source = Annotated[str, StringConstraints(pattern=r"^(file|gs|https|hf):.+$")]
 Section = Literal["models", "controlnets", "loras", "depth_estimators"]
 SECTIONS: tuple[Section, ...] = ("models", "controlnets", "loras", "depth_estimators")
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"})
-FILE_SUFFIXES = PICKLE_SUFFIXES | {".safetensors"}
+SAFETENSORS_SUFFIXES = frozenset({".safetensors", ".sft"})
+FILE_SUFFIXES = PICKLE_SUFFIXES | SAFETENSORS_SUFFIXES
+
+
+def is_weight_file(path: str) -> bool:
+    """Return whether a path or source names a weight file by its suffix, in any case."""
+    return Path(path).suffix.lower() in FILE_SUFFIXES
 
 
 class CatalogError(ValueError):
     """Missing, unreadable or invalid catalog; the message names the catalog and the field."""
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True
-    )
 
 
 def _check_window(start: float | None, end: float | None) -> None:
@@ -47,29 +48,7 @@ def _check_window(start: float | None, end: float | None) -> None:
         raise ValueError(f"guidance_start: must be at most guidance_end ({end})")
 
 
-class SchedulerSpec(_Frozen):
-    """A variant's default scheduler, which a request's `scheduler: auto` selects.
-
-    The betas and the prediction type also apply to every other scheduler that a request selects.
-    """
-
-    class_name: SchedulerClass = Field(alias="class")
-    """Scheduler class of diffusers."""
-    beta_start: float = 0.00085
-    """Noise variance of the first training step."""
-    beta_end: float = 0.012
-    """Noise variance of the last training step."""
-    beta_schedule: Literal["linear", "scaled_linear"] = "scaled_linear"
-    """Interpolation between `beta_start` and `beta_end`."""
-    num_train_timesteps: int = Field(default=1000, ge=1)
-    """Number of training timesteps."""
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
-    """Quantity that the UNet predicts."""
-    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Further arguments of the scheduler class, e.g. `timestep_spacing`."""
-
-
-class _Weights(_Frozen):
+class _Weights(Frozen):
     source: Source
     """`file:` (relative to the catalog's own folder), `gs:`, `https:` or `hf:`."""
     licence: str = Field(min_length=1)
@@ -78,7 +57,7 @@ class _Weights(_Frozen):
     """Description, shown by /models."""
 
 
-class SpeedSpec(_Frozen):
+class SpeedSpec(Frozen):
     """Settings of a request's `speed`; what is left out is the variant's default."""
 
     steps: int | None = Field(None, ge=MIN_STEPS, le=MAX_STEPS)
@@ -110,12 +89,19 @@ class SpeedSettings:
 
 
 class VariantSpec(_Weights):
-    """An SDXL variant: the sources of its weights, and its request defaults."""
+    """An SDXL variant: the sources of its weights, and its request defaults.
+
+    A source of a single component is a folder or one safetensors file, whole checkpoints included.
+    """
 
     unet: Source | None = None
     """UNet that replaces the source's; many distilled variants are published as a UNet only."""
     vae: Source | None = None
     """Autoencoder that replaces the source's, e.g. one that does not overflow in float16."""
+    text_encoder: Source | None = None
+    """First text encoder (CLIP ViT-L) that replaces the source's."""
+    text_encoder_2: Source | None = None
+    """Second text encoder (OpenCLIP ViT-bigG) that replaces the source's."""
     tokenizer: Source | None = None
     """Tokenizer of the first text encoder; required for a single-file checkpoint."""
     tokenizer_2: Source | None = None
@@ -150,7 +136,7 @@ class VariantSpec(_Weights):
     @property
     def is_checkpoint(self) -> bool:
         """Whether the source is a single file rather than a folder of components."""
-        return Path(self.source).suffix in FILE_SUFFIXES
+        return is_weight_file(self.source)
 
     @pydantic_model_validator(mode="after")
     def _require_tokenizers(self) -> VariantSpec:
@@ -190,7 +176,7 @@ class DepthEstimatorSpec(_Weights):
         own, other = "gives", "detector"
         if self.loader == "controlnet_aux":
             own, other = other, own
-            if Path(self.source).suffix != ".safetensors":
+            if Path(self.source).suffix.lower() not in SAFETENSORS_SUFFIXES:
                 raise ValueError("source: controlnet_aux needs one .safetensors file")
         accepted = {"gives": "distance, inverse_depth", "detector": "midas, zoe"}[own]
         if getattr(self, own) is None:
@@ -200,7 +186,7 @@ class DepthEstimatorSpec(_Weights):
         return self
 
 
-class EraSpec(_Frozen):
+class EraSpec(Frozen):
     """An era of human history: the LoRAs that give its look, and an example prompt."""
 
     prompt: str
@@ -212,7 +198,7 @@ class EraSpec(_Frozen):
     """Strength of each LoRA, by name; negative ones turn its effect round."""
 
 
-class Catalog(_Frozen):
+class Catalog(Frozen):
     """Everything that a deployment serves; requests refer to it by name."""
 
     name: Name

@@ -7,25 +7,24 @@ copied in pieces, so that memory use does not depend on the size of the weights.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
-from models.catalog.schema import PICKLE_SUFFIXES
+from models.catalog.schema import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
 from models.conversion.config import (
     PROCESSOR_NAME,
+    canonicalize_config,
     read_config,
     read_json,
     write_config,
     write_json,
 )
-from models.conversion.safetensors_io import (
-    OnBytes,
-    WeightsError,
-    read_header,
-)
+from models.conversion.safetensors_io import OnBytes, WeightsError
+from models.conversion.single_file.layouts import LAYOUTS
+from models.conversion.single_file.part import derived, fixed, locate_part
+from models.conversion.single_file.weights import read_weights
 from models.conversion.tensor_copy import Dtype as Dtype
-from models.conversion.tensor_copy import TensorSlice, write_slices
+from models.conversion.tensor_copy import write_slices
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 _TRANSFORMERS_NAME = "model.safetensors"
@@ -59,22 +58,48 @@ def canonicalize_component(
         _copy_tokenizer(kind, source, target)
         return
     config = read_config(kind, source)
-    pieces: dict[str, TensorSlice] = {}
-    for path in _weight_files(kind, source, dtype):
-        for name, entry in read_header(path).items():
-            canonical = _canonical_name(kind, name)
-            if canonical is None:
-                continue
-            if canonical in pieces:
-                raise WeightsError(f"{path.name}: {name} occurs twice")
-            pieces[canonical] = TensorSlice(path, entry.dtype, entry.shape, entry.start)
+    pieces = read_weights(_weight_files(kind, source, dtype))
     if not pieces:
         raise WeightsError(f"{kind}: its weight file holds no tensors")
+    if kind in LAYOUTS:
+        pieces = dict(locate_part(kind, pieces, fixed(config)).slices)
     target.mkdir(parents=True, exist_ok=True)
     write_config(target, config)
     if (source / PROCESSOR_NAME).is_file():
         write_json(target / PROCESSOR_NAME, read_json(kind, source / PROCESSOR_NAME))
     write_slices(target / weight_name(kind), pieces, dtype, advance)
+
+
+def convert_file(
+    kind: str, source: Path, target: Path, dtype: Dtype | None, base: Path | None = None
+) -> None:
+    """Write a component from one file, in canonical form.
+
+    Args:
+        kind: Component kind, a key of LAYOUTS.
+        source: Safetensors file with the component's tensors in any known spelling, alone or in a
+            whole checkpoint.
+        target: Folder of the result; created if it does not exist.
+        dtype: Dtype of the written floating-point tensors; None keeps the file's, or widens 8-bit
+            floats to float16.
+        base: config.json of the component that this one replaces, for the settings that shapes do
+            not determine. Without it, or if the shapes do not fit it, SDXL's configuration is
+            taken.
+
+    Raises:
+        WeightsError: The file is a pickle, corrupt or incomplete, has no such component or one of
+            another model or size, or a value is NaN, infinite or exceeds the dtype's range.
+        OSError: A file cannot be read or written.
+    """
+    refuse_pickle(source)
+    weights = read_weights([source])
+    if not weights:
+        raise WeightsError(f"{source.name}: holds no tensors")
+    config = None if base is None else canonicalize_config(kind, read_json(kind, base))
+    found = locate_part(kind, weights, derived(kind, config))
+    target.mkdir(parents=True, exist_ok=True)
+    write_config(target, found.config)
+    write_slices(target / weight_name(kind), found.slices, dtype)
 
 
 def _weight_files(kind: str, source: Path, dtype: Dtype | None) -> list[Path]:
@@ -89,13 +114,13 @@ def _weight_files(kind: str, source: Path, dtype: Dtype | None) -> list[Path]:
     for name in names:
         if (source / name).is_file():
             return _shards(source / name) if name.endswith(".json") else [source / name]
-    found = sorted(source.glob("*.safetensors"))
+    found = sorted(path for path in source.iterdir() if path.suffix.lower() in SAFETENSORS_SUFFIXES)
     if len(found) == 1:
         return found
     if found:
         raise WeightsError(f"{kind}: several weight files and none of them is {plain}")
     for path in sorted(source.iterdir()):
-        _refuse_pickle(path)
+        refuse_pickle(path)
     raise WeightsError(f"{kind}: no safetensors file")
 
 
@@ -112,24 +137,8 @@ def _shards(index: Path) -> list[Path]:
     return paths
 
 
-def _canonical_name(kind: str, name: str) -> str | None:
-    """Return a tensor's name in the store; None for a redundant tensor."""
-    if kind.startswith("text_encoder"):
-        if name.endswith(("embeddings.position_ids", "logit_scale")):
-            return None
-        # Newer exporters omit the prefix of the first text encoder.
-        bare = name.startswith(("embeddings.", "encoder.", "final_layer_norm."))
-        return f"text_model.{name}" if bare else name
-    if kind == "vae":
-        for old, new in _LEGACY_ATTENTION.items():
-            name = re.sub(rf"(\.attentions\.\d+\.){old}\.", rf"\g<1>{new}.", name)
-    return name
-
-
-_LEGACY_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-
-def _refuse_pickle(path: Path) -> None:
+def refuse_pickle(path: Path) -> None:
+    """Raise WeightsError for a file whose name is that of a pickle."""
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise WeightsError(f"{path.name}: a pickle; only safetensors weights are read")
 

@@ -8,18 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from models.catalog import Catalog, DepthEstimatorSpec, VariantSpec
-from models.catalog.schema import PICKLE_SUFFIXES, Section
+from models.catalog.schema import (
+    PICKLE_SUFFIXES,
+    SAFETENSORS_SUFFIXES,
+    Section,
+    is_weight_file,
+)
 from models.conversion.checkpoint import split_checkpoint
-from models.conversion.component import Dtype, canonicalize_component
-from models.conversion.config import PROCESSOR_NAME
-from models.conversion.safetensors_io import read_header
+from models.conversion.component import Dtype, canonicalize_component, convert_file
+from models.conversion.config import CONFIG_NAME, PROCESSOR_NAME
+from models.conversion.finite import require_finite
+from models.conversion.single_file.layouts import LAYOUTS
 from models.sources.base import SourceError
 
 PIPELINE = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
 """Folders of a diffusers SDXL pipeline that serving needs."""
 
-OVERRIDABLE = ("tokenizer", "tokenizer_2", "unet", "vae", "tiny_decoder")
+OVERRIDABLE = (*PIPELINE, "tiny_decoder")
 """Components for which a variant may name a separate source."""
+
+SCHEDULER_CONFIG = "scheduler_config"
+"""Kind of the settings of a folder's scheduler, which state how its UNet was trained."""
+_SCHEDULER_FILE = "scheduler_config.json"
+_STEMS = frozenset({"model", "diffusion_pytorch_model"})
+_TAESD = "taesdxl_decoder"
 
 TOKENIZERS = frozenset({"tokenizer", "tokenizer_2"})
 SINGLE_FILES = frozenset({"lora", "depth_detector"})
@@ -33,13 +45,20 @@ class ComponentSpec:
     """One component and its source.
 
     `folder` is relative to the source. With `checkpoint`, the source is a single-file checkpoint
-    and the component is a part of it.
+    and the component is a part of it. Without `is_stored`, it consists of settings that only the
+    import reads, and it may be missing.
     """
 
     kind: str
     source: str
     folder: str = ""
     checkpoint: bool = False
+    is_stored: bool = True
+
+
+def config_kind(kind: str) -> str:
+    """Return the kind of the settings of the component that a single file replaces."""
+    return f"{kind}_config"
 
 
 def component_specs(catalog: Catalog, section: Section, name: str) -> list[ComponentSpec]:
@@ -72,8 +91,16 @@ def _variant_parts(spec: VariantSpec) -> list[ComponentSpec]:
     }
     for kind in OVERRIDABLE:
         source = getattr(spec, kind)
-        if source is not None:
-            parts[kind] = ComponentSpec(kind, source)
+        if source is None:
+            continue
+        parts[kind] = ComponentSpec(kind, source)
+        if not single and kind in LAYOUTS and is_weight_file(source):
+            settings = config_kind(kind)
+            parts[settings] = ComponentSpec(settings, spec.source, kind, is_stored=False)
+    if not single and spec.unet is None:
+        parts[SCHEDULER_CONFIG] = ComponentSpec(
+            SCHEDULER_CONFIG, spec.source, "scheduler", is_stored=False
+        )
     return [parts[kind] for kind in sorted(parts)]
 
 
@@ -93,8 +120,14 @@ def select_files(part: ComponentSpec, names: Iterable[str], dtype: str | None) -
     prefix = f"{part.folder}/" if part.folder else ""
     inside = sorted(name for name in names if name.startswith(prefix))
     here = [name for name in inside if "/" not in name.removeprefix(prefix)]
-    if part.checkpoint or part.kind in SINGLE_FILES:
+    if not part.is_stored:
+        name = _SCHEDULER_FILE if part.kind == SCHEDULER_CONFIG else CONFIG_NAME
+        return [each for each in here if each == f"{prefix}{name}"]
+    is_file = part.kind in LAYOUTS and not prefix and len(here) == 1 and is_weight_file(here[0])
+    if part.checkpoint or part.kind in SINGLE_FILES or is_file:
         return _single_file(part, inside)
+    if (file := _taesd_decoder(part, here)) is not None:
+        return [file]
     if not here:
         raise SourceError(f"{part.source}: no folder {part.folder or part.kind} there")
     texts = [name for name in here if PurePosixPath(name).suffix in _TEXT_SUFFIXES]
@@ -103,17 +136,18 @@ def select_files(part: ComponentSpec, names: Iterable[str], dtype: str | None) -
     # Estimators compute in float32, so they keep their dtype.
     is_estimator = part.kind == "depth_estimator"
     weights = _weights(part, here, None if is_estimator else dtype)
-    if f"{prefix}config.json" not in texts:
-        raise SourceError(f"{part.source}: no config.json for {part.kind}")
+    if f"{prefix}{CONFIG_NAME}" not in texts:
+        advice = f"; name the weight file itself as {part.kind} =" if part.kind in LAYOUTS else ""
+        raise SourceError(f"{part.source}: no config.json for {part.kind}{advice}")
     if is_estimator:
         weights += [name for name in texts if name == f"{prefix}{PROCESSOR_NAME}"]
-    return sorted([f"{prefix}config.json", *weights])
+    return sorted([f"{prefix}{CONFIG_NAME}", *weights])
 
 
 def _single_file(part: ComponentSpec, inside: list[str]) -> list[str]:
     if len(inside) != 1:
         raise SourceError(f"{part.source}: {part.kind} must be one safetensors file")
-    if PurePosixPath(inside[0]).suffix != ".safetensors":
+    if not _is_safetensors(inside[0]):
         raise SourceError(
             f"{part.source}: {inside[0]} is not a safetensors file; only safetensors weights are "
             "read"
@@ -121,17 +155,28 @@ def _single_file(part: ComponentSpec, inside: list[str]) -> list[str]:
     return inside
 
 
+def _is_safetensors(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SAFETENSORS_SUFFIXES
+
+
+def _taesd_decoder(part: ComponentSpec, here: list[str]) -> str | None:
+    """Return the decoder's file in a folder with the files of TAESD's author."""
+    if part.kind != "tiny_decoder" or any(name.endswith(CONFIG_NAME) for name in here):
+        return None
+    found = [name for name in here if _is_safetensors(name) and _stem(name) == _TAESD]
+    return found[0] if len(found) == 1 else None
+
+
 def _weights(part: ComponentSpec, here: list[str], dtype: str | None) -> list[str]:
     """Return the safetensors files of one precision: all plain ones, or all `.fp16.` ones."""
-    found = [name for name in here if name.endswith((".safetensors", *_SHARDS))]
-    stems = {"model", "diffusion_pytorch_model"}
-    found = [name for name in found if _stem(name) in stems]
+    found = [name for name in here if _is_safetensors(name) or name.endswith(_SHARDS)]
+    found = [name for name in found if _stem(name) in _STEMS]
     half = [name for name in found if ".fp16" in name]
     plain = [name for name in found if ".fp16" not in name and ".non_ema" not in name]
     chosen = half if half and (dtype == "float16" or not plain) else plain
     if chosen:
         return chosen
-    pickles = [name for name in here if PurePosixPath(name).suffix in PICKLE_SUFFIXES]
+    pickles = [name for name in here if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES]
     if pickles:
         raise SourceError(
             f"{part.source}: {part.kind}: {', '.join(pickles)}: only safetensors weights are read"
@@ -160,7 +205,7 @@ def build_components(
             are not cast: a LoRA takes the dtype of its network, an estimator runs in float32.
 
     Returns:
-        The folder of each component, by kind.
+        The folder of each stored component, by kind.
 
     Raises:
         WeightsError: A file is invalid or of another kind.
@@ -170,11 +215,14 @@ def build_components(
     if inside:
         (checkpoint,) = files[inside[0]]
         folders |= split_checkpoint(checkpoint, work, dtype, inside)
-    for kind in (part.kind for part in parts if not part.checkpoint):
+    for kind in (part.kind for part in parts if part.is_stored and not part.checkpoint):
         folders[kind] = work / kind
-        if kind in SINGLE_FILES:
+        if kind in LAYOUTS and len(files[kind]) == 1:
+            base = next(iter(files.get(config_kind(kind), ())), None)
+            convert_file(kind, files[kind][0], folders[kind], dtype, base)
+        elif kind in SINGLE_FILES:
             (file,) = files[kind]
-            read_header(file)
+            require_finite(file)
             folders[kind].mkdir()
             shutil.copyfile(file, folders[kind] / f"{kind.removeprefix('depth_')}.safetensors")
         else:

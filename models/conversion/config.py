@@ -31,6 +31,9 @@ _CLASSES = {
 DEPTH_MODELS = frozenset({"depth_anything", "depth_pro", "dpt", "glpn", "zoedepth"})
 """Model types of transformers that estimate depth from a single image."""
 _LABEL = "_class_name"
+_TINY_ENCODER = ("encoder_block_out_channels", "num_encoder_blocks")
+UNET_TEXT_WIDTHS = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2"}
+"""Models other than SDXL by the width of the text that their UNet reads."""
 # Generic transformers settings that select code, dtype or downloads; a file must not set them.
 _DROPPED_SETTINGS = frozenset({
     "architectures", "attn_implementation", "auto_map", "backbone", "backbone_kwargs",
@@ -102,7 +105,41 @@ def canonicalize_config(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
             complete[key] = False
     if kind == "unet":
         _check_unet(complete)
+    if kind == "tiny_decoder":
+        # Its encoder is not stored.
+        complete |= {key: defaults[key] for key in _TINY_ENCODER}
     return dict(sorted(complete.items()))
+
+
+def check_variant(configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that the networks of a variant fit together.
+
+    Args:
+        configs: canonical configuration of each component with weights, by kind.
+
+    Raises:
+        WeightsError: one network's output has another size than the next one's input.
+    """
+    unet, first, second = configs["unet"], configs["text_encoder"], configs["text_encoder_2"]
+    text = first["hidden_size"] + second["hidden_size"]
+    sizes = 6 * unet["addition_time_embed_dim"]
+    for what, taken, given, by in (
+        ("text of width", unet["cross_attention_dim"], text, "text encoders give"),
+        ("pooled text of width", unet["projection_class_embeddings_input_dim"] - sizes,
+         second["projection_dim"], "second text encoder gives"),
+        ("latents of channels", unet["in_channels"], configs["vae"]["latent_channels"],
+         "autoencoder has"),
+    ):  # fmt: skip
+        if taken != given:
+            raise WeightsError(
+                f"the UNet takes {what} {taken}, and the {by} {given}; give components of one model"
+            )
+    tiny = configs.get("tiny_decoder")
+    if tiny is not None and tiny["latent_channels"] != unet["out_channels"]:
+        raise WeightsError(
+            f"the UNet gives {unet['out_channels']} latent channels, and the tiny decoder takes "
+            f"{tiny['latent_channels']}; give the tiny decoder of SDXL"
+        )
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -172,7 +209,13 @@ def _check_unet(config: Mapping[str, Any]) -> None:
             "inpainting and editing models cannot be served"
         )
     if config["addition_embed_type"] != "text_time":
-        raise WeightsError("unet: not SDXL's: it takes no image size (addition_embed_type)")
+        width = config["cross_attention_dim"]
+        model = UNET_TEXT_WIDTHS.get(width) if isinstance(width, int) else None
+        kind = f"a UNet of {model}, " if model else ""
+        raise WeightsError(
+            f"unet: {kind}not SDXL's: it takes no image size (addition_embed_type); "
+            "give a UNet of SDXL"
+        )
 
 
 @cache

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Protocol
 
-from models.conversion.safetensors_io import TensorEntry
+from models.conversion.safetensors_io import Shape
 
 _UNET = "model.diffusion_model."
 
@@ -22,6 +23,7 @@ _KINDS = (
     (r"^(down|up)_blocks\.\d+\.", "a UNet alone, with diffusers' names: give it as unet ="),
     (r"^(encoder|decoder)\.(mid|conv_in|down|up)", "an autoencoder alone: give it as vae ="),
     (r"string_to_param|^(emb_params|clip_[gl])$", "a textual inversion"),
+    (r"^encoder\.block\.\d+\.layer\.|^shared\.weight$", "a T5 text encoder"),
 )
 _OTHER_INPUTS = {
     8: "an editing model (its UNet takes 8 channels)",
@@ -29,7 +31,15 @@ _OTHER_INPUTS = {
 }
 
 
-def detect_non_sdxl(header: Mapping[str, TensorEntry]) -> str | None:
+class _Shaped(Protocol):
+    """A tensor's location, of which only the shape matters."""
+
+    @property
+    def shape(self) -> Shape:
+        """The tensor's shape."""
+
+
+def detect_non_sdxl(header: Mapping[str, _Shaped]) -> str | None:
     """Return the kind of a non-SDXL file, such as `a LoRA`, or None if undetermined.
 
     An SDXL checkpoint without some of its parts is not another kind.

@@ -40,10 +40,21 @@ PREFIXES = {
 }
 
 
-def key_mappings(part: str, config: Config) -> list[KeyMapping]:
-    """Return the mappings of all tensors of a component (a key of PREFIXES)."""
-    rules = _RULES[part](config)
-    return [replace(move, source=PREFIXES[part] + move.source) for move in rules]
+def key_mappings(part: str, config: Config, prefix: str | None = None) -> list[KeyMapping]:
+    """Return the mappings of all tensors of a component.
+
+    Args:
+        part: Kind of the component, a key of PREFIXES.
+        config: Its configuration.
+        prefix: Start of the names in the file; None for that of a whole checkpoint.
+    """
+    start = PREFIXES[part] if prefix is None else prefix
+    return [replace(move, source=start + move.source) for move in _RULES[part](config)]
+
+
+def open_clip_mappings(config: Config) -> list[KeyMapping]:
+    """Return the mappings of a text encoder in OpenCLIP's names, without the projection."""
+    return list(_open_clip(config))
 
 
 def _layer(source: str, target: str, shape: Shape, bias: bool = True) -> Iterator[KeyMapping]:
@@ -56,11 +67,12 @@ def _layer(source: str, target: str, shape: Shape, bias: bool = True) -> Iterato
 def _unet(config: Config) -> Iterator[KeyMapping]:
     widths = config["block_out_channels"]
     layers = config["layers_per_block"]
+    blocks = config["transformer_layers_per_block"]
+    if isinstance(blocks, int):
+        blocks = [blocks] * len(widths)
     depths = [
         depth if kind.startswith("CrossAttn") else 0
-        for depth, kind in zip(
-            config["transformer_layers_per_block"], config["down_block_types"], strict=True
-        )
+        for depth, kind in zip(blocks, config["down_block_types"], strict=True)
     ]
     context = config["cross_attention_dim"]
     time = 4 * widths[0]
@@ -71,6 +83,10 @@ def _unet(config: Config) -> Iterator[KeyMapping]:
     ):
         yield from _layer(f"{source}.0", f"{target}.linear_1", (time, width))
         yield from _layer(f"{source}.2", f"{target}.linear_2", (time, time))
+    if (guidance := config.get("time_cond_proj_dim")) is not None:
+        # The guidance embedding of distilled models (arXiv:2310.04378).
+        source, target = "time_embed.cond_proj", "time_embedding.cond_proj"
+        yield from _layer(source, target, (widths[0], guidance), bias=False)
     yield from _layer("input_blocks.0.0", "conv_in", (widths[0], config["in_channels"], 3, 3))
 
     skips, channels, number = [widths[0]], widths[0], 1
@@ -91,8 +107,8 @@ def _unet(config: Config) -> Iterator[KeyMapping]:
             skips.append(width)
 
     yield from _resnet("middle_block.0", "mid_block.resnets.0", channels, channels, time)
-    depth = config["transformer_layers_per_block"][-1]
-    yield from _transformer("middle_block.1", "mid_block.attentions.0", channels, depth, context)
+    middle = "mid_block.attentions.0"
+    yield from _transformer("middle_block.1", middle, channels, blocks[-1], context)
     yield from _resnet("middle_block.2", "mid_block.resnets.1", channels, channels, time)
 
     number = 0
@@ -233,6 +249,15 @@ def _text_encoder(config: Config) -> Iterator[KeyMapping]:
 
 
 def _text_encoder_2(config: Config) -> Iterator[KeyMapping]:
+    """Map the second text encoder, which has OpenCLIP's names."""
+    yield from _open_clip(config)
+    shape = (config["projection_dim"], config["hidden_size"])
+    yield KeyMapping(
+        "text_projection", "text_projection.weight", shape, (shape[::-1],), transposed=True
+    )
+
+
+def _open_clip(config: Config) -> Iterator[KeyMapping]:
     """Map OpenCLIP's names; its queries, keys and values are stacked in one matrix."""
     width, inner = config["hidden_size"], config["intermediate_size"]
     embeddings = "text_model.embeddings"
@@ -259,10 +284,6 @@ def _text_encoder_2(config: Config) -> Iterator[KeyMapping]:
         yield from _layer(f"{here}.mlp.c_fc", f"{there}.mlp.fc1", (inner, width))
         yield from _layer(f"{here}.mlp.c_proj", f"{there}.mlp.fc2", (width, inner))
     yield from _layer("ln_final", "text_model.final_layer_norm", (width,))
-    shape = (config["projection_dim"], width)
-    yield KeyMapping(
-        "text_projection", "text_projection.weight", shape, (shape[::-1],), transposed=True
-    )
 
 
 _RULES: dict[str, Callable[[Config], Iterator[KeyMapping]]] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 from urllib.parse import unquote, urlsplit
 
-from models.catalog.schema import FILE_SUFFIXES
+from models.catalog.schema import is_weight_file
 from models.sources.progress import Progress
 
 
@@ -37,7 +37,7 @@ class Source:
         """Whether the source is one file rather than a folder."""
         if self.scheme == "file":
             return not Path(self.path).is_dir()
-        return bool(Path(self.path).suffix in FILE_SUFFIXES)
+        return is_weight_file(self.path)
 
     def path_of(self, name: str) -> str:
         """Return the path of one of the source's files within the container."""

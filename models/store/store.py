@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import bentoml
 from bentoml.exceptions import NotFound
 
 from models.catalog import Catalog
+from models.catalog.scheduler import SILENT, Prediction
 from models.catalog.schema import Section
 from models.store.atomic_write import commit, set_latest, staging_dir, store_root
 from models.store.bento import bento_model_versions
@@ -54,6 +55,8 @@ class CatalogEntry:
     """Inputs of the conversion; the importer compares it to detect changes."""
     notes: Sequence[str] = ()
     """What the import left out, one sentence each."""
+    prediction: Prediction = SILENT
+    """What a variant's weights state about the training of its UNet."""
 
     @property
     def size(self) -> int:
@@ -113,6 +116,7 @@ def put_entry(
     components: Mapping[str, str],
     recipe: Mapping[str, Any],
     notes: Sequence[str] = (),
+    prediction: Prediction = SILENT,
 ) -> str:
     """Store an entry, make it the latest version, and return its tag.
 
@@ -123,10 +127,13 @@ def put_entry(
         components: Tags of the components, by kind.
         recipe: JSON-compatible inputs of the conversion.
         notes: What the import left out, one sentence each.
+        prediction: What a variant's weights state about the training of its UNet.
     """
     content: dict[str, Any] = {"components": dict(sorted(components.items())), "recipe": recipe}
     if notes:
         content["notes"] = list(notes)
+    if prediction != SILENT:
+        content["prediction"] = asdict(prediction)
     manifest = json.dumps(content, indent=1, sort_keys=True)
     digest = hashlib.sha256(manifest.encode()).hexdigest()[:_DIGEST_LENGTH]
     tag = f"{entry_name(catalog, section, name)}:{digest}"
@@ -175,7 +182,8 @@ def get_entry(catalog: Catalog, section: Section, name: str) -> CatalogEntry | N
         components[kind] = Component(kind, tag, path, size)
     tag, digest = str(model.tag), str(model.tag.version)
     recipe, notes = manifest.get("recipe", {}), tuple(manifest.get("notes", ()))
-    return CatalogEntry(section, name, tag, digest, components, recipe, notes)
+    prediction = Prediction(**manifest.get("prediction", {}))
+    return CatalogEntry(section, name, tag, digest, components, recipe, notes, prediction)
 
 
 def _find(tag: str) -> bentoml.Model | None:

@@ -31,6 +31,7 @@ _NETWORKS: dict[str, Any] = {
     "controlnet": ControlNetModel,
 }
 _PREFIX = "text_model."
+_DECODER = "decoder."
 
 
 def load_network(
@@ -65,6 +66,10 @@ def load_network(
         weights = pinned.read(file, dtype)
     if kind == "text_encoder":
         weights = _match_prefix(network, weights)
+    if kind == "tiny_decoder":
+        # Nothing encodes with it, and files of the decoder alone have no encoder.
+        network.encoder = nn.Identity()
+        weights = {name: each for name, each in weights.items() if name.startswith(_DECODER)}
     network.load_state_dict(weights, assign=True)
     _make_buffers(network, device)
     return network.eval().requires_grad_(False)

@@ -10,6 +10,7 @@ from typing import Any
 
 from common.protocol import LoraMode
 from models.catalog import Catalog
+from models.catalog.scheduler import resolve_scheduler
 from models.store.inventory import LiveInventory
 from models.store.store import CatalogEntry
 from runners.device import Device
@@ -174,6 +175,8 @@ class ModelCache:
                 parts = self._load_parts("model", name, entry)
                 text_key = " ".join(entry.components[kind].tag for kind in _TEXT)
                 spec = self._catalog.models[name]
+                scheduler = resolve_scheduler(spec.scheduler, entry.prediction)
+                spec = spec.model_copy(update={"scheduler": scheduler})
                 copy = self._resident.working_copies.choose(
                     parts["unet"], self._resident.request_bytes(entry)
                 )

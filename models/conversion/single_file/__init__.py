@@ -1,0 +1,1 @@
+"""Components in single safetensors files, in the tensor names of any tool that writes them."""
