@@ -105,6 +105,8 @@ def canonicalize_config(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
             complete[key] = False
     if kind == "unet":
         _check_unet(complete)
+    if kind == "vae":
+        _check_statistics(complete)
     if kind == "tiny_decoder":
         # Its encoder is not stored.
         complete |= {key: defaults[key] for key in _TINY_ENCODER}
@@ -199,6 +201,23 @@ def _check_plain(kind: str, key: str, value: object) -> None:
             _check_plain(kind, key, each)
     elif not isinstance(value, str | int | float | None) or len(str(value)) > _MAX_LENGTH:
         raise WeightsError(f"{kind}: {key} is no number, short text or list of such")
+
+
+def _check_statistics(config: Mapping[str, Any]) -> None:
+    """Raise WeightsError unless the latents' statistics are absent, or one number per channel."""
+    for key in ("latents_mean", "latents_std"):
+        numbers = config[key]
+        if numbers is None:
+            continue
+        is_number = isinstance(numbers, list) and all(
+            type(each) in {int, float} for each in numbers
+        )
+        if not is_number or len(numbers) != config["latent_channels"]:
+            raise WeightsError(
+                f"vae: {key} has not one number for each of {config['latent_channels']} channels"
+            )
+    if config["latents_std"] is not None and 0 in config["latents_std"]:
+        raise WeightsError("vae: latents_std has a 0")
 
 
 def _check_unet(config: Mapping[str, Any]) -> None:

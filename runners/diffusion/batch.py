@@ -53,7 +53,8 @@ class Batch:
     [R, C, h, w]; `strengths` [R, 1, 1, 1], the ControlNet strengths; `rows` [R], the numbers of the
     rows as int64. `added` and `control_added`
     [R, C] are the embeddings of pooled text and sizes that the UNet and the ControlNet add to their
-    time embedding. `control_added` is None if every ControlNet strength is 0.
+    time embedding. `control_added` is None if every ControlNet strength is 0. `guidance` [R, C] are
+    the embeddings of the guidance scales, None for UNets that take none.
     """
 
     row_samples: tuple[Sample, ...]
@@ -65,6 +66,7 @@ class Batch:
     hints: torch.Tensor
     strengths: torch.Tensor
     rows: torch.Tensor
+    guidance: torch.Tensor | None
 
 
 class BatchCache:
@@ -131,6 +133,7 @@ class BatchCache:
             hints=torch.cat([sample.conditioning.hint for sample in owners]),
             strengths=torch.cat([sample.conditioning.strength for sample in owners]),
             rows=torch.arange(len(owners), device=device),
+            guidance=_gather_guidance(owners),
         )
 
     def _text(self, samples: Sequence[Sample]) -> BatchText:
@@ -142,6 +145,13 @@ class BatchCache:
         loras = first.variant.loras.set_key(first.job.loras)
         key = (*networks, loras, guided, *map(id, prompts))
         return self._texts.get_or_create(key, lambda: _build_text(samples, prompts))
+
+
+def _gather_guidance(owners: Sequence[Sample]) -> torch.Tensor | None:
+    found = [sample.conditioning.guidance for sample in owners]
+    # The samples share a UNet, so either all of them have an embedding or none.
+    given = [guidance for guidance in found if guidance is not None]
+    return torch.cat(given) if given else None
 
 
 def _build_text(samples: Sequence[Sample], prompts: tuple[PromptEmbedding, ...]) -> BatchText:

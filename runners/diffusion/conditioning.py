@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.embeddings import get_timestep_embedding
 
 from common.limits import MAX_SEED
 from common.lru_cache import LRUCache
@@ -36,6 +37,7 @@ class Conditioning:
     device. `timesteps` [T] of the plan's steps and `noise` [images, draws, 4, h/8, w/8] are float32
     on the device. The first draw of an image is its initial noise, or the first two those of
     `InitLatents.add_noise`; the rest are the steps'. `start` is the init image, or None.
+    `guidance` [1, C] is the embedding of the guidance scale for UNets that take one, else None.
     """
 
     prompt: PromptEmbedding
@@ -46,6 +48,7 @@ class Conditioning:
     timesteps: torch.Tensor
     noise: torch.Tensor
     start: InitLatents | None = None
+    guidance: torch.Tensor | None = None
 
 
 class ConditioningBuilder:
@@ -76,6 +79,10 @@ class ConditioningBuilder:
         key = _prompt_key(job, variant)
         tokens = None if key in self._embeddings else _tokenize_job(job, variant)
         host = _host_tensors(job, plan, variant.unet.config.in_channels, self._device.dtype)
+        if variant.guidance_channels is not None:
+            host["guidance"] = embed_guidance(job.guidance_scale, variant.guidance_channels).to(
+                self._device.dtype
+            )
         inputs = upload({**host, **(tokens.ids if tokens else {})}, self._device.torch_device)
         return Conditioning(
             prompt=self._embeddings.get_or_create(
@@ -88,12 +95,27 @@ class ConditioningBuilder:
             timesteps=inputs["timesteps"],
             noise=inputs["noise"],
             start=encode_init_image(inputs["image"], variant.vae) if job.image else None,
+            guidance=inputs.get("guidance"),
         )
 
     def _depth_tensor(self, grey: torch.Tensor) -> torch.Tensor:
         """Return a depth map, uint8 [h, w], as [1, 3, h, w] in [0, 1] with equal channels."""
         # The reference divides in float32 and casts afterwards.
         return (grey[None, None].float() / 255.0).to(self._device.dtype).expand(1, 3, -1, -1)
+
+
+def embed_guidance(scale: float, channels: int) -> torch.Tensor:
+    """Return the embedding of a guidance scale, float32 [1, channels].
+
+    Distilled UNets are trained with w = scale - 1 and its sinusoidal embedding
+    (arXiv:2310.04378, with the frequencies of arXiv:2107.00630).
+
+    Args:
+        scale: guidance scale of the request.
+        channels: `SdxlModel.guidance_channels`.
+    """
+    weight = torch.tensor([scale - 1.0]) * 1000.0
+    return get_timestep_embedding(weight, channels, downscale_freq_shift=1)
 
 
 def image_seed(job: GenerateJob, number: int) -> int:
@@ -141,7 +163,7 @@ def _draw_noise(job: GenerateJob, plan: StepPlan, channels: int, number: int) ->
 
 
 def _prompt_key(job: GenerateJob, variant: SdxlModel) -> tuple[Any, ...]:
-    guided = job.guidance_scale > 1.0
+    guided = _is_guided(job, variant)
     negative = job.negative_prompt if guided else None
     zeros = variant.spec.force_zeros_for_empty_prompt
     loras = variant.loras.text_key(job.loras)
@@ -167,6 +189,11 @@ def _encode(
 
 
 def _tokenize_job(job: GenerateJob, variant: SdxlModel) -> PromptTokens:
-    guided = job.guidance_scale > 1.0
+    guided = _is_guided(job, variant)
     negative = job.negative_prompt if guided else None
     return tokenize_prompt(variant, job.prompt, negative, guided)
+
+
+def _is_guided(job: GenerateJob, variant: SdxlModel) -> bool:
+    """Return whether some steps may have an unconditional row."""
+    return job.guidance_scale > 1.0 and variant.guidance_channels is None

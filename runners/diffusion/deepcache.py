@@ -70,7 +70,8 @@ def capture_deep_features(unet: Any) -> Iterator[list[torch.Tensor]]:
 
 
 def shallow_forward(unet: Any, latents: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor,
-            conditions: dict[str, torch.Tensor], deep: DeepFeatures) -> torch.Tensor:  # fmt: skip
+            conditions: dict[str, torch.Tensor], deep: DeepFeatures,
+            guidance: torch.Tensor | None = None) -> torch.Tensor:  # fmt: skip
     """Run a cached step of the UNet and return its prediction, [R, 4, h, w].
 
     Args:
@@ -80,8 +81,10 @@ def shallow_forward(unet: Any, latents: torch.Tensor, timesteps: torch.Tensor, e
         embeds: text embeddings, [R, L, D].
         conditions: the UNet's `added_cond_kwargs`.
         deep: features of the previous step for all R rows.
+        guidance: embeddings of the guidance scales, [R, C]; None for UNets that take none.
     """
-    embedded = unet.time_embedding(unet.get_time_embed(sample=latents, timestep=timesteps))
+    times = unet.get_time_embed(sample=latents, timestep=timesteps)
+    embedded = unet.time_embedding(times, guidance)
     added = unet.get_aug_embed(
         emb=embedded, encoder_hidden_states=embeds, added_cond_kwargs=conditions
     )

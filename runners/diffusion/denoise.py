@@ -75,6 +75,7 @@ def _full_step(batch: Batch, timesteps: torch.Tensor) -> torch.Tensor:
             batch.latents,
             timesteps,
             encoder_hidden_states=batch.text.embeds,
+            timestep_cond=batch.guidance,
             added_cond_kwargs={"text_embeds": batch.text.pooled, "time_ids": batch.time_ids},
             down_block_additional_residuals=down,
             mid_block_additional_residual=middle,
@@ -118,7 +119,9 @@ def _deepcache_step(batch: Batch, timesteps: torch.Tensor) -> torch.Tensor:
     conditions = {"text_embeds": batch.text.pooled, "time_ids": batch.time_ids}
     unet = batch.row_samples[0].variant.unet
     with bind_added_cond(unet, batch.added):
-        return shallow_forward(unet, batch.latents, timesteps, batch.text.embeds, conditions, deep)
+        return shallow_forward(
+            unet, batch.latents, timesteps, batch.text.embeds, conditions, deep, batch.guidance
+        )
 
 
 def _write_latents(batch: Batch) -> None:

@@ -15,6 +15,7 @@ from runners.diffusion.step_plan import StepPlan
 class InitLatents:
     """Normal distribution of an init image's latents, as encoded by the VAE.
 
+    Where the VAE's configuration has latent statistics, they are normalized by them.
     Shapes: `mean` and `std` are float32 [1, 4, h/8, w/8] on the device. `scaling_factor` scales
     drawn latents to the UNet's range.
     """
@@ -50,8 +51,16 @@ def encode_init_image(pixels: torch.Tensor, autoencoder: Any) -> InitLatents:
     # The reference scales in float32 and casts afterwards.
     scaled = (image.float() / 255.0 * 2.0 - 1.0).to(autoencoder.dtype)
     distribution = vae.encode_within_memory(autoencoder, scaled)
+    mean, std = distribution.mean.float(), distribution.std.float()
+    statistics = vae.latent_statistics(autoencoder.config)
+    if statistics is not None:
+        each = list(enumerate(statistics))
+        mean = torch.cat(
+            [(mean[:, n : n + 1] - center) / spread for n, (center, spread) in each], 1
+        )
+        std = torch.cat([std[:, n : n + 1] / spread for n, (_, spread) in each], 1)
     return InitLatents(
-        mean=distribution.mean.float(),
-        std=distribution.std.float(),
+        mean=mean,
+        std=std,
         scaling_factor=autoencoder.config.scaling_factor,
     )

@@ -119,6 +119,8 @@ class Sample:
     @property
     def uses_cfg(self) -> bool:
         """Whether the current step's guidance requires a second, unconditional row."""
+        if self.variant.guidance_channels is not None:
+            return False
         return self.job.is_guided(self.index, len(self.plan.steps))
 
     @property
@@ -129,7 +131,10 @@ class Sample:
     @property
     def remaining_rows(self) -> int:
         """Rows of all remaining steps."""
-        return self.job.count_rows(self.index, len(self.plan.steps))
+        steps = len(self.plan.steps)
+        if self.variant.guidance_channels is not None:
+            return steps - self.index
+        return self.job.count_rows(self.index, steps)
 
     @property
     def done(self) -> bool:

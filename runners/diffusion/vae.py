@@ -95,9 +95,41 @@ def start_decode(
     network = variant.vae if decoder == "full" else variant.tiny_decoder
     if in_float32:
         network = deepcopy(network).float()
-    scaled = latents.to(network.dtype) / network.config.scaling_factor
-    image = decode_within_memory(network, scaled)
+    image = decode_within_memory(
+        network, unscale_latents(latents.to(network.dtype), network.config)
+    )
     return PixelTransfer(image[0] / 2 + 0.5)
+
+
+def unscale_latents(latents: torch.Tensor, config: Any) -> torch.Tensor:
+    """Return the autoencoder's latents for the UNet's, [1, C, h/8, w/8] in the same dtype.
+
+    Args:
+        latents: latents in the UNet's range.
+        config: configuration of the autoencoder; some have a mean and deviation per channel.
+    """
+    statistics = latent_statistics(config)
+    if statistics is None:
+        unscaled: torch.Tensor = latents / config.scaling_factor
+        return unscaled
+    # Numbers instead of tensors, because a copy from the host would wait for the device.
+    channels = [
+        latents[:, number : number + 1] * std / config.scaling_factor + mean
+        for number, (mean, std) in enumerate(statistics)
+    ]
+    return torch.cat(channels, dim=1)
+
+
+def latent_statistics(config: Any) -> list[tuple[float, float]] | None:
+    """Return mean and standard deviation of each latent channel; None if all are 0 and 1.
+
+    Args:
+        config: configuration of the autoencoder.
+    """
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is None or std is None:
+        return None
+    return list(zip(mean, std, strict=True))
 
 
 def _copy_to_pinned(tensor: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,15 @@ class SdxlModel:
     loras: LoraManager
     cross_attention: CrossAttentionCache
 
+    @property
+    def guidance_channels(self) -> int | None:
+        """Channels of the guidance embedding (arXiv:2310.04378); None without one.
+
+        A distilled UNet with this input applies the guidance scale by itself, in a single row.
+        """
+        channels: int | None = getattr(self.unet.config, "time_cond_proj_dim", None)
+        return channels
+
     @classmethod
     def from_components(
         cls,
