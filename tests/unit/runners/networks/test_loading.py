@@ -40,6 +40,9 @@ def test_networks_equal_those_of_the_libraries(
     if canonical:
         canonicalize_component(kind, folder, folder := tmp_path / kind, None)
     network = load_network(kind, folder, Device(torch.device("cpu"), dtype))
+    if kind == "tiny_decoder":
+        # Nothing encodes with it.
+        expected.encoder = torch.nn.Identity()
     ours, theirs = network.state_dict(), expected.state_dict()
     assert set(ours) == set(theirs)
     for name, tensor in theirs.items():
