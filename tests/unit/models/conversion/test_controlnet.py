@@ -17,8 +17,7 @@ from models.conversion.controlnet import convert_controlnet
 from models.conversion.controlnet_key_map import controlnet_shapes, to_diffusers_names
 from models.conversion.safetensors_io import WeightsError
 from runners.networks.loading import load_component
-from testing.workbench import DEVICE
-from tests.support.files.controlnet_files import (
+from testing.weight_files.controlnets import (
     KINDS,
     PUBLISHED,
     UNET,
@@ -28,6 +27,7 @@ from tests.support.files.controlnet_files import (
     write_file,
     write_folder,
 )
+from testing.workbench import DEVICE
 
 PLAIN = ("full", "mid", "flat", "bare", "small")
 UNETS = {"model base": UNET}

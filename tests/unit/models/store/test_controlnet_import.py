@@ -23,6 +23,7 @@ from runners.engine.engine import Engine
 from runners.weights.model_cache import ModelCache
 from testing.imports import store_at
 from testing.random_networks import demo_union
+from testing.weight_files.controlnets import ldm_tensors, network, write_file, write_folder
 from testing.workbench import (
     DEVICE,
     UNION,
@@ -34,7 +35,6 @@ from testing.workbench import (
     reference_arguments,
     reference_pipeline,
 )
-from tests.support.files.controlnet_files import ldm_tensors, network, write_file, write_folder
 from tests.support.images.pictures import hill
 
 pytestmark = pytest.mark.slow

@@ -21,8 +21,8 @@ from runners.server.app import RunnerApp
 from runners.server.startup_timer import StartupTimer
 from runners.weights.model_cache import ModelCache
 from testing.imports import store_at
+from testing.weight_files.random_loras import lora_file
 from testing.workbench import DEVICE, WEIGHTS, demo_networks
-from tests.support.files.lora_files import lora_file
 
 pytestmark = pytest.mark.slow
 

@@ -20,8 +20,8 @@ from runners.diffusion.batch import BatchCache
 from runners.diffusion.denoise import predict_noise
 from runners.diffusion.sample import Sample
 from runners.engine.engine import Engine
+from testing.weight_files.random_loras import lora_file
 from testing.workbench import Listener, demo_networks, make_engine, make_job
-from tests.support.files.lora_files import lora_file
 from tests.support.runner.jobs import (
     Clock,
     await_end,

@@ -11,8 +11,8 @@ import pytest
 
 from common.protocol import LoraWeight
 from runners.networks.lora.working_copy import WorkingCopy
+from testing.weight_files.random_loras import lora_file
 from testing.workbench import Listener, demo_networks, make_engine
-from tests.support.files.lora_files import lora_file
 from tests.support.runner.jobs import TickingClock, await_end, finish, job, pictures
 
 SETS = [(LoraWeight("drone", 0.8),), (LoraWeight("drone", 0.3), LoraWeight("experimance", 0.6))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +15,64 @@ from common.protocol import LoraMode, LoraWeight
 from runners.networks.lora.manager import LoraManager
 from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.memory_format import turn_to_channels_last
+from testing.weight_files import families as files
+from testing.weight_files.adapter_case import (
+    CONVOLUTIONS,
+    KERNELS,
+    LINEAR,
+    NORMS,
+    AdapterFileCase,
+    Random,
+    Write,
+    add,
+    apply_expected,
+    kohya,
+    make_case,
+)
+from testing.weight_files.predictions import predict
+from testing.weight_files.random_loras import layers_of
+from testing.weight_files.spellings import (
+    DIFFUSERS_20,
+    KOHYA,
+    LINEAR_LAYER,
+    PEFT,
+    PEFT_NAMED,
+    Rename,
+    Suffixes,
+    dotted,
+    flattened,
+    respell,
+)
 from testing.workbench import WEIGHTS
-from tests.support.files import adapter_files as files
-from tests.support.files.adapter_files import AdapterFileCase, kohya, make_case
-from tests.support.files.lora_files import layers_of
-from tests.support.runner.predictions import predict
 
-NORMS = ("norm1", "norm2", "norm3", "conv_norm_out")
-KERNELS = ("resnets.0.conv1", "resnets.1.conv2")
-CASES: dict[str, tuple[files.Write, tuple[str, ...]]] = {
-    "lora": (files.write_lora, files.LINEAR),
-    "locon": (files.write_lora, files.CONVOLUTIONS),
+CASES: dict[str, tuple[Write, tuple[str, ...]]] = {
+    "lora": (files.write_lora, LINEAR),
+    "locon": (files.write_lora, CONVOLUTIONS),
     "locon tucker": (files.write_tucker, KERNELS),
-    "loha": (files.write_loha, files.LINEAR),
-    "loha of convolutions": (files.write_loha, files.CONVOLUTIONS),
+    "loha": (files.write_loha, LINEAR),
+    "loha of convolutions": (files.write_loha, CONVOLUTIONS),
     "loha tucker": (files.write_loha_tucker, KERNELS),
-    "lokr": (files.write_lokr, files.LINEAR),
+    "lokr": (files.write_lokr, LINEAR),
     "lokr of convolutions": (files.write_lokr, KERNELS),
-    "lokr factored": (files.write_lokr_factored, files.LINEAR),
+    "lokr factored": (files.write_lokr_factored, LINEAR),
     "lokr factored convolutions": (files.write_lokr_factored, KERNELS),
-    "lokr both factored": (files.write_lokr_both, files.LINEAR),
+    "lokr both factored": (files.write_lokr_both, LINEAR),
     "lokr tucker": (files.write_lokr_tucker, KERNELS),
-    "full": (files.write_difference, (*files.LINEAR, *files.CONVOLUTIONS)),
+    "full": (files.write_difference, (*LINEAR, *CONVOLUTIONS)),
     "norms": (files.write_norm, NORMS),
-    "biases of factors": (files.write_up_bias, files.LINEAR),
-    "dora per output": (files.dora(files.write_lora, True), files.LINEAR),
-    "dora per input": (files.dora(files.write_lora, False), files.LINEAR),
-    "dora of peft": (files.dora(files.write_lora, True, peft=True), files.LINEAR),
+    "biases of factors": (files.write_up_bias, LINEAR),
+    "dora per output": (files.dora(files.write_lora, True), LINEAR),
+    "dora per input": (files.dora(files.write_lora, False), LINEAR),
+    "dora of peft": (files.dora(files.write_lora, True, peft=True), LINEAR),
     "dora of convolutions": (files.dora(files.write_lora, True), KERNELS),
     "dora of convolutions per input": (files.dora(files.write_lora, False), KERNELS),
-    "dora on loha": (files.dora(files.write_loha, True), files.LINEAR),
-    "dora on lokr": (files.dora(files.write_lokr, False), files.LINEAR),
+    "dora on loha": (files.dora(files.write_loha, True), LINEAR),
+    "dora on lokr": (files.dora(files.write_lokr, False), LINEAR),
 }
 
 
 def load_unet(dtype: torch.dtype = torch.float32) -> Any:
     return UNet2DConditionModel.from_pretrained(WEIGHTS / "unet", dtype=dtype)
-
-
-def save(case: AdapterFileCase, path: Path) -> Path:
-    state = {key: tensor.contiguous() for key, tensor in case.state.items()}
-    save_file(state, path, {"format": "pt", **case.metadata})
-    return path
 
 
 def manager_of(unet: Any, mode: LoraMode, **named: Path) -> LoraManager:
@@ -69,16 +84,8 @@ def manager_of(unet: Any, mode: LoraMode, **named: Path) -> LoraManager:
 
 def changed_unet(*sets: tuple[AdapterFileCase, float]) -> Any:
     """A UNet with W + sum(strength * (W' - W)) of the cases' expected weights W'."""
-    unet, plain = load_unet(), load_unet()
-    with torch.no_grad():
-        for case, strength in sets:
-            for layer, expected in case.expected.items():
-                module, before = unet.get_submodule(layer), plain.get_submodule(layer)
-                for name, wanted in zip(("weight", "bias"), expected, strict=True):
-                    if wanted is not None:
-                        base = getattr(before, name).double()
-                        difference = strength * (wanted.reshape(base.shape) - base)
-                        getattr(module, name).add_(difference.float())
+    unet = load_unet()
+    apply_expected(unet, "unet", sets)
     return unet
 
 
@@ -99,7 +106,7 @@ def check(manager: LoraManager, unet: Any, wanted: Any, *loras: LoraWeight) -> N
 def test_family_has_the_authors_arithmetic(name: str, mode: LoraMode, tmp_path: Path) -> None:
     unet = load_unet()
     case = make_case(unet, *CASES[name])
-    manager = manager_of(unet, mode, one=save(case, tmp_path / "a.safetensors"))
+    manager = manager_of(unet, mode, one=case.save(tmp_path / "a.safetensors"))
     check(manager, unet, changed_unet((case, 1.0)), LoraWeight("one", 1.0))
 
 
@@ -111,7 +118,7 @@ def test_family_has_the_authors_arithmetic(name: str, mode: LoraMode, tmp_path: 
 def test_sets_of_several_families(first: str, second: str, mode: LoraMode, tmp_path: Path) -> None:
     unet = load_unet()
     cases = [make_case(unet, *CASES[name]) for name in (first, second)]
-    paths = [save(case, tmp_path / f"{n}.safetensors") for n, case in enumerate(cases)]
+    paths = [case.save(tmp_path / f"{n}.safetensors") for n, case in enumerate(cases)]
     manager = manager_of(unet, mode, one=paths[0], two=paths[1])
     for strengths in ((0.8, -0.5), (-2.0, 1.0)):
         loras = [
@@ -124,7 +131,7 @@ def test_channels_last_convolutions_keep_their_format(tmp_path: Path) -> None:
     unet = load_unet()
     case = make_case(unet, files.dora(files.write_lora, True), KERNELS)
     turn_to_channels_last(unet)
-    manager = manager_of(unet, "merged", one=save(case, tmp_path / "a.safetensors"))
+    manager = manager_of(unet, "merged", one=case.save(tmp_path / "a.safetensors"))
     with manager.activate([LoraWeight("one", 1.0)]):
         for layer, (wanted, _) in case.expected.items():
             weight = unet.get_submodule(layer).weight
@@ -136,7 +143,7 @@ def test_channels_last_convolutions_keep_their_format(tmp_path: Path) -> None:
 def test_half_precision_rounds_each_weight_once(dtype: torch.dtype, tmp_path: Path) -> None:
     unet = load_unet(dtype)
     case = make_case(unet, files.dora(files.write_lora, True))
-    manager = manager_of(unet, "merged", one=save(case, tmp_path / "a.safetensors"))
+    manager = manager_of(unet, "merged", one=case.save(tmp_path / "a.safetensors"))
     bound = 2 * torch.finfo(dtype).eps
     with manager.activate([LoraWeight("one", 1.0)]):
         for layer, (wanted, _) in case.expected.items():
@@ -153,7 +160,7 @@ def test_changes_of_text_encoders_act_in_all_families(tmp_path: Path) -> None:
     layer = layers_of(encoder, ("fc1",))[0]
     module = encoder.get_submodule(layer)
     key = "lora_te1_text_model_" + layer.removeprefix("text_model.").replace(".", "_")
-    case, random = AdapterFileCase(), files.Random(5)
+    case, random = AdapterFileCase(), Random(5)
     files.dora(files.write_loha, True)(case, layer, module, random)
     state = {name.replace(kohya(layer), key): tensor for name, tensor in case.state.items()}
     norm = layer.replace("mlp.fc1", "layer_norm1")
@@ -184,53 +191,23 @@ def test_changes_of_text_encoders_act_in_all_families(tmp_path: Path) -> None:
     torch.testing.assert_close(got, right, rtol=0, atol=1e-4)
 
 
-def renamed(case: AdapterFileCase, rename: Callable[[str], str]) -> AdapterFileCase:
-    return AdapterFileCase(
-        {rename(key): tensor for key, tensor in case.state.items()}, case.expected, case.metadata
-    )
-
-
-def dotted(unet: Any) -> dict[str, str]:
-    return {kohya(layer): layer for layer in layers_of(unet, files.LINEAR)}
-
-
-def respell(prefix: str, down: str, up: str, alpha: str) -> Callable[[Any], Callable[[str], str]]:
-    suffixes = {"lora_down.weight": down, "lora_up.weight": up, "alpha": alpha}
-
-    def made(unet: Any) -> Callable[[str], str]:
-        names = dotted(unet)
-
-        def rename(key: str) -> str:
-            layer, _, suffix = key.partition(".")
-            return f"{prefix}{names[layer]}{suffixes[suffix]}"
-
-        return rename
-
-    return made
-
-
-PEFT = (".lora_A.weight", ".lora_B.weight", ".alpha")
-SPELLINGS = {
-    "diffusers": respell("unet.", *PEFT),
-    "no prefix": respell("", *PEFT),
-    "peft": respell("base_model.model.", *PEFT),
-    "peft with an adapter's name": respell(
-        "base_model.model.unet.", ".lora_A.default.weight", ".lora_B.default.weight", ".alpha"
-    ),
-    "diffusers 0.20": respell("unet.", ".lora.down.weight", ".lora.up.weight", ".lora.alpha"),
-    "kohya dotted": respell("unet.", ".lora_down.weight", ".lora_up.weight", ".alpha"),
-    "lora_linear_layer": respell(
-        "unet.", ".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight", ".alpha"
-    ),
-    "lycoris": lambda _: lambda key: key.replace("lora_unet_", "lycoris_"),
+SPELLINGS: dict[str, tuple[Rename, Suffixes | None]] = {
+    "diffusers": (dotted(unet="unet."), PEFT),
+    "no prefix": (dotted(), PEFT),
+    "peft": (dotted(unet="base_model.model."), PEFT),
+    "peft with an adapter's name": (dotted(unet="base_model.model.unet."), PEFT_NAMED),
+    "diffusers 0.20": (dotted(unet="unet."), DIFFUSERS_20),
+    "kohya dotted": (dotted(unet="unet."), KOHYA),
+    "lora_linear_layer": (dotted(unet="unet."), LINEAR_LAYER),
+    "lycoris": (flattened("lycoris_"), None),
 }
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_spellings_of_layers(spelling: str, tmp_path: Path) -> None:
     unet = load_unet()
-    case = renamed(make_case(unet, files.write_lora), SPELLINGS[spelling](unet))
-    manager = manager_of(unet, "merged", one=save(case, tmp_path / "a.safetensors"))
+    case = respell(make_case(unet, files.write_lora), *SPELLINGS[spelling])
+    manager = manager_of(unet, "merged", one=case.save(tmp_path / "a.safetensors"))
     check(manager, unet, changed_unet((case, 1.0)), LoraWeight("one", 1.0))
 
 
@@ -239,7 +216,7 @@ def test_layers_outside_the_blocks_keep_their_numbers(tmp_path: Path) -> None:
     layers = ("add_embedding.linear_1", "add_embedding.linear_2", "time_embedding.linear_2")
     case = make_case(unet, files.write_lora, layers)
     assert len(case.expected) == 3
-    manager = manager_of(unet, "merged", one=save(case, tmp_path / "a.safetensors"))
+    manager = manager_of(unet, "merged", one=case.save(tmp_path / "a.safetensors"))
     check(manager, unet, changed_unet((case, 1.0)), LoraWeight("one", 1.0))
 
 
@@ -249,16 +226,16 @@ def test_layers_outside_the_blocks_keep_their_numbers(tmp_path: Path) -> None:
 def test_dtypes_of_files(dtype: torch.dtype, tmp_path: Path) -> None:
     unet = load_unet()
     case = AdapterFileCase()
-    random = files.Random(4)
-    for layer in layers_of(unet, files.LINEAR):
+    random = Random(4)
+    for layer in layers_of(unet, LINEAR):
         module = unet.get_submodule(layer)
         outputs, inputs = module.weight.shape
         down, up = random(4, inputs, scale=0.3).to(dtype), random(outputs, 4, scale=0.1).to(dtype)
         case.state |= {
             f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up
         }  # fmt: skip
-        files.add(case, layer, module, up.double() @ down.double())
-    manager = manager_of(unet, "merged", one=save(case, tmp_path / "a.safetensors"))
+        add(case, layer, module, up.double() @ down.double())
+    manager = manager_of(unet, "merged", one=case.save(tmp_path / "a.safetensors"))
     check(manager, unet, changed_unet((case, 1.0)), LoraWeight("one", 1.0))
 
 
@@ -274,15 +251,15 @@ def test_dtypes_of_files(dtype: torch.dtype, tmp_path: Path) -> None:
 def test_scale_of_the_metadata(settings: Any, scale: float, tmp_path: Path) -> None:
     unet = load_unet()
     case = AdapterFileCase(metadata={"lora_adapter_metadata": json.dumps(settings)})
-    random = files.Random(4)
+    random = Random(4)
     for layer in layers_of(unet, ("to_q", "to_k")):
         module = unet.get_submodule(layer)
         down, up = random(4, module.weight.shape[1]), random(module.weight.shape[0], 4, scale=0.05)
         case.state |= {
             f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up
         }  # fmt: skip
-        files.add(case, layer, module, up @ down * scale)
-    manager = manager_of(unet, "merged", one=save(case, tmp_path / "a.safetensors"))
+        add(case, layer, module, up @ down * scale)
+    manager = manager_of(unet, "merged", one=case.save(tmp_path / "a.safetensors"))
     check(manager, unet, changed_unet((case, 1.0)), LoraWeight("one", 1.0))
 
 
@@ -300,7 +277,7 @@ def test_alpha_of_any_form(alpha: torch.Tensor | None, scale: float, tmp_path: P
     if alpha is not None:
         state[f"{kohya(layer)}.alpha"] = alpha
     before = module.weight.detach().clone()
-    manager = manager_of(unet, "merged", one=save(AdapterFileCase(state), tmp_path / "a"))
+    manager = manager_of(unet, "merged", one=AdapterFileCase(state).save(tmp_path / "a"))
     with manager.activate([LoraWeight("one", 1.0)]):
         difference = module.weight.detach() - before
     torch.testing.assert_close(difference, up @ down * scale, rtol=0, atol=1e-6)

@@ -16,9 +16,9 @@ from runners.networks.lora.adapter_file import read_adapter
 from runners.networks.lora.combination import LayerCombination, LoraCombination
 from runners.networks.lora.manager import LoraManager
 from runners.networks.lora.weight_change import LowRank, factors_of
+from testing.weight_files.predictions import predict
+from testing.weight_files.random_loras import layers_of, lora_file
 from testing.workbench import WEIGHTS, demo_networks
-from tests.support.files.lora_files import layers_of, lora_file
-from tests.support.runner.predictions import predict
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from runners.diffusion.prompt_encoding import embed_prompt
 from runners.diffusion.schedulers import build_scheduler
 from runners.errors import AdapterError
 from runners.networks.lora.adapter_file import read_adapter
+from testing.weight_files.random_loras import lora_file
 from testing.workbench import DEVICE, WEIGHTS, demo_networks, make_job, reference_arguments
-from tests.support.files.lora_files import lora_file
 from tests.support.runner.jobs import paint
 
 PROMPT = "future solarpunk urban"

@@ -16,8 +16,8 @@ from runners.networks.lora.weight_change import factors_of
 from runners.networks.memory_format import MemoryFormats
 from runners.networks.pinned_weights import PinnedWeightCache
 from runners.networks.weight_upload import WeightUploader
+from testing.weight_files.random_loras import lora_file
 from testing.workbench import DEVICE, component_folders, demo_catalog, demo_networks
-from tests.support.files.lora_files import lora_file
 from tests.support.runner.copy_stream import LateCopyStream
 
 PIECE = 1024

@@ -19,9 +19,9 @@ from common.protocol import LoraWeight
 from runners.networks.lora.manager import LoraManager
 from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.memory_format import turn_to_channels_last
+from testing.weight_files.predictions import predict
+from testing.weight_files.random_loras import layers_of, lora_file
 from testing.workbench import WEIGHTS
-from tests.support.files.lora_files import layers_of, lora_file
-from tests.support.runner.predictions import predict
 
 _CONVOLUTION = "down_blocks.0.resnets.0.conv1"
 

@@ -20,8 +20,8 @@ from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.memory_format import MemoryFormats
 from runners.networks.sdxl import ControlNet, SdxlModel
 from runners.server.kernel_choice import choose_kernels
+from testing.weight_files.families import make_case, write_lora
 from testing.workbench import CONTROLNET, WEIGHTS, component_folders, demo_catalog
-from tests.support.files.adapter_files import make_case, write_lora
 
 HALF = Device(torch.device("cpu"), torch.float16)
 Work = Callable[[], object]

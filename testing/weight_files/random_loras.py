@@ -13,6 +13,7 @@ _TEXT_ENDINGS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "text_p
 
 
 def layers_of(network: torch.nn.Module, endings: tuple[str, ...] = _ENDINGS) -> list[str]:
+    """Return the names of the modules with one of the endings."""
     return [name for name, _ in network.named_modules() if name.endswith(endings)]
 
 

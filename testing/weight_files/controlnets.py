@@ -47,7 +47,7 @@ def settings(kind: str, unet: dict[str, Any] = UNET, **changes: Any) -> dict[str
 
 
 def network(kind: str, unet: dict[str, Any] = UNET, **changes: Any) -> Any:
-    """diffusers' network of a kind, with random weights; without memory if it is SDXL's size."""
+    """Network of diffusers of a kind, with random weights; without memory if it is SDXL's size."""
     cls = ControlNetUnionModel if kind in ("union", "promax") else ControlNetModel
     with torch.device("cpu" if unet is UNET else "meta"):
         made = cls(**settings(kind, unet, **changes))

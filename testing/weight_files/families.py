@@ -1,67 +1,16 @@
-"""Adapter files of all families on a small UNet, with the weights that they should give.
+"""Families of adapters: their tensors for one layer, with the weight that they should give.
 
 The expected weights are the formulae of the families' authors, in float64, written independently
-of the service's own.
+of the service's own. Every function adds a layer to a case, with alpha and rank of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
-from tests.support.files.lora_files import layers_of
-
-LINEAR = (
-    "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out",
-)  # fmt: skip
-CONVOLUTIONS = ("resnets.0.conv1", "conv_shortcut", "conv_in")
-Weights = dict[str, tuple[torch.Tensor, torch.Tensor | None]]
-"""Expected weight and bias of each changed layer."""
-
-
-@dataclass
-class AdapterFileCase:
-    """Tensors and metadata of a file, and the weights at strength 1."""
-
-    state: dict[str, torch.Tensor] = field(default_factory=dict)
-    expected: Weights = field(default_factory=dict)
-    metadata: dict[str, str] = field(default_factory=dict)
-
-
-def kohya(layer: str) -> str:
-    """A UNet layer's key in diffusers' names, as sd-scripts and OneTrainer write it."""
-    return "lora_unet_" + layer.replace(".", "_")
-
-
-class Random:
-    """Normally distributed tensors, reproducible."""
-
-    def __init__(self, seed: int) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def __call__(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
-        return torch.randn(*shape, generator=self._generator) * scale
-
-
-Write = Callable[[AdapterFileCase, str, Any, Random], None]
-
-
-def make_case(unet: nn.Module, write: Write, layers: tuple[str, ...] = LINEAR) -> AdapterFileCase:
-    """Let `write` add the tensors and expected weights of each layer."""
-    case, random = AdapterFileCase(), Random(3)
-    for layer in layers_of(unet, layers):
-        write(case, layer, unet.get_submodule(layer), random)
-    return case
-
-
-def add(case: AdapterFileCase, layer: str, module: Any, delta: torch.Tensor) -> None:
-    """Expect a difference of the layer's weight."""
-    weight = module.weight.detach().double()
-    case.expected[layer] = (weight + delta.double().reshape(weight.shape), None)
+from testing.weight_files.adapter_case import AdapterFileCase, Random, Write, add, kohya
 
 
 def write_lora(case: AdapterFileCase, layer: str, module: Any, random: Random) -> None:
@@ -200,7 +149,7 @@ def write_norm(case: AdapterFileCase, layer: str, module: Any, random: Random) -
 
 
 def write_up_bias(case: AdapterFileCase, layer: str, module: Any, random: Random) -> None:
-    """peft's `lora_bias`: a bias of the second factor, with the factor's scale."""
+    """Bias of the second factor, with the factor's scale (peft's `lora_bias`)."""
     outputs, inputs = module.weight.shape
     if module.bias is None:
         return
