@@ -1,4 +1,4 @@
-"""Command line of `python -m models`: import, list, verify and prune a catalog's weights."""
+"""Command line of `python -m models`: inspect files; import, list, verify, prune a catalog."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from common.settings import Settings, SettingsError, load_settings
 from models.catalog import Catalog, CatalogError, load_catalog
 from models.catalog.schema import SECTIONS
 from models.importer import ImportingError, import_catalog, import_lock
+from models.inspection.command import run_inspect
 from models.sources.fetcher import FetchOptions
 from models.sources.progress import progress_display
 from models.store.inventory import find_corrupt, inventory
@@ -18,9 +19,15 @@ from models.store.store import StoreError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status; 1 means failure, with the reason on stderr."""
+    """Run one command and return its exit status.
+
+    1 means failure, with the reason on stderr, or a file that `inspect` finds unusable; 2 means
+    wrong usage.
+    """
     options = _parser().parse_args(arguments)
     try:
+        if options.command == "inspect":
+            return run_inspect(options, load_catalog(options.catalog) if options.catalog else None)
         settings = load_settings()
         catalog = load_catalog(options.catalog or settings.catalog)
         command: Callable[[Catalog, Settings, argparse.Namespace], int] = options.run
@@ -49,6 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(run.__name__[1:], help=text, parents=[common])
         command.set_defaults(run=run)
+    inspecting = commands.add_parser(
+        "inspect", help="say what weight files are, and print their catalog entries"
+    )
+    inspecting.add_argument("files", nargs="+", help="safetensors file, or folder with such files")
+    inspecting.add_argument("--json", action="store_true", help="print JSON for scripts")
+    inspecting.add_argument(
+        "--catalog", help="compare with this catalog's imported variants; default: SDXL"
+    )
     importing = commands.choices["import"]
     importing.add_argument(
         "--repin", action="store_true", help="accept changed sources and update their pins"

@@ -58,12 +58,7 @@ def split_checkpoint(
             the dtype's range.
         OSError: A file cannot be read or written.
     """
-    refuse_pickle(checkpoint)
-    header = read_header(checkpoint)
-    plans = {
-        part: json.loads((configs / f"{part}.json").read_text(encoding="utf-8")) for part in parts
-    }
-    located = {part: _locate(checkpoint, header, part, plans[part]) for part in parts}
+    plans, located = _plan(checkpoint, parts, configs)
     folders = {}
     for part, pieces in located.items():
         folder = folders[part] = target / part
@@ -71,6 +66,35 @@ def split_checkpoint(
         write_config(folder, plans[part])
         write_slices(folder / weight_name(part), pieces, dtype, advance)
     return folders
+
+
+def check_checkpoint(
+    checkpoint: Path, parts: Collection[str] = CHECKPOINT_PARTS, configs: Path = SDXL
+) -> None:
+    """Check parts of a single-file checkpoint as their split does, from the file's header.
+
+    Args:
+        checkpoint: Safetensors file with the original tensor names.
+        parts: Subset of CHECKPOINT_PARTS.
+        configs: Folder with the configuration of each part, `<part>.json`.
+
+    Raises:
+        WeightsError: As for `split_checkpoint`.
+        OSError: The file cannot be read.
+    """
+    _plan(checkpoint, parts, configs)
+
+
+def _plan(
+    checkpoint: Path, parts: Collection[str], configs: Path
+) -> tuple[dict[str, Config], dict[str, dict[str, TensorSlice]]]:
+    """Return the parts' configurations and the checked slices of their tensors."""
+    refuse_pickle(checkpoint)
+    header = read_header(checkpoint)
+    plans = {
+        part: json.loads((configs / f"{part}.json").read_text(encoding="utf-8")) for part in parts
+    }
+    return plans, {part: _locate(checkpoint, header, part, plans[part]) for part in parts}
 
 
 def _locate(

@@ -54,6 +54,33 @@ def convert_controlnet(
             or does not fit the UNets. The message says what it is.
         OSError: a file cannot be read or written.
     """
+    config, tensors = _plan(files, unets)
+    target.mkdir(parents=True, exist_ok=True)
+    write_config(target, config)
+    write_slices(target / weight_name(_KIND), tensors, dtype, advance)
+
+
+def check_controlnet(files: Sequence[Path], unets: Mapping[str, Config]) -> Config:
+    """Check a ControlNet as its conversion does, from the headers of its files.
+
+    Args:
+        files: its safetensors file or shards, and optionally its config.json.
+        unets: configurations of the UNets that it must fit, as for `convert_controlnet`.
+
+    Returns:
+        Its canonical configuration.
+
+    Raises:
+        WeightsError: as for `convert_controlnet`.
+        OSError: a file cannot be read.
+    """
+    return _plan(files, unets)[0]
+
+
+def _plan(
+    files: Sequence[Path], unets: Mapping[str, Config]
+) -> tuple[Config, dict[str, TensorSlice]]:
+    """Return a ControlNet's configuration and its tensors by diffusers' names, all checked."""
     weights = [file for file in files if file.suffix.lower() != ".json"]
     name = weights[0].name if len(weights) == 1 else _KIND
     tensors = _read_tensors(weights, name)
@@ -64,9 +91,7 @@ def convert_controlnet(
     except WeightsError as error:
         raise WeightsError(f"{name}: {error}") from error
     _check_shapes(name, shapes, controlnet_shapes(config))
-    target.mkdir(parents=True, exist_ok=True)
-    write_config(target, config)
-    write_slices(target / weight_name(_KIND), tensors, dtype, advance)
+    return config, tensors
 
 
 def _read_tensors(weights: Sequence[Path], name: str) -> dict[str, TensorSlice]:
@@ -84,7 +109,8 @@ def _read_tensors(weights: Sequence[Path], name: str) -> dict[str, TensorSlice]:
         if twice := sorted(found.keys() & header):
             raise WeightsError(f"{path.name}: {twice[0]} occurs twice")
         found |= dict.fromkeys(header, (path, header))
-    if (kind := detect_non_controlnet(found)) is not None:
+    entries = {tensor: header[tensor] for tensor, (_, header) in found.items()}
+    if (kind := detect_non_controlnet(entries)) is not None:
         raise WeightsError(f"{name}: {kind}; {ADVICE}")
     prefix = find_prefix(found)
     if prefix is None:

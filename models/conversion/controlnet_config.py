@@ -83,7 +83,8 @@ def complete_config(
     if is_union:
         given = {"conditioning_embedding_out_channels": _hint_channels(shapes), **given}
         given |= _derive_union(shapes)
-    if (label := given.get("_class_name", _PLAIN)) not in _OWN_CLASSES:
+    label = str(given.get("_class_name") or _PLAIN)
+    if label not in _OWN_CLASSES:
         kind = _OTHER_CLASSES.get(label, f"a {label}, not a ControlNet for SDXL")
         raise WeightsError(f"its configuration is for {kind}; {ADVICE}")
     if given.get("controlnet_conditioning_channel_order") == "bgr":

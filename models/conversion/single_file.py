@@ -74,14 +74,37 @@ def convert_single_file(
             is incomplete.
         OSError: A file cannot be read or written.
     """
-    refuse_pickle(file)
-    header = _canonical_header(kind, read_header(file))
-    match = max(_matches(kind, header, _configs(kind, config)), key=lambda each: each.found)
-    _check(kind, file, header, match)
+    header, match = _find_match(kind, file, config)
     pieces = {move.target: slice_tensor(file, header, move) for move in match.planned}
     target.mkdir(parents=True, exist_ok=True)
     write_config(target, match.config)
     write_slices(target / weight_name(kind), pieces, dtype, advance)
+
+
+def check_single_file(kind: str, file: Path, config: Path | None = None) -> None:
+    """Check the component of a single file as its conversion does, from the file's header.
+
+    Args:
+        kind: One of SINGLE_FILE_KINDS.
+        file: Safetensors file of the component alone, or of a checkpoint that contains it.
+        config: Configuration of the variant's own component of that kind; None without one.
+
+    Raises:
+        WeightsError: As for `convert_single_file`.
+        OSError: The file cannot be read.
+    """
+    _find_match(kind, file, config)
+
+
+def _find_match(
+    kind: str, file: Path, config: Path | None
+) -> tuple[dict[str, TensorEntry], _Match]:
+    """Return a file's header and the checked way to read the component from it."""
+    refuse_pickle(file)
+    header = _canonical_header(kind, read_header(file))
+    match = max(_matches(kind, header, _configs(kind, config)), key=lambda each: each.found)
+    _check(kind, file, header, match)
+    return header, match
 
 
 def _configs(kind: str, own: Path | None) -> Iterator[Config]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.conversion.detect_kind import detect_kind
 from models.conversion.safetensors_io import (
     TensorEntry,
     WeightsError,
@@ -15,7 +16,7 @@ from models.conversion.safetensors_io import (
     read_metadata,
 )
 from models.lora.families import UNSUPPORTED, Family, detect_family, find_misfit, rank_of
-from models.lora.foreign_files import describe_other_file, find_other_model
+from models.lora.foreign_files import find_other_model
 from models.lora.key_format import AdapterKey, parse_key
 from models.lora.layer_table import LayerTable, TargetLayer
 from models.lora.scale import AdapterSettings, adapter_settings
@@ -144,10 +145,9 @@ def _refuse_other(
     """Raise WeightsError for an adapter of another model, and for a file that is no adapter."""
     keys = {name: key for name in header if (key := parse_key(name)) is not None}
     if not any(key.role not in {"alpha", "bias", "up_bias", "other"} for key in keys.values()):
-        kind = describe_other_file(header) or "no LoRA: none of its tensors belongs to an adapter"
-        raise WeightsError(f"{path.name}: {kind}")
-    if any(key.layer.startswith("lllite") or "lllite_" in name for name, key in keys.items()):
-        raise WeightsError(f"{path.name}: {describe_other_file(header)}")
+        raise WeightsError(f"{path.name}: {_describe_other(header)}")
+    if any("lllite_" in name for name in keys):
+        raise WeightsError(f"{path.name}: {_describe_other(header)}")
     widths = []
     for name, key in keys.items():
         is_key = re.search(r"attn2[._]to_k$", key.layer) is not None
@@ -166,6 +166,13 @@ def _refuse_other(
             f"{path.name}: a LoRA for a model whose text embeddings have {widths[0]} channels; "
             f"this model's have {table.text_width}"
         )
+
+
+def _describe_other(header: Mapping[str, TensorEntry]) -> str:
+    kind = detect_kind(header)
+    if kind is None or kind.place == "loras":
+        return "no LoRA: none of its tensors belongs to an adapter"
+    return kind.describe("a LoRA")
 
 
 def _explain_nothing(header: Mapping[str, TensorEntry], left_out: Mapping[str, str]) -> str:

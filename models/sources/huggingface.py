@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from tqdm import tqdm
 
 from models.sources.base import Source, SourceError, SourceFile, check_name
 from models.sources.progress import Progress
+
+_UNAUTHORIZED = 401
 
 
 class HubSource:
@@ -28,7 +30,7 @@ class HubSource:
         Raises:
             SourceError: There are none, or the repository is inaccessible.
         """
-        with translate_hub_errors(source.uri):
+        with translate_hub_errors(source.uri, source.container):
             info = HfApi().model_info(
                 source.container, revision=source.revision, files_metadata=True
             )
@@ -78,7 +80,7 @@ class HubSource:
                 progress.advance(label, int(n or 0))
                 return None
 
-        with translate_hub_errors(label):
+        with translate_hub_errors(label, source.container):
             # The Hub client keeps partial downloads in `local_dir`, so it gets its own folder.
             downloaded = hf_hub_download(
                 source.container,
@@ -91,14 +93,29 @@ class HubSource:
 
 
 @contextmanager
-def translate_hub_errors(label: str) -> Iterator[None]:
+def translate_hub_errors(label: str, repository: str) -> Iterator[None]:
     """Convert the block's Hub and network errors to SourceErrors.
+
+    Args:
+        label: Start of the messages, such as the source's URI.
+        repository: Owner and name of the repository.
 
     Raises:
         SourceError: The block raised such an error.
     """
     try:
         yield
+    except GatedRepoError as error:
+        page = f"{constants.ENDPOINT}/{repository}"
+        # The Hub answers 401 without a token, and 403 to an account without access.
+        if error.response.status_code == _UNAUTHORIZED:
+            advice = f"accept its terms at {page} and set HF_TOKEN to a token of that account"
+        else:
+            advice = (
+                "the account of the token in HF_TOKEN has not accepted its terms; "
+                f"accept them at {page}"
+            )
+        raise SourceError(f"{label}: the repository is gated: {advice}") from error
     except RepositoryNotFoundError as error:
         raise SourceError(
             f"{label}: the Hub has no such repository, or it requires HF_TOKEN"

@@ -29,6 +29,7 @@ LAYERS = (
     {"runners.device", "runners.buffer_layout", "runners.cuda_allocator", "runners.metrics"},
     {"models.__main__"},
     {"models.importer"},
+    {"models.inspection"},
     {"models.lora"},
     {"models.conversion"},
     {"models.sources"},

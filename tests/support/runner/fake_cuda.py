@@ -117,7 +117,7 @@ def cuda_networks(
             if isinstance(part, nn.Module):
                 to_cuda(part, is_channels_last=kind in {"vae", "tiny_decoder"})
         variant = SdxlModel.from_components("lightning", spec, parts, "fake", working_copy)
-        return variant, cuda_controlnet(mode, "small")
+    return variant, cuda_controlnet(mode, "small")
 
 
 def cuda_controlnet(mode: FakeTensorMode, size: ControlNetSize) -> ControlNet:

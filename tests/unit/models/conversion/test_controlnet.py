@@ -239,9 +239,10 @@ def test_a_configuration_that_cannot_be_served_is_refused(
         ("T2IAdapter", "a T2I-Adapter, which this service does not apply"),
         ("UNet2DConditionModel", "a UNet, not a ControlNet"),
         ("SanaControlNetModel", "a SanaControlNetModel, not a ControlNet for SDXL"),
+        (["ControlNetModel"], "a ['ControlNetModel'], not a ControlNet for SDXL"),
     ],
 )
-def test_a_folder_of_another_class_is_named(tmp_path: Path, label: str, named: str) -> None:
+def test_a_folder_of_another_class_is_named(tmp_path: Path, label: object, named: str) -> None:
     folder = write_folder(tmp_path, network("small"), _class_name=label)
     assert named in refuse(*sorted(folder.iterdir()))
 
@@ -306,7 +307,11 @@ OTHER_KINDS = [
     ),
     ({"down_blocks.0.base_to_ctrl.0.weight": NO_SHAPE}, "a ControlNet-XS"),
     ({"lora_unet_down_blocks_1.lora_down.weight": NO_SHAPE}, "a LoRA, not a ControlNet"),
-    ({"model.diffusion_model.out.2.weight": NO_SHAPE}, "a checkpoint, not a ControlNet"),
+    (
+        {"model.diffusion_model.out.2.weight": NO_SHAPE, "first_stage_model.x": NO_SHAPE},
+        "a checkpoint, not a ControlNet",
+    ),
+    ({"model.diffusion_model.out.2.weight": NO_SHAPE}, "a UNet alone, not a ControlNet"),
     ({"encoder.conv_in.weight": NO_SHAPE}, "an autoencoder alone"),
     ({"up_blocks.0.resnets.0.conv1.weight": NO_SHAPE}, "a UNet alone"),
     ({"something.weight": NO_SHAPE}, "not a ControlNet"),

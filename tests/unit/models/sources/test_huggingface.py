@@ -24,6 +24,7 @@ from runners.server.app import go_offline
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = os.urandom(300_000)
+ACCEPTED_TOKEN, OTHER_TOKEN = "hf_accepted", "hf_other"
 FILES = {"config.json": b'{"a": 1}', "vae/model.safetensors": WEIGHTS, "README.md": b"x"}
 
 
@@ -42,10 +43,15 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def _serve(self, head: bool) -> None:
         self.asked.append(self.path)
-        if self.path.startswith("/api/models/owner/repo"):
+        if self.path.startswith(("/api/models/owner/repo", "/api/models/owner/gated")):
             siblings = [self._sibling(name) for name in FILES]
             answer = {"id": "owner/repo", "sha": COMMIT, "siblings": siblings}
             self._answer(200, json.dumps(answer).encode(), {}, head)
+            return
+        if self.path.startswith("/owner/gated/") and not self._has_access():
+            # Everyone can list a gated repository; its files are for accepted accounts.
+            status = 403 if "Authorization" in self.headers else 401
+            self._answer(status, b"", {"X-Error-Code": "GatedRepo"}, head)
             return
         name = self.path.partition(f"/resolve/{COMMIT}/")[2]
         if name not in FILES:
@@ -54,6 +60,9 @@ class HubHandler(BaseHTTPRequestHandler):
         content = FILES[name]
         etag = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
         self._answer(200, content, etag, head)
+
+    def _has_access(self) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {ACCEPTED_TOKEN}"
 
     def _sibling(self, name: str) -> dict[str, object]:
         content = FILES[name]
@@ -81,6 +90,16 @@ def use_hub(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{address}{path}")
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+
+
+def use_token(token: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `token` as the only one that the hub's client finds."""
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no_token"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    if token is not None:
+        monkeypatch.setenv("HF_TOKEN", token)
 
 
 @pytest.fixture
@@ -169,6 +188,38 @@ def test_missing_hub_files_are_reported(tmp_path: Path, source: str, said: str) 
     with pytest.raises(SourceError, match=said) as caught:
         bring(tmp_path, source)
     assert source in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        (None, "accept its terms at {page} and set HF_TOKEN to a token of that account"),
+        (
+            OTHER_TOKEN,
+            "the account of the token in HF_TOKEN has not accepted its terms; "
+            "accept them at {page}",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("small_hub")
+def test_a_gated_repository_without_access(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None, said: str
+) -> None:
+    use_token(token, tmp_path, monkeypatch)
+    source = "hf://owner/gated/vae/model.safetensors"
+    with pytest.raises(SourceError) as caught:
+        bring(tmp_path, source, "model.safetensors")
+    page = f"{constants.ENDPOINT}/owner/gated"
+    assert str(caught.value) == f"{source}: the repository is gated: {said.format(page=page)}"
+
+
+@pytest.mark.usefixtures("small_hub")
+def test_a_gated_repository_whose_terms_are_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_token(ACCEPTED_TOKEN, tmp_path, monkeypatch)
+    brought = bring(tmp_path, "hf://owner/gated/vae/model.safetensors", "model.safetensors")
+    assert "model.safetensors 300000" in brought
 
 
 def test_no_hub_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Description of weight files: kind, model, parts, metadata, and the catalog entry for each."""
