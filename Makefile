@@ -33,7 +33,7 @@ BACKEND ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
 export CATALOG
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: setup develop serve import shipped backend bento image container-test fresh-test vast-test monitoring-test test test-all docs fuzz check audit lock sbom format demo-train bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-abuse bench-soak bench-contention bench-load-beside-painting gpu-report pack-gpu-report clean
+.PHONY: setup develop serve import shipped backend bento image container-test fresh-test vast-test monitoring-test test test-all docs fuzz check audit lock sbom format demo-train bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-weight-kinds bench-overload bench-abuse bench-soak bench-contention bench-load-beside-painting gpu-report pack-gpu-report clean
 
 ENVIRONMENT = @python=$$(deploy/setup/find_python.sh $(if $(PYTHON),"$(PYTHON)")) && \
 	"$$python" -m deploy.setup --torch "$(TORCH)" --torch-index "$(TORCH_INDEX)"
@@ -133,7 +133,7 @@ format: develop
 demo-train: develop
 	$(BIN)/python -m models.demo.training.train
 
-bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-overload bench-abuse bench-soak bench-contention bench-load-beside-painting: develop
+bench-parity bench-image-parity bench-estimator bench-fidelity bench-overhead bench-throughput bench-switching bench-isolation bench-import-faults bench-load bench-scaling-sim bench-workload bench-flops bench-syncs bench-fullsize bench-memory bench-deepcache bench-tiling bench-lora-switch bench-weight-kinds bench-overload bench-abuse bench-soak bench-contention bench-load-beside-painting: develop
 	$(BIN)/python -m benchmarks.$(subst -,_,$(@:bench-%=%))
 
 gpu-report: develop

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.conversion.detect_kind import detect_kind
 from models.conversion.safetensors_io import (
+    Shape,
     TensorEntry,
     WeightsError,
     read_header,
     read_metadata,
 )
-from models.lora.families import UNSUPPORTED, Family, detect_family, find_misfit, rank_of
+from models.lora.families import (
+    UNSUPPORTED,
+    Family,
+    detect_family,
+    find_misfit,
+    input_columns,
+    rank_of,
+)
 from models.lora.foreign_files import find_other_model
 from models.lora.key_format import AdapterKey, parse_key
 from models.lora.layer_table import LayerTable, TargetLayer
@@ -25,6 +33,7 @@ _FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
 # Roles whose tensors are not multiplied.
 _OTHER_DTYPES = frozenset({"alpha", "other", *UNSUPPORTED})
 _EMBEDDING = re.compile(r"(bundle_emb\.[^.]+)\..+")
+_TEXT_LAYER = re.compile(r"attn2[._]to_k$")
 _MAX_NAMED = 5
 """Maximum number of parts that a message names."""
 
@@ -84,7 +93,7 @@ def read_contents(path: Path, table: LayerTable) -> AdapterContents:
         if family not in {"lora", "loha", "lokr", "full", "bias"}:
             left_out[target.label] = family
             continue
-        shapes = {role: header[key].shape for role, key in tensors.items() if role != "alpha"}
+        shapes = {role: header[key].shape for role, key in tensors.items()}
         misfit = find_misfit(family, shapes, target.weight, target.bias)  # type: ignore[arg-type]
         if misfit is None:
             rank = rank_of(family, shapes)  # type: ignore[arg-type]
@@ -93,7 +102,11 @@ def read_contents(path: Path, table: LayerTable) -> AdapterContents:
             left_out[target.label] = misfit
     if not matched:
         raise WeightsError(f"{path.name}: {_explain_nothing(header, left_out)}")
-    return AdapterContents(tuple(matched), adapter_settings(metadata, table.parts), left_out)
+    settings = adapter_settings(metadata, table.parts)
+    for part in dict.fromkeys(layer.target.part for layer in matched):
+        for pattern in settings[part].ignored_patterns:
+            left_out[f"alpha_pattern {pattern} of {part}"] = "such expressions are not evaluated"
+    return AdapterContents(tuple(matched), settings, left_out)
 
 
 def _group(
@@ -116,7 +129,9 @@ def _group(
             left_out[name] = f"its dtype is {entry.dtype}"
         elif key.role in layers[target]:
             left_out[name] = f"{target.label} has two of them"
-        elif key.role != "other":
+        elif key.role == "other":
+            left_out[name] = "such tensors are not supported"
+        else:
             layers[target][key.role] = name
     return {target: tensors for target, tensors in layers.items() if tensors}, left_out
 
@@ -148,14 +163,7 @@ def _refuse_other(
         raise WeightsError(f"{path.name}: {_describe_other(header)}")
     if any("lllite_" in name for name in keys):
         raise WeightsError(f"{path.name}: {_describe_other(header)}")
-    widths = []
-    for name, key in keys.items():
-        is_key = re.search(r"attn2[._]to_k$", key.layer) is not None
-        shape = header[name].shape
-        if is_key and key.role in {"down", "hada_w1_b"} and len(shape) >= 2:
-            width = shape[1]
-            if width != table.text_width:
-                widths.append(width)
+    widths = [width for width in _text_widths(header, keys) if width != table.text_width]
     model = find_other_model(keys, widths)
     if model is not None:
         raise WeightsError(
@@ -166,6 +174,20 @@ def _refuse_other(
             f"{path.name}: a LoRA for a model whose text embeddings have {widths[0]} channels; "
             f"this model's have {table.text_width}"
         )
+
+
+def _text_widths(
+    header: Mapping[str, TensorEntry], keys: Mapping[str, AdapterKey]
+) -> Iterator[int]:
+    """Yield the channels of the text embeddings that the adapter's cross-attention layers read."""
+    layers: dict[str, dict[str, Shape]] = defaultdict(dict)
+    for name, key in keys.items():
+        if _TEXT_LAYER.search(key.layer):
+            layers[key.layer][key.role] = header[name].shape
+    for shapes in layers.values():
+        columns = input_columns(shapes)
+        if columns is not None:
+            yield columns
 
 
 def _describe_other(header: Mapping[str, TensorEntry]) -> str:

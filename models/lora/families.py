@@ -7,7 +7,7 @@ and plain differences of weights, biases and normalisations.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from models.conversion.safetensors_io import Shape
@@ -69,7 +69,7 @@ def find_misfit(family: Family, shapes: Shapes, weight: Shape, bias: Shape | Non
 
     Args:
         family: the family of the tensors.
-        shapes: shapes of the tensors, by role.
+        shapes: shapes of the tensors, alpha's too, by role.
         weight: shape of the layer's weight.
         bias: shape of its bias, None without one.
     """
@@ -82,6 +82,10 @@ def find_misfit(family: Family, shapes: Shapes, weight: Shape, bias: Shape | Non
         return None
     if lacking := [role for role in _required(family, shapes) if role not in shapes]:
         return f"{', '.join(lacking)} missing"
+    if any(0 in shape for shape in shapes.values()):
+        return "it has an empty tensor"
+    if "alpha" in shapes and math.prod(shapes["alpha"]) != 1:
+        return f"its alpha has the shape {list(shapes['alpha'])}"
     if misfit := _magnitude_misfit(shapes, weight):
         return misfit
     if family == "full":
@@ -92,12 +96,26 @@ def find_misfit(family: Family, shapes: Shapes, weight: Shape, bias: Shape | Non
         )
     if len(weight) == 1:
         return f"{family} cannot change a normalisation"
-    checks = {"lora": _lora_size, "loha": _loha_size, "lokr": _lokr_size}
-    size = checks[family](shapes)
+    size = _SIZES[family](shapes)
     if size is None:
         return "its factors do not fit each other"
     wanted = weight[0], math.prod(weight[1:])
     return None if size == wanted else _mismatch(size, wanted)
+
+
+def input_columns(shapes: Shapes) -> int | None:
+    """Return the columns of the weight that a linear layer's tensors change, None if unknown.
+
+    Args:
+        shapes: shapes of the tensors, by role.
+    """
+    family = detect_family(frozenset(shapes))
+    if family == "full":
+        return shapes["diff"][1] if len(shapes["diff"]) > 1 else None
+    if family not in _SIZES or any(role not in shapes for role in _required(family, shapes)):  # type: ignore[arg-type]
+        return None
+    size = _SIZES[family](shapes)
+    return None if size is None else size[1]
 
 
 def _required(family: Family, shapes: Shapes) -> list[str]:
@@ -167,6 +185,11 @@ def _lokr_factor(shapes: Shapes, factor: str) -> tuple[int, int] | None:
         return (a[0], math.prod(b[1:])) if fits else None
     fits = len(a) == len(b) == 2 and len(core) == 4 and core[0] == a[0] and core[1] == b[0]
     return (a[1], b[1] * core[2] * core[3]) if fits else None
+
+
+_SIZES: Mapping[str, Callable[[Shapes], tuple[int, int] | None]] = {
+    "lora": _lora_size, "loha": _loha_size, "lokr": _lokr_size,
+}  # fmt: skip
 
 
 def _magnitude_misfit(shapes: Shapes, weight: Shape) -> str | None:

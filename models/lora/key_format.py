@@ -45,8 +45,9 @@ _ROLES = (
     # diffusers' older formats.
     (r"(\.lora|_lora|\.lora_linear_layer)\.down\.weight", "down"),
     (r"(\.lora|_lora|\.lora_linear_layer)\.up\.weight", "up"),
-    (r"\.hada_(w1_a|w1_b|w2_a|w2_b|t1|t2)", "hada"),
-    (r"\.lokr_(w1|w1_a|w1_b|w2|w2_a|w2_b|t1|t2)", "lokr"),
+    # In peft's state, the factors too have the name of the adapter.
+    (r"\.hada_(w1_a|w1_b|w2_a|w2_b|t1|t2)(\.[^.]+)?", "hada"),
+    (r"\.lokr_(w1|w1_a|w1_b|w2|w2_a|w2_b|t1|t2)(\.[^.]+)?", "lokr"),
     (r"\.diff", "diff"),
     (r"\.diff_b", "bias"),
     (r"\.w_norm", "diff"),

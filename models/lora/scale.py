@@ -16,17 +16,28 @@ _METADATA_KEY = "lora_adapter_metadata"
 """Entry of a safetensors file's metadata in which diffusers stores peft's settings."""
 
 
-# Names, dots, digits and at most two repetitions: a file must not choose how long a match takes.
-_SIMPLE_PATTERN = re.compile(r"\^?([\w.]|\\[.dw])+([*+]([\w.]|\\[.dw])+){0,2}\$?")
+# Names, classes of characters, choices of names, and at most two repetitions and four choices: a
+# file must not choose how long a match takes.
+_ATOM = r"(?:[\w.]|\\[.dw]|\[[\w.-]+\])"
+_CHOICE = rf"\((?:\?:)?{_ATOM}+(?:\|{_ATOM}+)*\)"
+_BRANCH = rf"\^?(?:{_ATOM}[*+]?|{_CHOICE})+\$?"
+_SIMPLE_PATTERN = re.compile(rf"{_BRANCH}(?:\|{_BRANCH})*")
+_MAX_REPETITIONS = 2
+_MAX_CHOICES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterSettings:
-    """peft's settings of one network's adapter; `alpha` is None if the file states none."""
+    """peft's settings of one network's adapter; `alpha` is None if the file states none.
+
+    `alpha_pattern` has alphas by an expression for names of layers. `ignored_patterns` are those
+    that are not evaluated.
+    """
 
     alpha: float | None = None
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     is_rank_stabilized: bool = False
+    ignored_patterns: tuple[str, ...] = ()
 
     def scale(self, layer: str, rank: int, stored_alpha: float | None) -> float:
         """Return the factor of a layer's change.
@@ -47,7 +58,7 @@ class AdapterSettings:
     def _pattern_alpha(self, layer: str) -> float | None:
         for pattern, alpha in self.alpha_pattern.items():
             # As in peft, a pattern is a regular expression for the end of the module's name.
-            if _SIMPLE_PATTERN.fullmatch(pattern) and re.fullmatch(rf"(.*\.)?{pattern}", layer):
+            if re.fullmatch(rf"(.*\.)?({pattern})", layer):
                 return alpha
         return self.alpha
 
@@ -79,16 +90,34 @@ def adapter_settings(
         # A file of one network may have the settings without its name.
         own = own or {key: value for key, value in content.items() if "." not in key}
         patterns = own.get("alpha_pattern")
+        patterns = patterns if isinstance(patterns, dict) else {}
         found[part] = AdapterSettings(
             alpha=_number(own.get("lora_alpha")),
             alpha_pattern={
-                str(name): alpha
-                for name, value in (patterns.items() if isinstance(patterns, dict) else ())
-                if (alpha := _number(value)) is not None
+                name: alpha
+                for name, value in patterns.items()
+                if _is_simple(name) and (alpha := _number(value)) is not None
             },
+            ignored_patterns=tuple(name for name in patterns if not _is_simple(name)),
             is_rank_stabilized=own.get("use_rslora") is True,
         )
     return found
+
+
+def _is_simple(pattern: str) -> bool:
+    """Return whether a pattern is an expression that is quickly matched with any name."""
+    if (
+        _SIMPLE_PATTERN.fullmatch(pattern) is None
+        or pattern.count("*") + pattern.count("+") > _MAX_REPETITIONS
+        or pattern.count("(") > _MAX_CHOICES
+    ):
+        return False
+    try:
+        re.compile(pattern)
+    except re.error:
+        # A class of characters may have a range that ends before it begins.
+        return False
+    return True
 
 
 def _number(value: object) -> float | None:

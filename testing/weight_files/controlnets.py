@@ -28,13 +28,19 @@ Tensors = dict[str, torch.Tensor]
 
 
 def settings(kind: str, unet: dict[str, Any] = UNET, **changes: Any) -> dict[str, Any]:
-    """A ControlNet's settings for a UNet, as its publisher would write them."""
+    """Return a ControlNet's settings for a UNet, as its publisher would write them.
+
+    Args:
+        kind: one of KINDS.
+        unet: configuration of the UNet.
+        **changes: further settings.
+    """
     own: dict[str, Any] = {
         **{key: unet[key] for key in _SHARED},
         "down_block_types": _DOWN,
         "conditioning_embedding_out_channels": [16, 32, 96, 256],
     }
-    if unet is UNET:
+    if unet is not PUBLISHED:
         own["conditioning_embedding_out_channels"] = [8, 16, 24, 32]
     own["transformer_layers_per_block"] = _DEPTHS.get(kind, unet["transformer_layers_per_block"])
     if kind == "small":
@@ -47,11 +53,17 @@ def settings(kind: str, unet: dict[str, Any] = UNET, **changes: Any) -> dict[str
 
 
 def network(kind: str, unet: dict[str, Any] = UNET, **changes: Any) -> Any:
-    """Network of diffusers of a kind, with random weights; without memory if it is SDXL's size."""
+    """Return diffusers' network of a kind, with random weights.
+
+    Args:
+        kind: one of KINDS.
+        unet: configuration of its UNet; at SDXL's published size, the network has no memory.
+        **changes: further settings of the ControlNet.
+    """
     cls = ControlNetUnionModel if kind in ("union", "promax") else ControlNetModel
-    with torch.device("cpu" if unet is UNET else "meta"):
+    with torch.device("meta" if unet is PUBLISHED else "cpu"):
         made = cls(**settings(kind, unet, **changes))
-    if unet is UNET:
+    if unet is not PUBLISHED:
         generator = torch.Generator().manual_seed(3)
         for tensor in made.parameters():
             # Its outputs start at zero, which would hide the rest.
@@ -60,7 +72,7 @@ def network(kind: str, unet: dict[str, Any] = UNET, **changes: Any) -> Any:
 
 
 def ldm_tensors(controlnet: Any) -> Tensors:
-    """The network's tensors with the names of the training code."""
+    """Return the network's tensors with the names of the training code."""
     depths = layer_depths(controlnet.config)
     # An attention without transformer blocks has names too.
     deep = [max(depth, 1) for depth in depths]
@@ -87,7 +99,13 @@ def ldm_tensors(controlnet: Any) -> Tensors:
 
 
 def write_file(path: Path, tensors: Tensors, prefix: str = "") -> Path:
-    """One safetensors file; returns its path."""
+    """Write one safetensors file and return its path.
+
+    Args:
+        path: the file.
+        tensors: its tensors by name.
+        prefix: prefix of all names.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({prefix + name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     return path
@@ -99,8 +117,42 @@ def write_folder(
     name: str = "diffusion_pytorch_model.safetensors",
     **changes: Any,
 ) -> Path:
-    """A folder as diffusers saves it, with changed settings; returns its path."""
+    """Write a folder as diffusers saves it and return its path.
+
+    Args:
+        folder: the folder.
+        controlnet: the network.
+        name: name of the weights' file.
+        **changes: changed settings in config.json.
+    """
     write_file(folder / name, controlnet.state_dict())
     content = {**json.loads(controlnet.to_json_string()), **changes}
     (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
+
+
+def residuals(controlnet: Any) -> list[torch.Tensor]:
+    """Return a ControlNet's residuals for fixed inputs of 64x64 pixels; a union's in depth mode."""
+    generator = torch.Generator().manual_seed(0)
+    config = controlnet.config
+    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    depth = torch.rand(1, 3, 64, 64, generator=generator)
+    inputs: dict[str, Any] = {
+        "sample": torch.randn(1, 4, 8, 8, generator=generator),
+        "timestep": torch.tensor(500.0),
+        "encoder_hidden_states": torch.randn(
+            1, 77, config.cross_attention_dim, generator=generator
+        ),
+        "added_cond_kwargs": {
+            "text_embeds": torch.randn(1, pooled, generator=generator),
+            "time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]]),
+        },
+        "controlnet_cond": depth,
+        "return_dict": False,
+    }
+    if isinstance(controlnet, ControlNetUnionModel):
+        types = torch.eye(config.num_control_type)[1:2]
+        inputs |= {"controlnet_cond": [depth], "control_type": types, "control_type_idx": [1]}
+    with torch.inference_mode():
+        down, middle = controlnet(**inputs)
+    return [*down, middle]

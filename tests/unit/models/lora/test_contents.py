@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peft.utils.other import get_pattern_key
 from safetensors.numpy import save_file
 
 from models.conversion.safetensors_io import WeightsError
@@ -136,6 +137,11 @@ def test_both_namings_in_one_file(tmp_path: Path) -> None:
     (lora(Q.replace("down_blocks_1_attentions_0", "input_blocks_4_1"), 640, 640),
      f"{Q.replace('down_blocks_1_attentions_0', 'input_blocks_4_1')}.lora_up.weight",
      "two of them"),
+    ({f"{K2}.set_weight": zeros(640, 2048)}, f"{K2}.set_weight", "not supported"),
+    (lora(K2, 2048, 640, rank=0),
+     "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", "an empty tensor"),
+    (lora(K2, 2048, 640) | {f"{K2}.alpha": np.ones(2, np.float32)},
+     "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", "its alpha has the shape [2]"),
     ({f"{K2}.diff_b": zeros(640)},
      "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", "the layer has no bias"),
 ])  # fmt: skip
@@ -158,11 +164,30 @@ def test_a_long_list_of_parts_is_cut(tmp_path: Path) -> None:
     assert (contents.warning or "").endswith("and 15 more")
 
 
+@pytest.mark.parametrize("suffix", ["", ".default"])
+@pytest.mark.parametrize(("family", "tensors"), [
+    ("loha", {"hada_w1_a": (640, 3), "hada_w1_b": (3, 640),
+              "hada_w2_a": (640, 3), "hada_w2_b": (3, 640)}),
+    ("lokr", {"lokr_w1": (4, 4), "lokr_w2": (160, 160)}),
+])  # fmt: skip
+def test_factors_may_have_the_name_of_the_adapter(
+    suffix: str, family: str, tensors: dict[str, tuple[int, ...]], tmp_path: Path
+) -> None:
+    layer = "base_model.model.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    state = {f"{layer}.{name}{suffix}": zeros(*shape) for name, shape in tensors.items()}
+    contents = read(tmp_path, state)
+    assert [found.family for found in contents.layers] == [family]
+    assert contents.warning is None
+
+
 SD15 = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
 
 
 @pytest.mark.parametrize(("state", "message"), [
     (PLAIN | lora(SD15, 768, 640), "a LoRA for Stable Diffusion 1.5"),
+    ({f"{SD15}.lokr_w1": zeros(4, 4), f"{SD15}.lokr_w2": zeros(160, 192)},
+     "a LoRA for Stable Diffusion 1.5"),
+    ({f"{SD15}.diff": zeros(640, 768)}, "a LoRA for Stable Diffusion 1.5"),
     (lora(SD15, 1024, 640), "a LoRA for Stable Diffusion 2"),
     (lora("lora_unet_middle_block_1_transformer_blocks_0_attn2_to_k", 1280, 1536), "refiner"),
     (lora(SD15, 160, 640), "text embeddings have 160 channels; this model's have 2048"),
@@ -206,6 +231,31 @@ def test_settings_of_every_network(tmp_path: Path) -> None:
     assert found["text_encoder"].scale("x", 4, None) == 0.5
     assert found["text_encoder_2"].scale("x", 4, None) == 1.0
     assert found["unet"].scale("x", 4, 1.0) == 0.25, "the layer's own alpha precedes"
+
+
+@pytest.mark.parametrize(("pattern", "alpha"), [
+    ("attn1.to_q", 8.0), ("to_q|to_k", 8.0), (r"attn\d\.to_(q|k)", 8.0), ("attn[12].to_q", 8.0),
+    (".*attn1.*", 8.0), (r"^down_blocks\.1\..*to_q$", 8.0), ("to_(?:q|v)", 8.0), ("to_k", 2.0),
+    ("o_q", 2.0), ("^attn1.to_q", 2.0),
+])  # fmt: skip
+def test_patterns_of_alpha_match_as_in_peft(pattern: str, alpha: float, tmp_path: Path) -> None:
+    layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    assert (get_pattern_key([pattern], layer) == pattern) is (alpha == 8.0)
+    settings = {"unet.lora_alpha": 2.0, "unet.alpha_pattern": {pattern: 8.0}}
+    contents = read(tmp_path, PLAIN, {"lora_adapter_metadata": json.dumps(settings)})
+    assert contents.settings["unet"].scale(layer, 1, None) == alpha
+    assert contents.warning is None
+
+
+@pytest.mark.parametrize("pattern", [
+    "(?!.*attn2).*to_q", "(a+)+b", ".*.*.*to_q", "(", "[z-a]", r"to_q{1,3}", "((to_q))",
+    "(a|a)" * 5,
+])  # fmt: skip
+def test_patterns_that_are_not_evaluated_are_named(pattern: str, tmp_path: Path) -> None:
+    settings = {"unet.alpha_pattern": {pattern: 8.0}}
+    contents = read(tmp_path, PLAIN, {"lora_adapter_metadata": json.dumps(settings)})
+    assert contents.settings["unet"].scale("x.to_q", 4, None) == 1.0
+    assert f"alpha_pattern {pattern} of unet" in (contents.warning or "")
 
 
 def test_hostile_metadata_has_no_effect(tmp_path: Path) -> None:

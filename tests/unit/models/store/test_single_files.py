@@ -11,11 +11,10 @@ from safetensors.torch import load_file, save_file
 from models.__main__ import main
 from models.catalog import load_catalog
 from models.conversion.component import weight_name
-from models.conversion.config import read_config
-from models.conversion.sdxl_key_map import key_mappings
 from models.conversion.single_file import SINGLE_FILE_KINDS
 from models.store.store import get_entry
 from testing.imports import store_at
+from testing.weight_files.components import in_training_names
 from testing.workbench import WEIGHTS
 
 pytestmark = pytest.mark.slow
@@ -42,18 +41,6 @@ def write_catalog(folder: Path, *lines: str) -> Path:
         encoding="utf-8",
     )  # fmt: skip
     return file
-
-
-def in_training_names(kind: str) -> dict[str, torch.Tensor]:
-    """The demo's component as a part of a checkpoint in the training code's names."""
-    weights = load_file(WEIGHTS / kind / weight_name(kind))
-    weights |= {f"text_model.{name}": tensor for name, tensor in weights.items()}
-    stacked: dict[str, list[torch.Tensor]] = {}
-    for move in key_mappings(kind, read_config(kind, WEIGHTS / kind)):
-        tensor = weights[move.target]
-        tensor = tensor.T if move.transposed else tensor
-        stacked.setdefault(move.source, []).append(tensor.reshape(-1, *move.source_shapes[0][1:]))
-    return {name: torch.cat(rows).contiguous() for name, rows in stacked.items()}
 
 
 @pytest.mark.parametrize("naming", ["training", "library"])
