@@ -29,6 +29,8 @@ from runners.diffusion.sample import Sample
 from runners.networks.loading import extract_hint_embedding
 from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
+from runners.networks.weight_upload import WeightUploader
+from testing.meta_copy_stream import MetaCopyStream
 from testing.operator_mode import decomposed, is_composite
 from testing.random_networks import empty_networks
 from testing.sdxl_set import configurations, controlnet_config
@@ -211,7 +213,7 @@ def _shared_parts() -> dict[str, Any]:
 
 def sdxl_parts() -> dict[str, Any]:
     """Return new SDXL networks on the meta device, and tokenizers, by kind."""
-    networks = {kind: network.to(META.dtype) for kind, network in empty_networks().items()}
+    networks = {kind: _loaded(network) for kind, network in empty_networks().items()}
     return {**networks, "tokenizer": _WordTokenizer(), "tokenizer_2": _WordTokenizer()}
 
 
@@ -228,7 +230,14 @@ def sdxl_controlnet(size: ControlNetSize) -> ControlNetModel:
         }
     with META.torch_device:
         network = ControlNetModel.from_config(config)
-    return network.eval().to(META.dtype)
+    return _loaded(network.eval())
+
+
+def _loaded(network: Any) -> Any:
+    """Return a network whose weights lie in memory as after a load to a GPU."""
+    network.to(META.dtype)
+    WeightUploader(META, MetaCopyStream()).move(network)
+    return network
 
 
 @lru_cache

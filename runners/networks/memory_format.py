@@ -7,6 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from runners.networks.projection_layout import adjacent_view, projection_groups
+from runners.networks.static_conditioning import join_projections
+
 Group = Literal["denoiser", "decoder"]
 
 _GROUPS: dict[str, Group] = {
@@ -52,8 +55,22 @@ class MemoryFormats:
 
 
 def turn_to_channels_last(network: nn.Module) -> None:
-    """Turn a network's convolutions, and free the buffer in which all weights arrived."""
+    """Turn a network's convolutions, and free the buffer in which all weights arrived.
+
+    Query, key and value weights that lie side by side stay so.
+    """
     network.to(memory_format=torch.channels_last)
-    for tensor in network.parameters():
-        if tensor.untyped_storage().nbytes() > tensor.nbytes:
-            tensor.data = tensor.data.clone()
+    parameters = dict(network.named_parameters())
+    for group in projection_groups(parameters):
+        tensors = [parameters[name] for name in group]
+        joined = adjacent_view(tensors) if len(tensors) > 1 else None
+        if joined is None:
+            for tensor in tensors:
+                if tensor.untyped_storage().nbytes() > tensor.nbytes:
+                    tensor.data = tensor.data.clone()
+        elif joined.untyped_storage().nbytes() > joined.nbytes:
+            parts = joined.clone().split([len(tensor) for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.data = part
+    for layer in network.modules():
+        join_projections(layer)

@@ -62,7 +62,7 @@ class SdxlModel:
             vae=parts["vae"],
             tiny_decoder=parts.get("tiny_decoder"),
             loras=LoraManager(parts["unet"], text_encoders, working_copy),
-            cross_attention=CrossAttentionCache(parts["unet"]),
+            cross_attention=CrossAttentionCache(parts["unet"], working_copy is not None),
         )
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from runners.buffer_layout import BufferLayout
 from runners.device import Device
+from runners.networks.projection_layout import side_by_side
 
 PIECE_BYTES = 64 * 2**20
 """Bytes of a copy; a power of two, to which pinned memory is rounded."""
@@ -122,7 +123,7 @@ class WeightUploader:
 
     def pinned_bytes(self, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> int:
         """Return the pinned memory that `stage` takes for tensors in a dtype, in bytes."""
-        whole, rest = divmod(BufferLayout.of(tensors, dtype).size, self._piece_bytes)
+        whole, rest = divmod(_layout_of(tensors, dtype).size, self._piece_bytes)
         return whole * self._piece_bytes + (_round_up(rest) if rest else 0)
 
     def upload(
@@ -138,7 +139,7 @@ class WeightUploader:
         if stream is None:
             return {name: tensor.to(self._device, dtype) for name, tensor in tensors.items()}
         with self._lock:
-            layout = BufferLayout.of(tensors, dtype)
+            layout = _layout_of(tensors, dtype)
             taken: list[torch.Tensor] = []
 
             def take(_: int) -> torch.Tensor:
@@ -153,7 +154,7 @@ class WeightUploader:
     def stage(self, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> HostCopy:
         """Return a copy of tensors in pinned host memory; only with an asynchronous device."""
         assert self._stream is not None
-        layout = BufferLayout.of(tensors, dtype)
+        layout = _layout_of(tensors, dtype)
         return HostCopy(layout, tuple(self._pack(tensors, layout, self._stream.host_buffer)))
 
     def send(self, copy: HostCopy) -> dict[str, torch.Tensor]:
@@ -199,6 +200,11 @@ class WeightUploader:
                 piece[within : within + len(part)] = part
                 content, offset = content[len(part) :], offset + len(part)
         yield piece[: layout.size - start]
+
+
+def _layout_of(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> BufferLayout:
+    """Return a layout that lets one product compute query, key and value of a self-attention."""
+    return BufferLayout.of({name: tensors[name] for name in side_by_side(tensors)}, dtype)
 
 
 def _copy(

@@ -20,6 +20,7 @@ from runners.networks.lora.hooks import add_output_hook
 from runners.networks.lora.merge_plan import MergePlan
 from runners.networks.lora.weight_change import AdapterLayer
 from runners.networks.lora.working_copy import WorkingCopy, copied_bytes
+from runners.networks.static_conditioning import separate_projections
 from runners.networks.weight_upload import WeightUploader
 
 _MAX_SETS = 16
@@ -118,6 +119,8 @@ class LoraManager:
         # for shared and for combined factors.
         adapter = read_adapter(path, self._unet, self._text_encoders, uploader)
         if self.working_copy is None:
+            # One product for query, key and value would pass the hooks by.
+            separate_projections(self._unet)
             self._hook(self._unet, adapter.unet, "")
         for number, (encoder, layers) in enumerate(
             zip(self._text_encoders, adapter.text, strict=True)

@@ -21,6 +21,7 @@ from runners.networks.lora.weight_change import (
     factors_of,
     stacked_delta,
 )
+from runners.networks.projection_layout import self_attention_of, side_by_side
 
 Layers = Mapping[str, AdapterLayer]
 """Changes of one adapter by module name."""
@@ -74,7 +75,9 @@ class MergePlan:
         groups: dict[Any, list[tuple[Parameter, list[tuple[int, AdapterLayer]]]]] = defaultdict(
             list
         )
-        for name, parts in changes.items():
+        # Query, key and value of a self-attention that are in one stack lie side by side there.
+        for name in side_by_side(changes):
+            parts = changes[name]
             module = unet.get_submodule(name)
             weights = [part for part in parts if part[1].weight is not None]
             biases = [part for part in parts if part[1].bias is not None]
@@ -85,6 +88,9 @@ class MergePlan:
                 parameter = Parameter(module, "bias")
                 key = ("bias", *_tensor_key(parameter.pristine), *(n for n, _ in biases))
                 groups[key].append((parameter, biases))
+        owners = dict.fromkeys(map(self_attention_of, changes))
+        self.attentions = [unet.get_submodule(name) for name in owners if name is not None]
+        """Self-attention layers of which the set changes a projection."""
         self._stacks = [_make_stack(key, members) for key, members in groups.items()]
         self._places: list[int] = []
         self.size = 0

@@ -15,6 +15,7 @@ from torch import nn
 
 from runners.networks.lora.merge_plan import MergePlan, Parameter
 from runners.networks.lora.weight_change import AdapterLayer
+from runners.networks.static_conditioning import join_projections
 
 
 class WorkingCopy:
@@ -26,6 +27,7 @@ class WorkingCopy:
     def __init__(self) -> None:
         self._memory: torch.Tensor | None = None
         self._parameters: list[tuple[weakref.ref[nn.Module], str]] = []
+        self._attentions: list[weakref.ref[nn.Module]] = []
         self._unet: Callable[[], nn.Module | None] = lambda: None
         self._plan: Callable[[], MergePlan | None] = lambda: None
         self._key: Hashable = None
@@ -76,6 +78,8 @@ class WorkingCopy:
         for parameter, merged in zip(plan.parameters, plan.views(memory), strict=True):
             parameter.assign(merged)
             self._parameters.append((weakref.ref(parameter.module), parameter.name))
+        self._attentions = [weakref.ref(layer) for layer in plan.attentions]
+        self._join()
         self._unet, self._plan, self._key = weakref.ref(unet), weakref.ref(plan), key
 
     def restore(self) -> None:
@@ -84,13 +88,20 @@ class WorkingCopy:
             module = reference()
             if module is not None:
                 Parameter(module, name).restore()
-        self._parameters = []
+        self._join()
+        self._parameters, self._attentions = [], []
         self._unet, self._plan, self._key = lambda: None, lambda: None, None
 
     def release(self) -> None:
         """Restore the layers and free the memory, until the next set."""
         self.restore()
         self._memory = None
+
+    def _join(self) -> None:
+        for reference in self._attentions:
+            layer = reference()
+            if layer is not None:
+                join_projections(layer)
 
     def _reserve(self, size: int, device: torch.device) -> torch.Tensor:
         if self._memory is None or self._memory.nbytes < size or self._memory.device != device:

@@ -21,6 +21,7 @@ from runners.diffusion.vae import Pixels
 from runners.networks.loading import extract_hint_embedding
 from runners.networks.lora.working_copy import WorkingCopy
 from runners.networks.sdxl import ControlNet, SdxlModel
+from runners.networks.weight_upload import WeightUploader
 from testing.flop_count import sdxl_controlnet, sdxl_parts
 from tests.support.runner.copy_stream import LateCopyStream
 
@@ -116,5 +117,6 @@ def cuda_networks(
         for kind, part in parts.items():
             if isinstance(part, nn.Module):
                 to_cuda(part, is_channels_last=kind in {"vae", "tiny_decoder"})
+        WeightUploader(CUDA, FakeCopyStream()).move(parts["unet"])
         variant = SdxlModel.from_components("lightning", spec, parts, "fake", working_copy)
         return variant, extract_hint_embedding("depth", to_cuda(controlnet))

@@ -103,6 +103,15 @@ def test_unexpected_operator_is_reported(mode: FakeTensorMode) -> None:
         check(count, [])
 
 
+def test_self_attention_takes_one_product_for_query_key_and_value(
+    mode: FakeTensorMode, plain: OperatorCount
+) -> None:
+    """Low-rank variants, such as the plain one, take three in each of the 70 layers."""
+    count, listeners = paint(cuda_networks(mode, WorkingCopy()), mode, JOB)
+    check(count, listeners)
+    assert plain.launches["mm"] - count.launches["mm"] == 2 * 70 * JOB.steps
+
+
 def test_no_scheduler_waits_for_the_device(
     networks: Networks, mode: FakeTensorMode, batches: list[list[str]]
 ) -> None:
