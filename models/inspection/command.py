@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.catalog.schema import FILE_SUFFIXES, Catalog
-from models.inspection.inspect_file import PUBLISHED, Target, inspect_file
+from models.inspection.inspect_file import inspect_file
+from models.inspection.target import PUBLISHED, Target
 
 _REMOTE = ("hf:", "gs:", "https:", "http:")
 UNUSABLE, USAGE_ERROR = 1, 2

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from models.catalog.schema import PICKLE_SUFFIXES
 from models.conversion.checkpoint import CHECKPOINT_PARTS, check_checkpoint
-from models.conversion.config import SDXL
 from models.conversion.controlnet import check_controlnet
+from models.conversion.controlnet_key_map import Config, layer_depths
 from models.conversion.detect_kind import FileKind, Place, detect_kind
 from models.conversion.finite import require_finite
 from models.conversion.safetensors_io import (
@@ -25,8 +24,9 @@ from models.conversion.safetensors_io import (
 from models.conversion.sdxl_key_map import PREFIXES
 from models.conversion.single_file import SINGLE_FILE_KINDS, check_single_file
 from models.inspection.adapter import count_layers, describe_layers
-from models.inspection.catalog_entry import BASE, Prediction, model_entry, simple_entry
+from models.inspection.catalog_entry import Prediction, model_entry, simple_entry
 from models.inspection.report import FileReport
+from models.inspection.target import PUBLISHED, Target
 from models.inspection.training_metadata import clean_text, describe_training
 from models.lora.contents import read_contents
 from models.lora.key_format import parse_key
@@ -39,33 +39,15 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _SCALES = (".scale_weight", ".weight_scale")
 _EDM = re.compile(r"^edm_(mean|std|vpred)")
+_NOTES: Mapping[str, Mapping[str, str]] = {
+    "vae": {"note": "autoencoders of Stable Diffusion 1 and 2 have the same names and shapes; "
+                    "use it only if it was published for SDXL"},
+}  # fmt: skip
 _NO_FACTORS = frozenset({"alpha", "bias", "up_bias", "other"})
 _PICKLE_ADVICE = (
     "a pickle can run code when it is read; use the safetensors file that most publishers offer, "
     "or convert it on a machine where that does no harm"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A model that a file may fit.
-
-    It has a label, its networks' configuration files, and the source and image size of a catalog
-    entry for a part of it.
-    """
-
-    label: str
-    configs: Mapping[str, Path]
-    source: str = BASE
-    native_size: int = 1024
-
-    def read_config(self, part: str) -> Any:
-        """Return the configuration of a network."""
-        return json.loads(self.configs[part].read_text(encoding="utf-8"))
-
-
-PUBLISHED = Target("SDXL", {part: SDXL / f"{part}.json" for part in CHECKPOINT_PARTS})
-"""SDXL at its published size."""
 
 
 def inspect_file(path: Path, targets: Sequence[Target] = (PUBLISHED,)) -> FileReport:
@@ -183,17 +165,24 @@ def _inspect_controlnet(
 ) -> FileReport:
     unets = {target.label: target.read_config("unet") for target in targets}
     config = check_controlnet([path], unets)
-    blocks = sum(config["transformer_layers_per_block"])
+    depths = _attention_depths(config)
     if "num_control_type" in config:
-        details = {"type": f"union of {config['num_control_type']} controls, used for depth maps"}
-    elif not any("CrossAttn" in kind for kind in config["down_block_types"]):
-        details = {"type": "small, without attention"}
+        size = f"union of {config['num_control_type']} controls, used for depth maps"
+    elif not any(depths):
+        size = "small"
     else:
-        details = {"type": f"{blocks} transformer blocks per layer, all levels together"}
+        size = "full" if depths == _attention_depths(next(iter(unets.values()))) else "mid"
+    details = {"type": size, "blocks by level": ", ".join(map(str, depths))}
     return replace(
         report, fits=tuple(unets), details=details, parts={"controlnet": len(header)},
         entry=simple_entry("controlnets", path, report.training),
     )  # fmt: skip
+
+
+def _attention_depths(config: Config) -> list[int]:
+    """Return the number of transformer blocks per attention for each level, 0 without attention."""
+    levels = zip(config["down_block_types"], layer_depths(config), strict=True)
+    return [depth if kind.startswith("CrossAttn") else 0 for kind, depth in levels]
 
 
 def _inspect_checkpoint(
@@ -231,7 +220,7 @@ def _inspect_component(
         found = _fitting(place, path, targets)
     return replace(
         report, fits=tuple(target.label for target in found), parts={place: len(header)},
-        details=_describe_prediction(prediction) if prediction else {},
+        details=_describe_prediction(prediction) if prediction else _NOTES.get(place, {}),
         entry=model_entry(
             place, path, report.training, prediction=prediction,
             base=found[0].source, native_size=found[0].native_size,

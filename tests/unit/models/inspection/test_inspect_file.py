@@ -14,8 +14,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from models.catalog import SHIPPED, load_catalog
-from models.inspection.inspect_file import PUBLISHED, Target, inspect_file
+from models.inspection.inspect_file import inspect_file
 from models.inspection.report import FileReport
+from models.inspection.target import PUBLISHED, Target
 
 WEIGHTS = SHIPPED.parent / "demo" / "weights"
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -174,6 +175,7 @@ def test_a_controlnet(tmp_path: Path) -> None:
     (file,) = (WEIGHTS / "controlnet").glob("*.safetensors")
     found = inspect_file(file, [DEMO])
     assert (found.kind, found.fits) == ("a ControlNet", ("model base",))
+    assert found.details == {"type": "full", "blocks by level": "0, 1, 1"}
     assert found.entry is not None
     assert "controlnet" in catalog_with(found.entry, tmp_path).controlnets
     refused = inspect_file(file)
