@@ -87,8 +87,10 @@ def locate_part(
     problem = describe_foreign(kind, weights) or ""
     for config, owner in [] if problem else candidates(found.shapes):
         mappings = _mappings(found, config)
-        problem = _find_problem(found, mappings, owner) or _find_surplus(kind, found, mappings)
-        if not problem:
+        wrong = _find_problem(found, mappings, owner) or _find_surplus(kind, found, mappings)
+        # The first configuration is the likeliest.
+        problem = problem or wrong
+        if not wrong:
             slices = {move.target: _slice(found.slices[move.source], move) for move in mappings}
             require_floats(slices)
             return LocatedPart(config, slices)
