@@ -176,17 +176,17 @@ def _mappings(found: _Found, config: Config) -> list[KeyMapping]:
 
 def _find_problem(found: _Found, mappings: Sequence[KeyMapping], owner: str) -> str:
     """Return what is wrong with the names and shapes, or an empty text."""
+    for move in mappings:
+        piece = found.slices.get(move.source)
+        if piece is not None and piece.shape not in move.source_shapes:
+            return (
+                f"{found.prefix}{move.source} has the shape {list(piece.shape)} where {owner} has "
+                f"{list(move.source_shapes[0])}; give a folder with its config.json"
+            )
     missing = [move.source for move in mappings if move.source not in found.slices]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         return f"incomplete, without {found.prefix}{missing[0]}{more}"
-    for move in mappings:
-        shape = found.slices[move.source].shape
-        if shape not in move.source_shapes:
-            return (
-                f"{found.prefix}{move.source} has the shape {list(shape)} where {owner} has "
-                f"{list(move.source_shapes[0])}; give a folder with its config.json"
-            )
     return "" if mappings else "its sizes cannot be checked; give a folder with its config.json"
 
 
